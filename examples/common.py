@@ -1,0 +1,122 @@
+"""What the examples share: measure a network on test images, and print the results as a table."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+Predict = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Result:
+    """
+    One line of the table.
+
+    :param method: what was measured
+    :param time_steps: T, ``None`` for an ANN
+    :param accuracy: in percent
+    :param agreement: inputs given the class that the ANN gives them, in percent
+    :param images_per_second: speed
+    :param setting: of the method, where several were tried
+    """
+
+    method: str
+    time_steps: int | None
+    accuracy: float
+    agreement: float
+    images_per_second: float
+    setting: str = ""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """
+    Test images, and the answers to compare with.
+
+    :param images: ``[N, ...]``
+    :param labels: ``[N]``
+    :param ann: the network that others are compared with
+    :param batch_size: images in one call
+    """
+
+    images: Tensor
+    labels: Tensor
+    ann: Predict
+    batch_size: int = 100
+
+    @cached_property
+    def ann_classes(self) -> Tensor:
+        """The classes ``[N]`` that the ANN gives."""
+        return self.classes(self.ann)[0]
+
+    @torch.no_grad()
+    def classes(self, predict: Predict, progress: str | None = None) -> tuple[Tensor, float]:
+        """
+        :param predict: ``[N, ...]`` images to ``[N, classes]`` logits
+        :param progress: name of the progress bar, ``None`` for no bar
+        :return: the classes ``[N]`` and the seconds it took
+        """
+        batches = self.images.split(self.batch_size)
+        predict(batches[0])  # the first call allocates memory and starts threads: not part of the speed
+        synchronise(self.images.device)
+        start = time.perf_counter()
+        bar = tqdm(batches, desc=progress, leave=False, disable=progress is None)
+        classes = torch.cat([predict(batch).argmax(1) for batch in bar])
+        synchronise(self.images.device)
+        return classes, time.perf_counter() - start
+
+    def measure(self, method: str, time_steps: int | None, predict: Predict, setting: str = "") -> Result:
+        """
+        :param method: what to call it
+        :param time_steps: T, ``None`` for an ANN
+        :param predict: ``[N, ...]`` images to ``[N, classes]`` logits
+        :param setting: of the method
+        :return: accuracy, agreement with the ANN and speed
+        """
+        name = method if time_steps is None else f"{method}, T={time_steps}"
+        classes, seconds = self.classes(predict, name)
+        return Result(
+            method,
+            time_steps,
+            percent(classes == self.labels),
+            percent(classes == self.ann_classes),
+            len(classes) / seconds,
+            setting,
+        )
+
+
+def percent(hits: Tensor) -> float:
+    """
+    :param hits: booleans
+    :return: the share of true ones, in percent
+    """
+    return 100 * hits.double().mean().item()
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for the device: CUDA returns before it has computed."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def table(results: Sequence[Result]) -> str:
+    """
+    :param results: the lines
+    :return: a table, ready to print
+    """
+    names = [f"{r.method} ({r.setting})" if r.setting else r.method for r in results]
+    width = max(len(name) for name in ["method", *names])
+    lines = [f"{'method':<{width}} {'T':>4} {'accuracy %':>11} {'agreement %':>12} {'images/s':>10}"]
+    lines.append("-" * len(lines[0]))
+    for name, r in zip(names, results, strict=True):
+        steps = "" if r.time_steps is None else r.time_steps
+        values = f"{r.accuracy:>11.2f} {r.agreement:>12.2f} {r.images_per_second:>10,.0f}"
+        lines.append(f"{name:<{width}} {steps:>4} {values}")
+    return "\n".join(lines)

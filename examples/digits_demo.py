@@ -1,0 +1,96 @@
+"""Train a small CNN on handwritten digits, convert it, and compare with SpikingJelly's own rate coding.
+
+Nothing is downloaded: the digits come with scikit-learn.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from common import Evaluation, Result, table
+from models import digits_cnn
+from plots import plot
+from rate_coding import best_rate_coding
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+from tqdm import tqdm, trange
+
+import sj_parallel_conversion as sjpc
+
+TIME_STEPS = [2, 4, 8, 16, 32]
+TRAINING_IMAGES = 1200
+
+
+def load_data() -> tuple[TensorDataset, Tensor, Tensor]:
+    """
+    :return: training set, test images ``[N, 1, 8, 8]`` in 0..1 and test labels ``[N]``
+    """
+    digits = load_digits()
+    images = torch.from_numpy(digits.images).float().unsqueeze(1) / 16
+    labels = torch.from_numpy(digits.target)
+    order = torch.randperm(len(images))  # neighbours in the file were written by the same people
+    train, test = order[:TRAINING_IMAGES], order[TRAINING_IMAGES:]
+    return TensorDataset(images[train], labels[train]), images[test], labels[test]
+
+
+def train(ann: nn.Module, data: TensorDataset, epochs: int) -> None:
+    """
+    :param ann: network, trained in place and left in evaluation mode
+    :param data: images and labels
+    :param epochs: passes over the data
+    """
+    optimizer = torch.optim.AdamW(ann.parameters())
+    for _ in trange(epochs, desc="training"):
+        for images, labels in DataLoader(data, batch_size=64, shuffle=True):
+            optimizer.zero_grad()
+            F.cross_entropy(ann(images), labels).backward()
+            optimizer.step()
+    ann.eval()
+
+
+def parallel_conversion(ann: nn.Module, loader: DataLoader, evaluation: Evaluation) -> list[Result]:
+    """
+    :param ann: trained network
+    :param loader: calibration data
+    :param evaluation: test data
+    :return: a result for each T and each way to run the network
+    """
+    results = []
+    for T in tqdm(TIME_STEPS, desc="parallel conversion"):
+        converter = sjpc.ParallelConverter(
+            loader, mode="parallel", time_steps=T, threshold="max", calibration="da_qcfs", show_progress=False
+        )
+        snn = converter.convert(ann)
+        for snn.execution in ("spikes", "packed"):
+            results.append(evaluation.measure(f"parallel conversion, {snn.execution}", T, snn.predict))
+    return results
+
+
+def main() -> None:
+    """Train, convert, compare."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--output", type=Path, default=Path("outputs/digits_demo.png"), help="where the plot goes")
+    args = parser.parse_args()
+
+    torch.manual_seed(0)
+    data, images, labels = load_data()
+    ann = digits_cnn()
+    train(ann, data, args.epochs)
+
+    loader = DataLoader(data, batch_size=16)
+    evaluation = Evaluation(images, labels, ann)
+    results = [evaluation.measure("ANN", None, ann)]
+    results += parallel_conversion(ann, loader, evaluation)
+    results += best_rate_coding(ann, loader, evaluation, TIME_STEPS)
+    print(table(results))
+    print("rate coding: at each T the setting that does best on these very test images")
+    print(f"plot: {plot(results, args.output)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""
+Parallel conversion for SpikingJelly: trained ANNs into spiking networks that keep the accuracy in few time-steps.
+
+Importing this package registers it with SpikingJelly; :func:`unregister` takes that back, :func:`register` puts it in
+again.
+"""
+
+from .activation import DAQCFS, QCFS, ClipReLU
+from .ann2snn import (
+    ConversionConfig,
+    ParallelConversionRecipe,
+    ParallelConverter,
+    SpikingNetwork,
+    replace_activations,
+)
+from .errors import (
+    ConfigError,
+    ConversionError,
+    DataError,
+    RegistrationError,
+    SJPCError,
+    UnsupportedReleaseError,
+)
+from .neuron import ParallelConversionNode
+from .registration import register, unregister
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DAQCFS",
+    "QCFS",
+    "ClipReLU",
+    "ConfigError",
+    "ConversionConfig",
+    "ConversionError",
+    "DataError",
+    "ParallelConversionNode",
+    "ParallelConversionRecipe",
+    "ParallelConverter",
+    "RegistrationError",
+    "SJPCError",
+    "SpikingNetwork",
+    "UnsupportedReleaseError",
+    "register",
+    "replace_activations",
+    "unregister",
+]
+
+register()

@@ -1,0 +1,24 @@
+"""
+Calibrations: label-free corrections of the conversion error. One file an algorithm, one table that names them.
+
+A calibration is a function ``(ann, snn, sites, data, config) -> None``. It changes the neurons (and, where it says so,
+the weights) of ``snn`` and leaves ``ann`` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .da_qcfs import da_qcfs
+
+
+def none(*args: object) -> None:
+    """Leave the network as the thresholds made it."""
+
+
+CALIBRATIONS: dict[str, Callable[..., None]] = {
+    "none": none,
+    "da_qcfs": da_qcfs,
+}
+
+__all__ = ["CALIBRATIONS", "da_qcfs", "none"]

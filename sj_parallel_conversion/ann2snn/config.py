@@ -1,0 +1,72 @@
+"""Every option of a conversion, its default and its check."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+
+from ..errors import ConfigError
+from ..neuron import ParallelConversionNode, SpikingNode
+from .calibration import CALIBRATIONS
+from .threshold import check_threshold
+
+MODES: dict[str, type[SpikingNode]] = {
+    "parallel": ParallelConversionNode,
+}
+
+
+def check_choice(argument: str, value: object, choices: list[str]) -> None:
+    """:raises ConfigError: if ``value`` is not one of ``choices``; the message lists them"""
+    if not isinstance(value, str) or value not in choices:
+        raise ConfigError(f"{argument}={value!r} is unknown. Choose one of: {', '.join(map(repr, choices))}")
+
+
+@dataclass(frozen=True)
+class ConversionConfig:
+    """
+    The options of a conversion.
+
+    :param mode: the neuron and its code, a row of :data:`MODES`
+    :param time_steps: T, the number of time-steps of the spiking network
+    :param threshold: how thresholds are chosen from the activations of the calibration data
+    :param calibration: how the conversion error is corrected, a row of
+        :data:`~sj_parallel_conversion.ann2snn.calibration.CALIBRATIONS`
+    :param per_channel: one threshold a channel, or one a layer
+    :param show_progress: whether progress bars are drawn
+    :raises ConfigError: if an option is out of range; the message lists what is valid
+    """
+
+    mode: str = "parallel"
+    time_steps: int = 8
+    threshold: str = "mse"
+    calibration: str = "least_squares"
+    per_channel: bool = True
+    show_progress: bool = True
+
+    def __post_init__(self) -> None:
+        check_choice("mode", self.mode, list(MODES))
+        check_choice("calibration", self.calibration, list(CALIBRATIONS))
+        check_threshold(self.threshold)
+        if isinstance(self.time_steps, bool) or not isinstance(self.time_steps, int) or self.time_steps < 1:
+            raise ConfigError(f"time_steps must be an integer >= 1, got {self.time_steps!r}")
+        self.node_type.code.check_steps(self.time_steps)
+        for argument in ("per_channel", "show_progress"):
+            if not isinstance(getattr(self, argument), bool):
+                raise ConfigError(f"{argument} must be True or False, got {getattr(self, argument)!r}")
+
+    @classmethod
+    def from_options(cls, **options: object) -> ConversionConfig:
+        """:raises ConfigError: if an option does not exist; the message lists those that do"""
+        known = [field.name for field in fields(cls)]
+        unknown = [name for name in options if name not in known]
+        if unknown:
+            raise ConfigError(f"unknown option {unknown[0]!r}. The options are: {', '.join(known)}")
+        return cls(**options)
+
+    @property
+    def node_type(self) -> type[SpikingNode]:
+        """The neuron of this mode."""
+        return MODES[self.mode]
+
+    def as_dict(self) -> dict[str, object]:
+        """The options as plain data."""
+        return asdict(self)

@@ -1,0 +1,91 @@
+"""Calibration batches: whatever a loader yields becomes a stream of input tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..errors import DataError
+
+_INPUT_KEYS = ("image", "images", "pixel_values", "img", "input", "inputs", "x", "data")
+
+
+def model_input(batch: object, index: int) -> Tensor:
+    """
+    The model's input in one batch: the batch itself, the first element of a tuple or list, or, in a mapping, the
+    value under a usual name (``image``, ``pixel_values``, ...) or else the first tensor.
+
+    :param batch: what a dataloader yielded
+    :param index: its number, for the error message
+    :raises DataError: if there is no tensor in it, or the tensor is empty or has NaN or infinite values
+    """
+    candidate = batch
+    if isinstance(batch, Mapping):
+        named = [batch[key] for key in _INPUT_KEYS if isinstance(batch.get(key), Tensor)]
+        candidate = next(iter(named + [v for v in batch.values() if isinstance(v, Tensor)]), None)
+    elif isinstance(batch, (tuple, list)) and batch:
+        candidate = batch[0]
+    if not isinstance(candidate, Tensor):
+        raise DataError(
+            f"dataloader: batch {index} is a {type(batch).__name__} in which no input tensor was found; "
+            'yield x, (x, y, ...), (x,) or {"image": x}'
+        )
+    if candidate.dim() < 2 or candidate.numel() == 0:
+        raise DataError(f"dataloader: batch {index} has shape {list(candidate.shape)}; give batches [N, ...] with N >= 1")
+    if candidate.is_floating_point() and not torch.isfinite(candidate).all():
+        raise DataError(f"dataloader: batch {index} has NaN or infinite values")
+    return candidate
+
+
+class CalibrationData:
+    """
+    The calibration images as a re-iterable stream of ``[N, ...]`` tensors on one device, in the model's dtype.
+
+    :param dataloader: any iterable of batches; a one-shot iterator is kept in memory, so that it can be read again
+    :param device: where the batches go
+    :param dtype: floating batches are cast to it; ``None`` leaves them
+    :param show_progress: whether :meth:`batches` draws a bar
+    :raises DataError: if ``dataloader`` is None or not iterable
+    """
+
+    def __init__(
+        self, dataloader: Iterable, device: torch.device, dtype: torch.dtype | None, show_progress: bool
+    ) -> None:
+        if dataloader is None:
+            raise DataError(
+                "dataloader=None: conversion needs calibration data (some tens to thousands of unlabelled inputs, such "
+                "as a DataLoader of training images) to choose thresholds"
+            )
+        readable = isinstance(dataloader, Iterable) or hasattr(dataloader, "__getitem__")
+        if isinstance(dataloader, (Tensor, Mapping, str)) or not readable:
+            raise DataError(
+                f"dataloader must be an iterable of batches, got {type(dataloader).__name__}; wrap one batch x as [x]"
+            )
+        one_shot = isinstance(dataloader, Iterator)
+        self._source = list(dataloader) if one_shot else dataloader
+        self._device, self._dtype, self._show_progress = device, dtype, show_progress
+
+    def first(self) -> Tensor:
+        """The first batch."""
+        show, self._show_progress = self._show_progress, False
+        try:
+            return next(self.batches(""))
+        finally:
+            self._show_progress = show
+
+    def batches(self, description: str) -> Iterator[Tensor]:
+        """
+        :param description: the label of the progress bar
+        :return: the input tensors, batch by batch
+        :raises DataError: if there are none, or a batch is unusable
+        """
+        count = 0
+        for batch in tqdm(self._source, desc=description, disable=not self._show_progress, leave=False):
+            x = model_input(batch, count).to(self._device)
+            yield x.to(self._dtype) if self._dtype is not None and x.is_floating_point() else x
+            count += 1
+        if count == 0:
+            raise DataError("dataloader is empty: conversion needs at least one batch of calibration data")

@@ -1,0 +1,16 @@
+"""torch.fx passes, one function each; every pass leaves the outputs of the network as they were."""
+
+from .activations import SUPPORTED, activation_sites, standardise_activations
+from .passes import fuse_batchnorms, one_module_per_call, remove_inplace, replace_module
+from .tracing import trace
+
+__all__ = [
+    "SUPPORTED",
+    "activation_sites",
+    "fuse_batchnorms",
+    "one_module_per_call",
+    "remove_inplace",
+    "replace_module",
+    "standardise_activations",
+    "trace",
+]

@@ -1,0 +1,79 @@
+"""Which operations commute with the mean over time: synapses, in the language of spiking networks."""
+
+from __future__ import annotations
+
+import operator
+
+import torch
+from torch import fx, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AvgPoolNd
+
+_MODULES = (
+    _ConvNd,
+    _AvgPoolNd,
+    _AdaptiveAvgPoolNd,
+    _DropoutNd,
+    nn.Linear,
+    nn.Flatten,
+    nn.Unflatten,
+    nn.Identity,
+    nn.Upsample,
+    nn.PixelShuffle,
+    nn.PixelUnshuffle,
+    nn.ChannelShuffle,
+    nn.modules.padding._ConstantPadNd,
+    nn.modules.padding._ReflectionPadNd,
+    nn.modules.padding._ReplicationPadNd,
+)
+# Affine in all their tensor arguments together.
+_FUNCTIONS = {
+    operator.add, operator.sub, operator.neg, operator.getitem, torch.add, torch.sub, torch.cat, torch.concat,
+    torch.stack, torch.mean, torch.sum, torch.flatten, torch.reshape, torch.permute, torch.transpose, torch.squeeze,
+    torch.unsqueeze, torch.chunk, torch.split, torch.roll, torch.flip, F.pad, F.interpolate, F.dropout,
+    F.avg_pool1d, F.avg_pool2d, F.avg_pool3d, F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d,
+    F.pixel_shuffle, F.pixel_unshuffle, getattr,
+}  # fmt: skip
+_METHODS = {
+    "add", "sub", "neg", "mean", "sum", "flatten", "reshape", "view", "permute", "transpose", "squeeze", "unsqueeze",
+    "chunk", "split", "contiguous", "clone", "roll", "flip", "expand", "repeat", "t", "size", "dim", "narrow",
+}  # fmt: skip
+# Affine in one tensor argument, the others being constants.
+_BILINEAR = {
+    operator.mul, operator.truediv, operator.matmul, torch.mul, torch.div, torch.matmul, torch.bmm, F.linear,
+    F.conv1d, F.conv2d, F.conv3d, "mul", "div", "matmul",
+}  # fmt: skip
+
+
+def is_affine(model: fx.GraphModule, node: fx.Node) -> bool:
+    """
+    :param model: a traced network in evaluation mode
+    :param node: a node of its graph
+    :return: whether the mean over time may be taken before the node instead of after it
+    """
+    if node.op == "get_attr":
+        return True
+    if node.op == "call_module":
+        module = model.get_submodule(node.target)
+        if isinstance(module, _BatchNorm):
+            return module.running_mean is not None and not module.training
+        return isinstance(module, _MODULES)
+    if node.op not in ("call_function", "call_method"):
+        return False
+    if node.target in _BILINEAR:
+        changing = [n for n in node.all_input_nodes if n.op != "get_attr"]
+        divides = node.target in (operator.truediv, torch.div, "div") and node.args[0] not in changing
+        return len(changing) <= 1 and not divides
+    return node.target in (_METHODS if node.op == "call_method" else _FUNCTIONS)
+
+
+def affine_tail(model: fx.GraphModule) -> set[fx.Node]:
+    """The nodes from which only affine operations lead to the output."""
+    tail: set[fx.Node] = set()
+    for node in reversed(model.graph.nodes):
+        if node.users and all(user in tail or user.op == "output" for user in node.users) and is_affine(model, node):
+            tail.add(node)
+    return tail

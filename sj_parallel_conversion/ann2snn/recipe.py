@@ -1,0 +1,125 @@
+"""The steps of a conversion in order: trace, standardise, observe, replace, calibrate."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+
+import torch
+from torch import fx, nn
+
+from ..compat import ModuleConversionRecipe
+from . import graph
+from .calibration import CALIBRATIONS
+from .config import ConversionConfig
+from .data import CalibrationData
+from .graph.shapes import record_shapes
+from .network import SpikingNetwork
+from .sites import Site, SpikingActivation, find_sites, make_node
+from .threshold import observe
+
+
+class ParallelConversionRecipe(ModuleConversionRecipe):
+    """
+    ANN -> spiking network with neurons that see the whole time window.
+
+    :param dataloader: calibration data; labels are not used. Batches may be ``x``, ``(x, y)``, ``(x, y, ...)``,
+        ``(x,)`` or ``{"image": x}``
+    :param mode: ``"parallel"``: the neuron and its code
+    :param time_steps: T
+    :param threshold: ``"mse"``, ``"max"`` or a percentile such as ``"99.9%"``
+    :param calibration: a row of :data:`~sj_parallel_conversion.ann2snn.calibration.CALIBRATIONS`
+    :param show_progress: whether progress bars are drawn
+    :param options: further fields of :class:`~sj_parallel_conversion.ann2snn.config.ConversionConfig`
+    :raises ConfigError: if an option is unknown or out of range
+    """
+
+    def __init__(
+        self,
+        dataloader: Iterable,
+        mode: str = "parallel",
+        time_steps: int = 8,
+        threshold: str = "mse",
+        calibration: str = "least_squares",
+        show_progress: bool = True,
+        **options: object,
+    ) -> None:
+        self.dataloader = dataloader
+        self.config = ConversionConfig.from_options(
+            mode=mode,
+            time_steps=time_steps,
+            threshold=threshold,
+            calibration=calibration,
+            show_progress=show_progress,
+            **options,
+        )
+
+    def validate(self, converter: object) -> None:
+        """:raises DataError: if the dataloader is None or no iterable of batches"""
+        CalibrationData(self.dataloader, torch.device("cpu"), None, False)
+
+    @torch.no_grad()
+    def convert_module(self, converter: object, ann: nn.Module) -> SpikingNetwork:
+        """
+        :param converter: its ``device`` says where the network goes; ``None`` means where ``ann`` is
+        :param ann: the trained network; it is left bit for bit as it was
+        :return: the spiking network
+        :raises ConversionError: if the model cannot be converted; the message names the layers
+        :raises DataError: if the calibration data are unusable
+        """
+        model = graph.trace(ann)
+        device, dtype = _placement(model, getattr(converter, "device", None))
+        model.to(device)
+        data = CalibrationData(self.dataloader, device, dtype, self.config.show_progress)
+        sites = prepare(model, data, self.config)
+        snn = place_neurons(model, sites, data, self.config)
+        CALIBRATIONS[self.config.calibration](model, snn, sites, data, self.config)
+        return SpikingNetwork(snn, self.config)
+
+
+def prepare(model: fx.GraphModule, data: CalibrationData, config: ConversionConfig) -> list[Site]:
+    """
+    Bring a traced network into plain form, in place, and find where neurons go.
+
+    :param model: the traced network
+    :param data: calibration data, of which one batch is run
+    :param config: the conversion's options
+    :return: the sites
+    """
+    graph.remove_inplace(model)
+    graph.standardise_activations(model)
+    graph.one_module_per_call(model)
+    graph.activation_sites(model)  # what cannot be converted is said before any data are read
+    record_shapes(model, data.first())
+    sites = find_sites(model, config.per_channel)
+    max_level = config.node_type.code.max_level(config.time_steps)
+    # Fusing changes float rounding, which would move values across the steps of a trained quantiser.
+    if not any(site.is_lossless(max_level) for site in sites):
+        graph.fuse_batchnorms(model)
+    return sites
+
+
+def place_neurons(
+    model: fx.GraphModule, sites: list[Site], data: CalibrationData, config: ConversionConfig
+) -> fx.GraphModule:
+    """
+    :param model: the ANN in plain form
+    :param sites: its activations
+    :param data: calibration data
+    :param config: the conversion's options
+    :return: a copy of ``model`` with a neuron at each site
+    """
+    max_level = config.node_type.code.max_level(config.time_steps)
+    v_max = observe(model, sites, data, config.threshold, max_level)
+    snn = copy.deepcopy(model)
+    for site in sites:
+        node = make_node(site, config.node_type, config.time_steps, v_max[site.name])
+        graph.replace_module(snn, site.name, SpikingActivation(node.to(v_max[site.name])))
+    return snn
+
+
+def _placement(model: nn.Module, device: object) -> tuple[torch.device, torch.dtype | None]:
+    floats = [p for p in [*model.parameters(), *model.buffers()] if p.is_floating_point()]
+    if device is None:
+        device = floats[0].device if floats else "cpu"
+    return torch.device(device), floats[0].dtype if floats else None

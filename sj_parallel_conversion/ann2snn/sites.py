@@ -1,0 +1,105 @@
+"""Sites: the places of a network where a spiking neuron stands for an activation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+
+from ..activation import DAQCFS, QCFS
+from ..compat import StepModeContainer
+from ..neuron import SpikingNode
+from .graph import activation_sites
+from .graph.shapes import channel_axis
+
+
+@dataclass(frozen=True)
+class Site:
+    """
+    One activation of the ANN that a neuron will stand for.
+
+    :param name: its module's name, the same in the ANN's graph and in the spiking one
+    :param activation: the ANN's module
+    :param channel_dim: the axis of its input that holds the channels, or ``None`` for one parameter a layer
+    """
+
+    name: str
+    activation: nn.Module
+    channel_dim: int | None
+
+    def by_channel(self, x: Tensor) -> Tensor:
+        """``x`` as ``[C, samples]``; C = 1 where the channels are unknown."""
+        if self.channel_dim is None:
+            return x.reshape(1, -1)
+        return x.movedim(self.channel_dim, 0).flatten(1)
+
+    def is_lossless(self, max_level: int) -> bool:
+        """Whether the activation has the levels of the neuron's code, so that nothing is left to calibrate."""
+        return isinstance(self.activation, (QCFS, DAQCFS)) and self.activation.levels == max_level
+
+
+def find_sites(model: fx.GraphModule, per_channel: bool = True) -> list[Site]:
+    """
+    :param model: a standardised graph with recorded shapes
+    :param per_channel: whether thresholds may differ between the channels of a layer
+    :return: the sites in the order in which they run
+    :raises ConversionError: if there are none, or unsupported activations
+    """
+    return [
+        Site(node.target, model.get_submodule(node.target), channel_axis(model, node) if per_channel else None)
+        for node in activation_sites(model)
+    ]
+
+
+class SpikingActivation(StepModeContainer):
+    """
+    A neuron in the place of an activation: decoded values ``[N, ...]`` go in and come out, the spike train passes
+    between. A StepModeContainer, because SpikingJelly's ``set_step_mode`` leaves what is inside one alone.
+
+    :param node: the neuron
+    """
+
+    def __init__(self, node: SpikingNode) -> None:
+        super().__init__(False)
+        self.node = node
+        self.packed = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """:param x: mean input ``[N, ...]``. :return: the mean output ``[N, ...]``"""
+        if self.packed:
+            return self.node.decoded(x)
+        return self.node.decode(self.node(self.constant(x)))
+
+    def constant(self, x: Tensor) -> Tensor:
+        """:param x: mean input ``[N, ...]``. :return: the same at every step, ``[T, N, ...]``, without a copy"""
+        return x.expand(self.node.T, *x.shape)
+
+
+def make_node(site: Site, node_type: type[SpikingNode], time_steps: int, v_max: Tensor) -> SpikingNode:
+    """
+    :param site: the activation to stand for
+    :param node_type: the neuron's class
+    :param time_steps: T
+    :param v_max: the largest value that its spikes shall stand for, ``[]`` or ``[C]``; ignored by a QCFS, which
+        brings its own threshold
+    :return: the neuron
+    """
+    activation = site.activation
+    if isinstance(activation, (QCFS, DAQCFS)):
+        return _trained_node(activation, node_type, time_steps)
+    step = v_max / node_type.code.max_level(time_steps)
+    v_threshold = step * node_type.code.levels_per_threshold(time_steps)
+    return node_type(time_steps, v_threshold, channel_dim=1 if site.channel_dim is None else site.channel_dim)
+
+
+def _trained_node(activation: QCFS | DAQCFS, node_type: type[SpikingNode], time_steps: int) -> SpikingNode:
+    code = node_type.code
+    # theta is the value of all levels together; a weighted code counts its threshold by the level.
+    scale = code.levels_per_threshold(time_steps) / code.max_level(time_steps)
+    with torch.no_grad():
+        theta = activation.v_threshold * scale
+        psi = None if activation.psi is None else activation.psi * scale
+        shift = activation.shift if isinstance(activation, DAQCFS) else 0.0
+        amplitude = (activation.v_threshold + activation.phi) * scale if isinstance(activation, DAQCFS) else None
+        return node_type(time_steps, theta, psi, shift, amplitude, activation.channel_dim)

@@ -1,0 +1,133 @@
+"""Observers: from the activations of the calibration data to the largest value of each channel's code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, fx
+
+from ..errors import ConfigError, DataError
+from .data import CalibrationData
+from .sites import Site
+
+BINS = 2048
+_CANDIDATES = torch.logspace(-1.7, 0, 80)  # clipping points, relative to the largest activation
+
+
+def check_threshold(threshold: object) -> None:
+    """:raises ConfigError: if ``threshold`` is not ``"mse"``, ``"max"`` or a percentile such as ``"99.9%"``"""
+    if threshold in ("mse", "max") or (isinstance(threshold, str) and _percentile(threshold) is not None):
+        return
+    raise ConfigError(
+        f"threshold={threshold!r} is unknown. Choose one of: 'mse', 'max', or a percentile such as '99.9%' "
+        "(above 0%, at most 100%)"
+    )
+
+
+@torch.no_grad()
+def observe(
+    model: fx.GraphModule, sites: list[Site], data: CalibrationData, threshold: str, max_level: int
+) -> dict[str, Tensor]:
+    """
+    Choose for each site the largest value that its spikes shall stand for.
+
+    :param model: the ANN
+    :param sites: its activations
+    :param data: calibration data
+    :param threshold: ``"max"``, a percentile, or ``"mse"``: the least squared error of the quantised activation
+    :param max_level: the number of levels above zero that the code has
+    :return: a positive tensor ``[C]`` (``[]`` where channels are unknown) for each site's name
+    :raises DataError: if an activation is NaN or infinite; the message names the layer
+    """
+    maxima = _maxima(model, sites, data)
+    if threshold == "max":
+        return {name: _alive(v_max) for name, v_max in maxima.items()}
+    counts = _histograms(model, sites, data, maxima)
+    percentile = _percentile(threshold)
+    pick = _least_squares(max_level) if percentile is None else _quantile(percentile / 100)
+    return {name: _alive(maxima[name] * pick(counts[name]).view_as(maxima[name])) for name in maxima}
+
+
+def _percentile(threshold: str) -> float | None:
+    try:
+        value = float(threshold.removesuffix("%"))
+    except ValueError:
+        return None
+    return value if threshold.endswith("%") and 0 < value <= 100 else None
+
+
+def _alive(v_max: Tensor) -> Tensor:
+    # A channel that was never active gets the threshold of a typical one: any would do for the calibration data.
+    alive = v_max > 0
+    typical = v_max[alive].mean() if alive.any() else torch.ones_like(v_max.flatten()[0])
+    return torch.where(alive, v_max, typical)
+
+
+def _run(
+    model: fx.GraphModule, sites: list[Site], data: CalibrationData, what: str, see: Callable[[Site, Tensor], None]
+) -> None:
+    """Run all batches through ``model`` and show ``see`` the output of each site as ``[C, samples]``."""
+    hooks = [
+        model.get_submodule(site.name).register_forward_hook(
+            lambda module, args, output, site=site: see(site, site.by_channel(output))
+        )
+        for site in sites
+    ]
+    try:
+        for x in data.batches(what):
+            model(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _maxima(model: fx.GraphModule, sites: list[Site], data: CalibrationData) -> dict[str, Tensor]:
+    maxima: dict[str, Tensor] = {}
+
+    def see(site: Site, values: Tensor) -> None:
+        v_max = values.amax(1)
+        if not torch.isfinite(v_max).all():
+            raise DataError(f"layer {site.name!r} gives NaN or infinite activations on the calibration data")
+        maxima[site.name] = torch.maximum(maxima[site.name], v_max) if site.name in maxima else v_max
+
+    _run(model, sites, data, "largest activations", see)
+    return {site.name: maxima[site.name] if site.channel_dim is not None else maxima[site.name][0] for site in sites}
+
+
+def _histograms(
+    model: fx.GraphModule, sites: list[Site], data: CalibrationData, maxima: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Counts ``[C, BINS + 1]`` of activations relative to their channel's maximum; the first column counts zeros."""
+    counts: dict[str, Tensor] = {}
+
+    def see(site: Site, values: Tensor) -> None:
+        v_max = maxima[site.name].reshape(-1, 1)
+        bins = (values.float() / v_max.float().clamp_min(1e-30) * BINS).ceil_().clamp_(0, BINS).long()
+        bins += torch.arange(len(bins), device=bins.device).unsqueeze(1) * (BINS + 1)
+        new = torch.bincount(bins.flatten(), minlength=len(bins) * (BINS + 1)).view(len(bins), -1).double()
+        counts[site.name] = counts[site.name] + new if site.name in counts else new
+
+    _run(model, sites, data, "activation histograms", see)
+    return counts
+
+
+def _quantile(q: float) -> Callable[[Tensor], Tensor]:
+    def pick(counts: Tensor) -> Tensor:
+        cumulated = counts.cumsum(1)
+        first = (cumulated < q * cumulated[:, -1:]).sum(1)
+        # A channel that is active on fewer inputs than the percentile leaves out keeps its maximum.
+        return torch.where(first > 0, first / BINS, torch.ones_like(first / BINS)).to(torch.get_default_dtype())
+
+    return pick
+
+
+def _least_squares(max_level: int) -> Callable[[Tensor], Tensor]:
+    def pick(counts: Tensor) -> Tensor:
+        clip = _CANDIDATES.to(counts).unsqueeze(1)
+        values = (torch.arange(BINS + 1, dtype=counts.dtype, device=counts.device) - 0.5).clamp_min(0) / BINS
+        quantised = (values * max_level / clip + 0.5).floor().clamp(max=max_level) * clip / max_level
+        errors = counts @ (quantised - values).square().T
+        return clip[errors.argmin(1), 0].to(torch.get_default_dtype())
+
+    return pick

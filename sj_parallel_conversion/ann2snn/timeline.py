@@ -1,0 +1,109 @@
+"""Spikes execution: the graph with real spike trains at every neuron."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+
+import torch
+from torch import Tensor, fx
+from torch.utils._pytree import tree_map
+
+from .graph.affine import affine_tail, is_affine
+from .graph.maxpool import is_max_pool, max_pool_steps
+from .sites import SpikingActivation
+
+
+def mean_over_time(x_seq: object) -> object:
+    """``[T, N, ...]`` -> ``[N, ...]``; what was expanded along time is read once, so that nothing is rounded."""
+    if not isinstance(x_seq, Tensor):
+        return x_seq
+    if x_seq.stride(0) == 0 or not x_seq.is_floating_point():
+        return x_seq[0]
+    return x_seq.mean(0)
+
+
+class Steps:
+    """
+    A value that has one form at each time-step.
+
+    :param steps: the T forms
+    :param mean: their mean, if it is known exactly
+    """
+
+    def __init__(self, steps: list, mean: object = None) -> None:
+        self.steps = steps
+        if mean is not None:
+            self.mean = mean
+
+    @cached_property
+    def mean(self) -> object:
+        """What the value stands for; sizes and the like are the same at each step."""
+        first = self.steps[0]
+        is_float = isinstance(first, Tensor) and first.is_floating_point()
+        return torch.stack(self.steps).mean(0) if is_float else first
+
+
+class Timeline(fx.Interpreter):
+    """
+    Runs a converted graph with trains. Synapses are affine, so the mean over time is taken before them: one synapse
+    pass, not T. Only from the last neurons to the output are the T steps run one by one, so that the output has a
+    time axis.
+
+    :param net: the converted graph
+    :param time_steps: T
+    :param step_by_step: run all synapses at each step, as hardware would (the slow reference)
+    """
+
+    def __init__(self, net: fx.GraphModule, time_steps: int, step_by_step: bool = False) -> None:
+        super().__init__(net)
+        self._T = time_steps
+        self._in_steps = affine_tail(net)
+        if step_by_step:
+            self._in_steps = {n for n in net.graph.nodes if is_affine(net, n) or is_max_pool(net, n)}
+
+    def run_sequence(self, inputs: tuple) -> object:
+        """
+        :param inputs: for each input of the network a :class:`Steps`, or a value that is the same at each step
+        :return: the output, with a time axis in front of each tensor
+        """
+        return tree_map(self._with_time, self.run(*inputs, enable_io_processing=False))
+
+    def run_node(self, node: fx.Node) -> object:
+        if node.op in ("placeholder", "output"):
+            return super().run_node(node)
+        args, kwargs = self.fetch_args_kwargs_from_env(node)
+        module = self.submodules.get(node.target) if node.op == "call_module" else None
+        if isinstance(module, SpikingActivation):
+            return self._fire(node, module, args[0])
+        in_steps = node in self._in_steps and _contains_steps((args, kwargs))
+        if not in_steps:
+            return self._call(node, _at((args, kwargs), lambda value: value.mean))
+        if is_max_pool(self.module, node):
+            steps = max_pool_steps(self.module, node, args[0].mean, args[0].steps)
+            return Steps(steps)
+        return Steps([self._call(node, _at((args, kwargs), lambda value, t=t: value.steps[t])) for t in range(self._T)])
+
+    def _fire(self, node: fx.Node, site: SpikingActivation, x: object) -> object:
+        if not any(user in self._in_steps or user.op == "output" for user in node.users):
+            return site(_at(x, lambda value: value.mean))
+        train = site.node(torch.stack(x.steps) if isinstance(x, Steps) else site.constant(x))
+        return Steps(list(site.node.amplify(train)), site.node.decode(train))
+
+    def _call(self, node: fx.Node, arguments: tuple) -> object:
+        return getattr(self, node.op)(node.target, *arguments)
+
+    def _with_time(self, value: object) -> object:
+        if isinstance(value, Steps):
+            return torch.stack(value.steps) if isinstance(value.steps[0], Tensor) else value.steps[0]
+        return value.expand(self._T, *value.shape) if isinstance(value, Tensor) else value
+
+
+def _at(arguments: object, pick: Callable[[Steps], object]) -> object:
+    return tree_map(lambda value: pick(value) if isinstance(value, Steps) else value, arguments)
+
+
+def _contains_steps(arguments: object) -> bool:
+    found = []
+    _at(arguments, found.append)
+    return bool(found)

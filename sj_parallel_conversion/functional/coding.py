@@ -1,0 +1,142 @@
+r"""Codes: how an integer level is written as a train of T spikes, and read back.
+
+A code fixes weights :math:`w_t` and symbols; the level of a train is :math:`k = \sum_t w_t s_t`.
+
+============  ======================  ==========  ==========  =====================================
+code          weights                 symbols     max. level  source
+============  ======================  ==========  ==========  =====================================
+sorted        1, 1, ..., 1            0, 1        T           parallel conversion (ICML 2025), eq. of s_t
+binary        2^(T-1), ..., 2, 1      0, 1        2^T - 1     SpikePack (ICCV 2025)
+signed_digit  2^(T-1), ..., 2, 1      -1, 0, 1    2^T - 1     Canonic Signed Spikes (arXiv 2408.17245)
+============  ======================  ==========  ==========  =====================================
+
+A new code is one more row in :data:`CODES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError
+
+MAX_WEIGHTED_STEPS = 24  # levels up to 2^24 are exact in float32
+
+
+@dataclass(frozen=True)
+class Code:
+    """
+    One way to write a level as a spike train.
+
+    :param name: the row's name in :data:`CODES`
+    :param symbols: the values a spike can take
+    :param weighted: whether spikes weigh ``2^(T-t)`` (otherwise 1)
+    :param digits: ``(level, T) -> train``: int32 ``[N, ...]`` to int8 ``[T, N, ...]``, first step first
+    """
+
+    name: str
+    symbols: tuple[int, ...]
+    weighted: bool
+    digits: Callable[[Tensor, int], Tensor]
+
+    def weights(self, T: int) -> list[int]:
+        """The weight of the spike at each of ``T`` steps."""
+        return [2 ** (T - t) for t in range(1, T + 1)] if self.weighted else [1] * T
+
+    def max_level(self, T: int) -> int:
+        """The largest level that ``T`` steps can carry."""
+        return 2**T - 1 if self.weighted else T
+
+    def levels_per_threshold(self, T: int) -> int:
+        """How many levels make up ``v_threshold``: T for the sorted code (the paper's theta), 1 for weighted ones."""
+        return 1 if self.weighted else T
+
+    def check_steps(self, T: int) -> None:
+        """:raises ConfigError: if ``T`` is not an integer >= 1, or too long for float32 to hold the levels"""
+        if isinstance(T, bool) or not isinstance(T, int) or T < 1:
+            raise ConfigError(f"T (time_steps) must be an integer >= 1, got {T!r}")
+        if self.weighted and T > MAX_WEIGHTED_STEPS:
+            raise ConfigError(f"T={T} is too long for the {self.name} code: float32 holds {MAX_WEIGHTED_STEPS} digits")
+
+
+def _sorted_digits(level: Tensor, T: int) -> Tensor:
+    # Step t asks "is the count at least T-t+1?": zeros first, then ones.
+    counts = torch.arange(T, 0, -1, dtype=level.dtype, device=level.device)
+    return (level >= counts.view(-1, *[1] * level.dim())).to(torch.int8)
+
+
+def _bits(level: Tensor, T: int) -> Tensor:
+    shifts = torch.arange(T - 1, -1, -1, dtype=level.dtype, device=level.device)
+    return ((level >> shifts.view(-1, *[1] * level.dim())) & 1).to(torch.int8)
+
+
+def _signed_digits(level: Tensor, T: int) -> Tensor:
+    # The non-adjacent form is (3k - k) / 2 digit by digit. Where it would need a digit of weight 2^T, that digit
+    # and the next non-zero one, 2^T - 2^j, become ones from T-1 down to j: as few digits as T places allow.
+    sign, k = torch.sign(level), level.abs()
+    digits = _bits((3 * k) >> 1, T + 1) - _bits(k >> 1, T + 1)
+    overflow, digits = digits[0], digits[1:]
+    for t in range(T):
+        still = overflow * (digits[t] == 0)
+        ends = overflow * (digits[t] == -1)
+        digits[t] += still + 2 * ends
+        overflow = still
+    return digits * sign.to(torch.int8)
+
+
+CODES: dict[str, Code] = {
+    code.name: code
+    for code in (
+        Code("sorted", (0, 1), False, _sorted_digits),
+        Code("binary", (0, 1), True, _bits),
+        Code("signed_digit", (-1, 0, 1), True, _signed_digits),
+    )
+}
+
+
+class _Encode(torch.autograd.Function):
+    # Backward: the least-squares inverse of decode, so that decode(encode(k)) has derivative 1.
+
+    @staticmethod
+    def forward(ctx, level: Tensor, code: Code, T: int) -> Tensor:
+        ctx.code, ctx.T = code, T
+        return code.digits(level.to(torch.int32), T).to(level.dtype)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+        weights = grad.new_tensor(ctx.code.weights(ctx.T))
+        return torch.tensordot(weights / weights.square().sum(), grad, dims=1), None, None
+
+
+def encode(level: Tensor, code: Code, T: int) -> Tensor:
+    r"""
+    Write integer levels as spike trains.
+
+    :param level: integers ``[N, ...]`` in ``0..code.max_level(T)`` (``signed_digit`` also takes their negatives), in
+        a floating dtype
+    :param code: a row of :data:`CODES`
+    :param T: number of time-steps
+    :return: train ``[T, N, ...]`` of the same dtype, with values in ``code.symbols``. Its gradient is the
+        least-squares inverse of :func:`decode`: ``d s_t / d k = w_t / sum(w^2)``
+    """
+    if torch.is_grad_enabled() and level.requires_grad:
+        return _Encode.apply(level, code, T)
+    return code.digits(level.to(torch.int32), T).to(level.dtype)
+
+
+def decode(train: Tensor, code: Code) -> Tensor:
+    r"""
+    Read levels back from spike trains: :math:`k = \sum_t w_t s_t`.
+
+    :param train: ``[T, N, ...]`` with values in ``code.symbols``, any dtype
+    :param code: a row of :data:`CODES`
+    :return: ``[N, ...]``, float32 (float64 for a float64 train): exact integers
+    """
+    dtype = torch.float64 if train.dtype == torch.float64 else torch.float32
+    if not code.weighted:
+        return train.sum(0, dtype=dtype)
+    weights = torch.tensor(code.weights(train.shape[0]), dtype=dtype, device=train.device)
+    return torch.tensordot(weights, train.to(dtype), dims=1)

@@ -1,0 +1,97 @@
+r"""Quantisers: from the current that a neuron received to the integer level that it emits."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class _StraightThrough(torch.autograd.Function):
+    """Returns the first argument exactly; the gradient goes to the second."""
+
+    @staticmethod
+    def forward(ctx, value: Tensor, line: Tensor) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[None, Tensor]:
+        return None, grad
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """float16 and bfloat16 cannot tell neighbouring levels apart; work on them in float32."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def level(total: Tensor, v_threshold: Tensor | float, psi: Tensor | float, max_level: int, min_level: int = 0) -> Tensor:
+    r"""
+    The level of a neuron: :math:`k = \mathrm{clip}(\lfloor (\sum_t I_t + \psi) / \theta \rfloor, k_{min}, k_{max})`
+    (closed form of the parallel neuron, ICML 2025, and of SpikePack's loop).
+
+    :param total: summed current, any shape
+    :param v_threshold: theta, broadcastable to ``total``
+    :param psi: initial charge, ``theta / 2`` rounds to nearest
+    :param max_level: the largest level of the code
+    :param min_level: 0, or ``-max_level`` for signed outputs
+    :return: integers in the dtype of ``total``; the gradient is that of the clipped line (straight-through floor)
+    """
+    line = (total + psi) / v_threshold
+    if torch.is_grad_enabled() and line.requires_grad:
+        return _StraightThrough.apply(line.detach().floor().clamp(min_level, max_level), line.clamp(min_level, max_level))
+    return line.floor_().clamp_(min_level, max_level)
+
+
+def da_qcfs(
+    x: Tensor,
+    v_threshold: Tensor | float,
+    levels: int,
+    shift: Tensor | float = 0.0,
+    amplitude: Tensor | float | None = None,
+    psi: Tensor | float | None = None,
+) -> Tensor:
+    r"""
+    DA-QCFS (ICML 2025), with :math:`\psi = \theta / 2` unless given:
+
+    .. math:: \frac{\theta + \phi}{T} \, \mathrm{clip}\left(\left\lfloor \frac{(x + \psi_{DA}) T + \psi}{\theta} \right\rfloor, 0, T\right)
+
+    :param x: activations, any shape
+    :param v_threshold: theta, broadcastable to ``x``
+    :param levels: T, the number of levels above zero
+    :param shift: psi_DA
+    :param amplitude: theta + phi_DA; ``None`` means ``v_threshold``
+    :param psi: initial charge; ``None`` means ``v_threshold / 2``
+    :return: same shape and dtype as ``x``. Its gradient, with respect to every argument, is the true one of the
+        clipped line (the same expression without floor)
+    """
+    psi = v_threshold / 2 if psi is None else psi
+    amplitude = v_threshold if amplitude is None else amplitude
+    line = ((full_precision(x) + shift) * levels + psi) / v_threshold
+    unit = amplitude / levels
+    value = line.detach().floor().clamp_(0, levels) * (unit.detach() if isinstance(unit, Tensor) else unit)
+    if torch.is_grad_enabled() and (line.requires_grad or (isinstance(unit, Tensor) and unit.requires_grad)):
+        value = _StraightThrough.apply(value, line.clamp(0, levels) * unit)
+    return value.to(x.dtype)
+
+
+def qcfs(x: Tensor, v_threshold: Tensor | float, levels: int, psi: Tensor | float | None = None) -> Tensor:
+    r"""
+    QCFS (Bu et al., ICLR 2022): :func:`da_qcfs` without its two corrections.
+
+    .. math:: \frac{\theta}{T} \, \mathrm{clip}\left(\left\lfloor \frac{x T + \psi}{\theta} \right\rfloor, 0, T\right)
+
+    :param x: activations, any shape
+    :param v_threshold: theta, broadcastable to ``x``
+    :param levels: T~
+    :param psi: initial charge; ``None`` means ``v_threshold / 2``
+    :return: same shape and dtype as ``x``
+    """
+    return da_qcfs(x, v_threshold, levels, psi=psi)
+
+
+def clip_relu(x: Tensor, v_threshold: Tensor) -> Tensor:
+    """
+    :param x: activations, any shape
+    :param v_threshold: upper bound, broadcastable to ``x``
+    :return: ``clip(x, 0, v_threshold)``
+    """
+    return torch.minimum(x.relu(), v_threshold.to(x.dtype))

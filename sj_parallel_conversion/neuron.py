@@ -1,0 +1,145 @@
+"""The spiking neurons: a quantiser and a code each, nothing else."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .compat import MultiStepModule
+from .errors import DataError
+from .functional import CODES, Code, decode, encode, level
+from .functional.quantise import full_precision
+from .parameters import along_channels, neuron_parameter
+
+
+class SpikingNode(nn.Module, MultiStepModule):
+    r"""
+    A neuron that sees the whole time window: it sums its input train, quantises the sum to a level, and emits the
+    code word of that level.
+
+    .. math::
+
+        k = \mathrm{clip}\left(\left\lfloor \frac{n\,(\mathrm{mean}_t I_t + \psi_{DA}) + \psi}{\theta} \right\rfloor,
+        0, k_{max}\right), \qquad s = \mathrm{code}(k)
+
+    with n = T for the sorted code (so that n mean = sum) and 1 for weighted codes. The node emits the bare symbols
+    of its code, so that monitors and counters see real spikes; what a spike is worth, :math:`A_t = T w_t \Delta`, is
+    applied after it (:meth:`amplify`), so that the plain mean over time decodes every code.
+
+    :param T: number of time-steps
+    :param v_threshold: theta > 0, a number or one value a channel
+    :param psi: initial charge; ``None`` means ``v_threshold / 2`` (round to nearest)
+    :param shift: psi_DA, added to the mean input; a number or one value a channel
+    :param amplitude: theta + phi_DA, what the spikes stand for; ``None`` means ``v_threshold``
+    :param channel_dim: the axis of ``[N, C, ...]`` (without time) along which per-channel values lie
+    :raises ConfigError: if an argument is out of range
+
+    Shapes: ``x_seq`` ``[T, N, ...]`` -> spikes ``[T, N, ...]``. An input expanded along time (stride 0) is read once.
+    """
+
+    code: Code
+
+    def __init__(
+        self,
+        T: int,
+        v_threshold: float | Tensor = 1.0,
+        psi: float | Tensor | None = None,
+        shift: float | Tensor = 0.0,
+        amplitude: float | Tensor | None = None,
+        channel_dim: int = 1,
+    ) -> None:
+        super().__init__()
+        self.step_mode = "m"
+        self.code.check_steps(T)
+        self.T = T
+        self.channel_dim = channel_dim
+        owner = type(self).__name__
+        self.v_threshold = neuron_parameter(owner, "v_threshold", v_threshold, positive=True)
+        self.shift = neuron_parameter(owner, "shift", shift)
+        self.psi = None if psi is None else neuron_parameter(owner, "psi", psi)
+        self.amplitude = None if amplitude is None else neuron_parameter(owner, "amplitude", amplitude)
+
+    def forward(self, x_seq: Tensor) -> Tensor:
+        """
+        :param x_seq: input currents ``[T, N, ...]``
+        :return: spikes ``[T, N, ...]`` in ``code.symbols``, in the dtype of ``x_seq``
+        :raises DataError: if the first axis of ``x_seq`` is not T
+        """
+        if x_seq.dim() == 0 or x_seq.shape[0] != self.T:
+            raise DataError(
+                f"{type(self).__name__}(T={self.T}) needs an input [T={self.T}, N, ...], got shape {list(x_seq.shape)}"
+            )
+        constant = x_seq.stride(0) == 0 or self.T == 1
+        total = self._total(x_seq[0]) if constant else self._total_seq(x_seq)
+        return encode(self._level(total), self.code, self.T).to(x_seq.dtype)
+
+    def level(self, x: Tensor) -> Tensor:
+        """
+        :param x: mean input ``[N, ...]``
+        :return: the level that the node would emit for it, ``[N, ...]``, integers in float32 or float64
+        """
+        return self._level(self._total(x))
+
+    def decoded(self, x: Tensor) -> Tensor:
+        """
+        The packed form of the node: what its spike train stands for, without the train.
+
+        :param x: mean input ``[N, ...]``
+        :return: ``[N, ...]``, equal to ``decode(forward(x_seq))`` for any ``x_seq`` with this mean
+        """
+        return self.value(self.level(x)).to(x.dtype)
+
+    def value(self, level: Tensor) -> Tensor:
+        """What a ``level`` ``[N, ...]`` stands for."""
+        amplitude = self.v_threshold if self.amplitude is None else self.amplitude
+        return level * (self._along(amplitude, level) / self.code.levels_per_threshold(self.T))
+
+    def decode(self, spike_seq: Tensor) -> Tensor:
+        """
+        :param spike_seq: spikes ``[T, N, ...]`` of this node
+        :return: ``[N, ...]``, the mean over time of :meth:`amplify`, computed over exact integers
+        """
+        return self.value(decode(spike_seq, self.code)).to(spike_seq.dtype)
+
+    def amplify(self, spike_seq: Tensor) -> Tensor:
+        """
+        :param spike_seq: spikes ``[T, N, ...]`` of this node
+        :return: ``[T, N, ...]``, each spike times what it is worth at its step
+        """
+        unit = self.value(full_precision(torch.ones_like(spike_seq[0])))
+        weights = unit.new_tensor(self.code.weights(self.T)) * self.T
+        return (spike_seq * weights.view(-1, *[1] * unit.dim()) * unit).to(spike_seq.dtype)
+
+    def extra_repr(self) -> str:
+        channels = max(p.numel() for p in self.parameters())
+        return f"T={self.T}, channels={channels if channels > 1 else 'any'}, channel_dim={self.channel_dim}"
+
+    def _total(self, x: Tensor) -> Tensor:
+        x = full_precision(x)
+        return (x + self._along(self.shift, x)) * self.code.levels_per_threshold(self.T)
+
+    def _total_seq(self, x_seq: Tensor) -> Tensor:
+        n = self.code.levels_per_threshold(self.T)
+        total = full_precision(x_seq).sum(0) if n == self.T else full_precision(x_seq).mean(0) * n
+        return total + self._along(self.shift, total) * n
+
+    def _level(self, total: Tensor) -> Tensor:
+        v_threshold = self._along(self.v_threshold, total)
+        psi = v_threshold / 2 if self.psi is None else self._along(self.psi, total)
+        return level(total, v_threshold, psi, self.code.max_level(self.T))
+
+    def _along(self, parameter: Tensor, x: Tensor) -> Tensor:
+        return along_channels(parameter, x, self.channel_dim, type(self).__name__)
+
+
+class ParallelConversionNode(SpikingNode):
+    r"""
+    The parallel spiking neuron of Hao et al., ICML 2025: sorted spikes, T + 1 levels.
+
+    The paper's matrix form is :math:`s_t = H((\Lambda I)_t + \psi / (T-t+1) - \theta)` with row t of
+    :math:`\Lambda` equal to 1/(T-t+1); this class uses its O(1) closed form, :math:`s_t = 1` iff
+    :math:`k \ge T-t+1`. Lossless for any distribution of the input over time (Theorem 4.1):
+    ``theta * mean_t(s_t) == qcfs(mean_t(I_t))``. Arguments and shapes as in :class:`SpikingNode`.
+    """
+
+    code = CODES["sorted"]
