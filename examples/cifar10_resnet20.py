@@ -40,8 +40,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--calibration", default="da_qcfs")
     parser.add_argument("--execution", nargs="+", default=["spikes", "packed"], help="how to run the spiking network")
     parser.add_argument("--calibration-images", type=int, default=4096, metavar="N")
-    # Calibration averages over batches, so it needs many of them rather than large ones.
-    parser.add_argument("--calibration-batch-size", type=int, default=8, metavar="N")
+    parser.add_argument("--calibration-batch-size", type=int, default=32, metavar="N")
     parser.add_argument("--test-images", type=int, metavar="N", help="(default: all)")
     parser.add_argument("--batch-size", type=int, default=100, metavar="N")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

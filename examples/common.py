@@ -23,7 +23,7 @@ class Result:
     :param time_steps: T, ``None`` for an ANN
     :param accuracy: in percent
     :param agreement: inputs given the class that the ANN gives them, in percent
-    :param images_per_second: speed
+    :param images_per_second: speed, of the fastest batch
     :param setting: of the method, where several were tried
     """
 
@@ -61,16 +61,17 @@ class Evaluation:
         """
         :param predict: ``[N, ...]`` images to ``[N, classes]`` logits
         :param progress: name of the progress bar, ``None`` for no bar
-        :return: the classes ``[N]`` and the seconds it took
+        :return: the classes ``[N]``, and the images per second of the fastest batch: the first call warms up, and
+            other work on the machine can only slow the rest down
         """
+        classes, speed = [], 0.0
         batches = self.images.split(self.batch_size)
-        predict(batches[0])  # the first call allocates memory and starts threads: not part of the speed
-        synchronise(self.images.device)
-        start = time.perf_counter()
-        bar = tqdm(batches, desc=progress, leave=False, disable=progress is None)
-        classes = torch.cat([predict(batch).argmax(1) for batch in bar])
-        synchronise(self.images.device)
-        return classes, time.perf_counter() - start
+        for batch in tqdm(batches, desc=progress, leave=False, disable=progress is None):
+            start = time.perf_counter()
+            classes.append(predict(batch).argmax(1))
+            synchronise(batch.device)
+            speed = max(speed, len(batch) / (time.perf_counter() - start))
+        return torch.cat(classes), speed
 
     def measure(self, method: str, time_steps: int | None, predict: Predict, setting: str = "") -> Result:
         """
@@ -81,13 +82,13 @@ class Evaluation:
         :return: accuracy, agreement with the ANN and speed
         """
         name = method if time_steps is None else f"{method}, T={time_steps}"
-        classes, seconds = self.classes(predict, name)
+        classes, speed = self.classes(predict, name)
         return Result(
             method,
             time_steps,
             percent(classes == self.labels),
             percent(classes == self.ann_classes),
-            len(classes) / seconds,
+            speed,
             setting,
         )
 

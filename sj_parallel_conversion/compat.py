@@ -1,5 +1,92 @@
-"""TEMPORARY"""
-from spikingjelly.activation_based import ann2snn
-from spikingjelly.activation_based.base import MemoryModule, MultiStepModule
-from spikingjelly.activation_based.layer import StepModeContainer
-ModuleConversionRecipe = getattr(ann2snn, "ModuleConversionRecipe", object)
+"""
+The only file that knows which SpikingJelly release is installed.
+
+Releases are told apart by what they offer and not by their version, because source trees between releases are in use.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+
+from torch import nn
+
+from .errors import UnsupportedReleaseError
+
+SUPPORTED_RELEASES = ("0.0.0.0.14", "2.0.0")
+
+
+def _unsupported(reason: object) -> UnsupportedReleaseError:
+    return UnsupportedReleaseError(
+        f"sj_parallel_conversion needs SpikingJelly {' or '.join(SUPPORTED_RELEASES)}, and what is installed cannot be "
+        f"used ({reason}). Install one of them, for example: pip install spikingjelly=={SUPPORTED_RELEASES[-1]}"
+    )
+
+
+try:
+    from spikingjelly.activation_based import ann2snn, neuron
+    from spikingjelly.activation_based.ann2snn import Converter
+    from spikingjelly.activation_based.base import MemoryModule, MultiStepModule
+    from spikingjelly.activation_based.layer import StepModeContainer
+except ImportError as error:
+    raise _unsupported(error) from error
+
+
+@dataclass(frozen=True)
+class ConverterDialect:
+    """
+    How SpikingJelly's own ``Converter`` is spoken to.
+
+    :param argument: the argument of ``__init__`` that takes the name of a conversion
+    :param method: the method that converts
+    :param neutral: a value of ``argument`` that ``__init__`` accepts as it stands
+    """
+
+    argument: str
+    method: str
+    neutral: object
+
+    def knows(self, name: str) -> bool:
+        """Whether ``Converter`` has a conversion of this name."""
+        try:
+            Converter(**{"dataloader": None} if self.argument == "mode" else {}, **{self.argument: name})
+        except (ValueError, NotImplementedError):
+            return False
+        return True
+
+
+def _dialect() -> ConverterDialect:
+    parameters = inspect.signature(Converter).parameters
+    if "recipe" in parameters and hasattr(Converter, "convert"):
+        return ConverterDialect("recipe", "convert", ann2snn.ConversionRecipe())
+    if {"dataloader", "mode"} <= parameters.keys() and hasattr(Converter, "forward"):
+        return ConverterDialect("mode", "forward", "max")
+    raise _unsupported(f"its ann2snn.Converter takes {', '.join(parameters)}")
+
+
+class _ModuleConversionRecipe:
+    """What SpikingJelly 2.0.0 calls a ModuleConversionRecipe, for releases without one."""
+
+    def validate(self, converter: object) -> None:
+        """Check the recipe before a conversion."""
+
+    def convert_module(self, converter: object, ann: nn.Module) -> nn.Module:
+        """Convert ``ann``."""
+        return ann
+
+
+DIALECT = _dialect()
+ModuleConversionRecipe: type = getattr(ann2snn, "ModuleConversionRecipe", _ModuleConversionRecipe)
+
+__all__ = [
+    "DIALECT",
+    "SUPPORTED_RELEASES",
+    "Converter",
+    "ConverterDialect",
+    "MemoryModule",
+    "ModuleConversionRecipe",
+    "MultiStepModule",
+    "StepModeContainer",
+    "ann2snn",
+    "neuron",
+]

@@ -21,5 +21,5 @@ class RegistrationError(SJPCError):
     """SpikingJelly's namespaces already hold a name that this package would register."""
 
 
-class UnsupportedReleaseError(SJPCError):
+class UnsupportedReleaseError(SJPCError, ImportError):
     """The installed SpikingJelly is missing or not supported."""

@@ -119,9 +119,12 @@ class SpikingNode(nn.Module, MultiStepModule):
         return (x + self._along(self.shift, x)) * self.code.levels_per_threshold(self.T)
 
     def _total_seq(self, x_seq: Tensor) -> Tensor:
+        # Differences from the first step, because an input that is the same at every step must give exactly the level
+        # of that input: rounding errors of T equal summands would move it across a tie.
         n = self.code.levels_per_threshold(self.T)
-        total = full_precision(x_seq).sum(0) if n == self.T else full_precision(x_seq).mean(0) * n
-        return total + self._along(self.shift, total) * n
+        x_seq = full_precision(x_seq)
+        difference = (x_seq - x_seq[0]).sum(0)
+        return self._total(x_seq[0]) + (difference if n == self.T else difference * (n / self.T))
 
     def _level(self, total: Tensor) -> Tensor:
         v_threshold = self._along(self.v_threshold, total)

@@ -38,9 +38,11 @@ def along_channels(parameter: Tensor, x: Tensor, channel_dim: int, owner: str) -
     :param x: activations ``[N, ...]`` (no time axis)
     :param channel_dim: the axis of ``x`` that holds the C channels
     :param owner: who asks, for the error message
-    :return: ``parameter``, shaped so that it broadcasts over ``x``
+    :return: ``parameter``, shaped so that it broadcasts over ``x``, in the dtype of ``x`` or float32 if that is lower
     :raises DataError: if ``x`` has no such axis or another number of channels
     """
+    # The equations run in float32 at least: half precision cannot tell neighbouring levels apart.
+    parameter = parameter.to(torch.promote_types(x.dtype, torch.float32))
     if parameter.dim() == 0:
         return parameter
     dim = channel_dim + x.dim() if channel_dim < 0 else channel_dim

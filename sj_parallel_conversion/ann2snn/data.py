@@ -34,7 +34,8 @@ def model_input(batch: object, index: int) -> Tensor:
             'yield x, (x, y, ...), (x,) or {"image": x}'
         )
     if candidate.dim() < 2 or candidate.numel() == 0:
-        raise DataError(f"dataloader: batch {index} has shape {list(candidate.shape)}; give batches [N, ...] with N >= 1")
+        shape = list(candidate.shape)
+        raise DataError(f"dataloader: batch {index} has shape {shape}; give batches [N, ...] with N >= 1")
     if candidate.is_floating_point() and not torch.isfinite(candidate).all():
         raise DataError(f"dataloader: batch {index} has NaN or infinite values")
     return candidate

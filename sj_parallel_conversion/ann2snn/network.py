@@ -7,11 +7,10 @@ from torch import Tensor, fx
 from torch.utils._pytree import tree_map
 
 from ..compat import MemoryModule
-from ..errors import ConfigError, DataError
-from .config import ConversionConfig
-from .config import check_choice
+from ..errors import DataError
+from .config import ConversionConfig, check_choice
 from .sites import SpikingActivation
-from .timeline import Steps, Timeline, mean_over_time
+from .timeline import Steps, Timeline, mean_input, mean_over_time
 
 EXECUTIONS = ("spikes", "packed")
 
@@ -96,8 +95,7 @@ class SpikingNetwork(MemoryModule):
                     f"step mode 'm' needs an input [T={self.time_steps}, N, ...], got shape {list(x.shape)}. For one "
                     "static input [N, ...] use snn.predict(x)"
                 )
-        means = tree_map(mean_over_time, inputs)
-        return self._run(tuple(Steps(list(x), mean) if isinstance(x, Tensor) else x for x, mean in zip(inputs, means)))
+        return self._run(tuple(Steps(list(x), mean_input(x)) if isinstance(x, Tensor) else x for x in inputs))
 
     def decode(self, y_seq: object) -> object:
         """
@@ -111,9 +109,10 @@ class SpikingNetwork(MemoryModule):
         :param inputs: ``[N, ...]``, shown at every step
         :return: the decoded output ``[N, ...]``; works in either step mode and leaves a running window alone
         """
-        if self.execution == "packed":
-            return self.net(*inputs)
-        return self.decode(self._run(inputs))
+        if self.execution == "spikes" and self.step_by_step:
+            return self.decode(self._run(inputs))
+        # The trains of the last neurons are decoded before the readout, so that both executions agree to the bit.
+        return self.net(*inputs)
 
     def extra_repr(self) -> str:
         return f"time_steps={self.time_steps}, mode={self.config.mode}, execution={self.execution}"
@@ -129,5 +128,5 @@ class SpikingNetwork(MemoryModule):
 def _same(inputs: tuple, others: tuple) -> bool:
     return len(inputs) == len(others) and all(
         torch.equal(x, y) if isinstance(x, Tensor) and isinstance(y, Tensor) else x is y
-        for x, y in zip(inputs, others)
+        for x, y in zip(inputs, others, strict=True)
     )

@@ -71,26 +71,29 @@ class ParallelConversionRecipe(ModuleConversionRecipe):
         device, dtype = _placement(model, getattr(converter, "device", None))
         model.to(device)
         data = CalibrationData(self.dataloader, device, dtype, self.config.show_progress)
-        sites = prepare(model, data, self.config)
+        sites = prepare(ann, model, data, self.config)
         snn = place_neurons(model, sites, data, self.config)
         CALIBRATIONS[self.config.calibration](model, snn, sites, data, self.config)
         return SpikingNetwork(snn, self.config)
 
 
-def prepare(model: fx.GraphModule, data: CalibrationData, config: ConversionConfig) -> list[Site]:
+def prepare(ann: nn.Module, model: fx.GraphModule, data: CalibrationData, config: ConversionConfig) -> list[Site]:
     """
     Bring a traced network into plain form, in place, and find where neurons go.
 
+    :param ann: the network that was traced
     :param model: the traced network
     :param data: calibration data, of which one batch is run
     :param config: the conversion's options
     :return: the sites
+    :raises ConversionError: if the plain form cannot be found, or computes something else than ``ann``
     """
     graph.remove_inplace(model)
     graph.standardise_activations(model)
     graph.one_module_per_call(model)
     graph.activation_sites(model)  # what cannot be converted is said before any data are read
     record_shapes(model, data.first())
+    graph.check_outputs(ann, model, data.first())
     sites = find_sites(model, config.per_channel)
     max_level = config.node_type.code.max_level(config.time_steps)
     # Fusing changes float rounding, which would move values across the steps of a trained quantiser.

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 from torch import fx, nn
 
-from ..activation import DAQCFS, QCFS, ClipReLU
 from ..errors import ConfigError
 from . import graph
 
@@ -26,10 +25,10 @@ def replace_activations(ann: nn.Module, activation: Callable[..., nn.Module], **
     model = graph.trace(ann)
     graph.remove_inplace(model)
     graph.standardise_activations(model)
-    graph.one_module_per_call(model)
+    graph.one_module_per_call(model, graph.RELUS)
     reference = next(ann.parameters(), None)
     for site in graph.activation_sites(model):
-        if isinstance(model.get_submodule(site.target), (QCFS, DAQCFS, ClipReLU)):
+        if not isinstance(model.get_submodule(site.target), graph.RELUS):
             continue
         module = activation(**kwargs)
         graph.replace_module(model, site.target, module if reference is None else module.to(reference))

@@ -2,60 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, fx
 from tqdm import tqdm
 
-Visit = Callable[[fx.Node, list[Tensor], list[Tensor]], None]
+Batches = list[Tensor]
+
+
+class Visitor:
+    """What a calibration does on the way. Lists hold one tensor a batch; those of the spiking network may be changed."""
+
+    def before(self, node: fx.Node, ann_input: Batches, snn_input: Batches) -> None:
+        """Called when ``node`` is about to run, for nodes with one input or more."""
+
+    def after(self, node: fx.Node, snn_input: Batches, ann_output: Batches, snn_output: Batches) -> None:
+        """Called when ``node`` has run."""
 
 
 class Sweep:
     """
     Two networks with the same graph, advanced together over all batches: at each node every batch is computed before
     the next node is looked at, and only values that are still needed are kept. So a calibration that visits the
-    sites in order costs one pass of each network, whatever the depth.
+    sites in order costs one pass of each network, whatever the depth. Up to the first neuron the two are one.
 
     :param ann: the reference
-    :param snn: the same graph with other modules
-    :param visit: called before each node of ``at`` with the node and its first input in both networks, batch by
-        batch; it may change the modules of ``snn`` from this node on
-    :param at: names of the modules to stop at
+    :param snn: the same graph, with neurons
+    :param at: names of the modules at which the visitor is called; the first of them where the networks differ
+        are the sites
     """
 
-    def __init__(self, ann: fx.GraphModule, snn: fx.GraphModule, visit: Visit, at: set[str]) -> None:
+    def __init__(self, ann: fx.GraphModule, snn: fx.GraphModule, sites: set[str], at: set[str] | None = None) -> None:
         self._pair = (fx.Interpreter(ann), fx.Interpreter(snn))
-        self._visit, self._at = visit, at
-        self._nodes = list(zip(ann.graph.nodes, snn.graph.nodes, strict=True))
-        self._last_use = {use: node for node in ann.graph.nodes for use in node.all_input_nodes}
+        self._sites, self._at = sites, sites | (at or set())
+        self._nodes = list(ann.graph.nodes)
+        self._last_use = {use: node for node in self._nodes for use in node.all_input_nodes}
 
     @torch.no_grad()
-    def run(self, batches: list[Tensor], progress: bool = False) -> tuple[list, list]:
+    def run(self, batches: Batches, visitor: Visitor, progress: bool = False) -> tuple[list, list]:
         """
         :param batches: the inputs
+        :param visitor: called at the modules ``at``
         :param progress: whether a bar over the graph's nodes is drawn
         :return: outputs of ``ann`` and of ``snn``, batch by batch
         """
         values: dict[fx.Node, tuple[list, list]] = {}
-        for ann_node, snn_node in tqdm(self._nodes, desc="calibrate layers", disable=not progress, leave=False):
-            if ann_node.op == "placeholder":
-                values[ann_node] = (batches, batches)
-            elif ann_node.op == "output":
+        for node in tqdm(self._nodes, desc="calibrate layers", disable=not progress, leave=False):
+            if node.op == "placeholder":
+                values[node] = (batches, batches)
+            elif node.op == "output":
                 return tuple(
-                    [fx.node.map_arg(ann_node.args[0], lambda n: values[n][s][b]) for b in range(len(batches))]
+                    [fx.node.map_arg(node.args[0], lambda n, s=s, b=b: values[n][s][b]) for b in range(len(batches))]
                     for s in (0, 1)
                 )
             else:
-                if ann_node.target in self._at and ann_node.op == "call_module":
-                    self._visit(snn_node, *values[ann_node.args[0]])
-                values[ann_node] = tuple(
-                    [self._compute(s, ann_node, values, b) for b in range(len(batches))] for s in (0, 1)
-                )
-            for used in ann_node.all_input_nodes:
-                if self._last_use[used] is ann_node:
+                values[node] = self._advance(node, values, len(batches), visitor)
+            for used in node.all_input_nodes:
+                if self._last_use[used] is node:
                     del values[used]
         raise AssertionError("a graph ends with its output")
+
+    def _advance(self, node: fx.Node, values: dict, count: int, visitor: Visitor) -> tuple[list, list]:
+        visited = node.op == "call_module" and node.target in self._at
+        if visited:
+            visitor.before(node, *values[node.args[0]])
+        same = all(values[n][0] is values[n][1] for n in node.all_input_nodes)
+        ann_output = [self._compute(0, node, values, b) for b in range(count)]
+        if same and not (node.op == "call_module" and node.target in self._sites):
+            return ann_output, ann_output
+        snn_output = [self._compute(1, node, values, b) for b in range(count)]
+        if visited:
+            visitor.after(node, values[node.args[0]][1], ann_output, snn_output)
+        return ann_output, snn_output
 
     def _compute(self, stream: int, node: fx.Node, values: dict, batch: int) -> object:
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: values[n][stream][batch])

@@ -23,6 +23,13 @@ def mean_over_time(x_seq: object) -> object:
     return x_seq.mean(0)
 
 
+def mean_input(x_seq: Tensor) -> Tensor:
+    """The mean over time of an input of the network; where it is the same at each step, exactly that."""
+    if x_seq.stride(0) == 0 or not x_seq.is_floating_point():
+        return x_seq[0]
+    return x_seq[0] + (x_seq - x_seq[0]).mean(0)
+
+
 class Steps:
     """
     A value that has one form at each time-step.
@@ -100,7 +107,7 @@ class Timeline(fx.Interpreter):
 
 
 def _at(arguments: object, pick: Callable[[Steps], object]) -> object:
-    return tree_map(lambda value: pick(value) if isinstance(value, Steps) else value, arguments)
+    return fx.node.map_aggregate(arguments, lambda value: pick(value) if isinstance(value, Steps) else value)
 
 
 def _contains_steps(arguments: object) -> bool:

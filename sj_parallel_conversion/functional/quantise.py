@@ -23,7 +23,9 @@ def full_precision(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-def level(total: Tensor, v_threshold: Tensor | float, psi: Tensor | float, max_level: int, min_level: int = 0) -> Tensor:
+def level(
+    total: Tensor, v_threshold: Tensor | float, psi: Tensor | float, max_level: int, min_level: int = 0
+) -> Tensor:
     r"""
     The level of a neuron: :math:`k = \mathrm{clip}(\lfloor (\sum_t I_t + \psi) / \theta \rfloor, k_{min}, k_{max})`
     (closed form of the parallel neuron, ICML 2025, and of SpikePack's loop).
@@ -37,7 +39,8 @@ def level(total: Tensor, v_threshold: Tensor | float, psi: Tensor | float, max_l
     """
     line = (total + psi) / v_threshold
     if torch.is_grad_enabled() and line.requires_grad:
-        return _StraightThrough.apply(line.detach().floor().clamp(min_level, max_level), line.clamp(min_level, max_level))
+        k = line.detach().floor().clamp_(min_level, max_level)
+        return _StraightThrough.apply(k, line.clamp(min_level, max_level))
     return line.floor_().clamp_(min_level, max_level)
 
 
@@ -52,7 +55,9 @@ def da_qcfs(
     r"""
     DA-QCFS (ICML 2025), with :math:`\psi = \theta / 2` unless given:
 
-    .. math:: \frac{\theta + \phi}{T} \, \mathrm{clip}\left(\left\lfloor \frac{(x + \psi_{DA}) T + \psi}{\theta} \right\rfloor, 0, T\right)
+    .. math::
+        \frac{\theta + \phi}{T} \,
+        \mathrm{clip}\left(\left\lfloor \frac{(x + \psi_{DA}) T + \psi}{\theta} \right\rfloor, 0, T\right)
 
     :param x: activations, any shape
     :param v_threshold: theta, broadcastable to ``x``

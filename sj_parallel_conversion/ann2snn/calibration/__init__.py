@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .da_qcfs import da_qcfs
+from .least_squares import least_squares
+from .weights import weights
 
 
 def none(*args: object) -> None:
@@ -19,6 +21,8 @@ def none(*args: object) -> None:
 CALIBRATIONS: dict[str, Callable[..., None]] = {
     "none": none,
     "da_qcfs": da_qcfs,
+    "least_squares": least_squares,
+    "weights": weights,
 }
 
-__all__ = ["CALIBRATIONS", "da_qcfs", "none"]
+__all__ = ["CALIBRATIONS", "da_qcfs", "least_squares", "none", "weights"]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
-from ...neuron import SpikingNode
 from ..sites import Site
-from ..sweep import Sweep
+from ..sweep import Sweep, Visitor
+from .amplitude import own_amplitude
 
 if TYPE_CHECKING:
     from ..config import ConversionConfig
@@ -44,27 +44,30 @@ def da_qcfs(
     by_name = {site.name: site for site in sites if not site.is_lossless(max_level)}
     for name in by_name:
         own_amplitude(snn.get_submodule(name).node)
-    momentum = 0.0
-
-    def visit(node: fx.Node, x1: list[Tensor], x0: list[Tensor]) -> None:
-        site, spiking, reference = by_name[node.target], snn.get_submodule(node.target), ann.get_submodule(node.target)
-        neuron = spiking.node
-        full_scale = neuron.code.levels_per_threshold(neuron.T) / max_level
-        neuron.shift.data = momentum * neuron.shift + (1 - momentum) * _mean_error(site, x1[0], x0[0])
-        phi = neuron.amplitude - neuron.v_threshold
-        error = _mean_error(site, reference(x1[0]), spiking(x0[0])) * full_scale
-        neuron.amplitude.data = neuron.v_threshold + momentum * phi + (1 - momentum) * error
-
-    sweep = Sweep(ann, snn, visit, set(by_name))
+    visitor = _RunningErrors(ann, snn, by_name)
+    sweep = Sweep(ann, snn, {site.name for site in sites})
     for n, x in enumerate(data.batches("calibrate (DA-QCFS)")):
-        momentum = min(n / (n + 1), MOMENTUM)
-        sweep.run([x])
+        visitor.momentum = min(n / (n + 1), MOMENTUM)
+        sweep.run([x], visitor)
 
 
-def own_amplitude(neuron: SpikingNode) -> None:
-    """Give ``neuron`` an amplitude of its own, equal to its threshold until it is set."""
-    if neuron.amplitude is None:
-        neuron.amplitude = nn.Parameter(neuron.v_threshold.detach().clone())
+class _RunningErrors(Visitor):
+    def __init__(self, ann: fx.GraphModule, snn: fx.GraphModule, sites: dict[str, Site]) -> None:
+        self.ann, self.snn, self.sites, self.momentum = ann, snn, sites, 0.0
+
+    def before(self, node: fx.Node, ann_input: list[Tensor], snn_input: list[Tensor]) -> None:
+        if node.target not in self.sites:
+            return
+        site, spiking = self.sites[node.target], self.snn.get_submodule(node.target)
+        neuron, (x1,), (x0,) = spiking.node, ann_input, snn_input
+        neuron.shift.data = self._average(neuron.shift, _mean_error(site, x1, x0))
+        error = _mean_error(site, self.ann.get_submodule(node.target)(x1), spiking(x0))
+        # phi is what the full scale lacks; a weighted code's amplitude counts by the level
+        error = error * neuron.code.levels_per_threshold(neuron.T) / neuron.code.max_level(neuron.T)
+        neuron.amplitude.data = neuron.v_threshold + self._average(neuron.amplitude - neuron.v_threshold, error)
+
+    def _average(self, old: Tensor, new: Tensor) -> Tensor:
+        return self.momentum * old + (1 - self.momentum) * new
 
 
 def _mean_error(site: Site, target: Tensor, value: Tensor) -> Tensor:

@@ -1,12 +1,14 @@
 """torch.fx passes, one function each; every pass leaves the outputs of the network as they were."""
 
-from .activations import SUPPORTED, activation_sites, standardise_activations
+from .activations import RELUS, SUPPORTED, activation_sites, standardise_activations
 from .passes import fuse_batchnorms, one_module_per_call, remove_inplace, replace_module
-from .tracing import trace
+from .tracing import check_outputs, trace
 
 __all__ = [
+    "RELUS",
     "SUPPORTED",
     "activation_sites",
+    "check_outputs",
     "fuse_batchnorms",
     "one_module_per_call",
     "remove_inplace",

@@ -12,9 +12,10 @@ from torch.nn.modules import activation as nn_activation
 
 from ...activation import DAQCFS, QCFS, ClipReLU
 from ...errors import ConversionError
-from .passes import free_name
+from .passes import first_input, free_name
 
 # Activations that a neuron with a clipped, non-negative output can stand for.
+RELUS: tuple[type[nn.Module], ...] = (nn.ReLU, nn.Hardtanh)  # nn.ReLU6 is a Hardtanh
 SUPPORTED: tuple[type[nn.Module], ...] = (nn.ReLU, nn.ReLU6, QCFS, DAQCFS, ClipReLU)
 # In torch's activation file, but they mix values of several neurons, or do nothing to their input's sign.
 _NOT_SCALAR = ("Softmax", "Softmax2d", "LogSoftmax", "Softmin", "MultiheadAttention", "Module", "GLU")
@@ -33,11 +34,11 @@ def _relu6(*args: object, **kwargs: object) -> nn.Module:
     return nn.ReLU6()
 
 
-def _hardtanh(x: object, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> nn.Module:
+def _hardtanh(input: object, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> nn.Module:
     return nn.Hardtanh(min_val, max_val)
 
 
-def _clamp(x: object, min: float | None = None, max: float | None = None) -> nn.Module | None:
+def _clamp(input: object, min: float | None = None, max: float | None = None) -> nn.Module | None:
     if min == 0 and max is None:
         return nn.ReLU()
     return nn.Hardtanh(min, max) if isinstance(min, (int, float)) and isinstance(max, (int, float)) else None
@@ -63,7 +64,7 @@ def standardise_activations(model: fx.GraphModule) -> None:
             continue
         name = free_name(model, _site_name(node))
         model.add_submodule(name, module)
-        node.op, node.target, node.args, node.kwargs = "call_module", name, (node.args[0],), {}
+        node.op, node.target, node.args, node.kwargs = "call_module", name, (first_input(node),), {}
     model.recompile()
 
 

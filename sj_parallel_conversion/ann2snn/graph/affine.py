@@ -64,9 +64,12 @@ def is_affine(model: fx.GraphModule, node: fx.Node) -> bool:
     if node.op not in ("call_function", "call_method"):
         return False
     if node.target in _BILINEAR:
-        changing = [n for n in node.all_input_nodes if n.op != "get_attr"]
+        # all occurrences, because x * x is not affine in x
+        inputs: list[fx.Node] = []
+        fx.node.map_arg((node.args, node.kwargs), inputs.append)
+        changing = [n for n in inputs if n.op != "get_attr"]
         divides = node.target in (operator.truediv, torch.div, "div") and node.args[0] not in changing
-        return len(changing) <= 1 and not divides
+        return len(changing) <= 1 and not divides and "rounding_mode" not in node.kwargs
     return node.target in (_METHODS if node.op == "call_method" else _FUNCTIONS)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+from torch.nn.utils.parametrize import is_parametrized
 
 _OUT_OF_PLACE = {
     operator.iadd: operator.add,
@@ -47,6 +48,11 @@ def _has_attribute(model: nn.Module, path: str) -> bool:
     return True
 
 
+def first_input(node: fx.Node) -> object:
+    """The value that ``node`` works on, given by position or as ``input=``."""
+    return node.args[0] if node.args else node.kwargs["input"]
+
+
 def remove_inplace(model: fx.GraphModule) -> None:
     """
     Turn in-place operations into their plain forms. What came after an in-place operation and read its input has
@@ -54,9 +60,9 @@ def remove_inplace(model: fx.GraphModule) -> None:
     """
     order = {node: i for i, node in enumerate(model.graph.nodes)}
     for node in model.graph.nodes:
-        if not _make_plain(model, node) or not node.args or not isinstance(node.args[0], fx.Node):
+        if not _make_plain(model, node) or not node.all_input_nodes:
             continue
-        changed = node.args[0]
+        changed = first_input(node)
         for user in [u for u in changed.users if order[u] > order[node]]:
             user.replace_input_with(changed, node)
     model.recompile()
@@ -87,14 +93,14 @@ def _make_plain(model: fx.GraphModule, node: fx.Node) -> bool:
     return False
 
 
-def one_module_per_call(model: fx.GraphModule) -> None:
+def one_module_per_call(model: fx.GraphModule, kind: type[nn.Module] | tuple[type[nn.Module], ...] = nn.Module) -> None:
     """
-    Give each call of a module an own copy of it. A ReLU that serves three layers becomes three neurons, and a weight
-    that is used twice can be fused and calibrated for each use.
+    Give each call of a module of this ``kind`` an own copy of it. A ReLU that serves three layers becomes three
+    neurons, and a weight that is used twice can be fused and calibrated for each use.
     """
     seen: set[str] = set()
     for node in model.graph.nodes:
-        if node.op != "call_module":
+        if node.op != "call_module" or not isinstance(model.get_submodule(node.target), kind):
             continue
         if node.target in seen:
             name = free_name(model, node.target)
@@ -116,7 +122,10 @@ def fuse_batchnorms(model: fx.GraphModule) -> None:
         if norm.running_mean is None or source.op != "call_module" or len(source.users) > 1:
             continue
         layer = model.get_submodule(source.target)
-        if isinstance(layer, _CONVS + _TRANSPOSED):
+        if is_parametrized(layer):
+            continue
+        # torch scales the wrong axis of a transposed convolution with groups
+        if isinstance(layer, _CONVS) or (isinstance(layer, _TRANSPOSED) and layer.groups == 1):
             fused = fuse_conv_bn_eval(layer, norm, transpose=isinstance(layer, _TRANSPOSED))
         elif isinstance(layer, nn.Linear) and len(source.meta["shape"]) == 2:
             fused = fuse_linear_bn_eval(layer, norm)

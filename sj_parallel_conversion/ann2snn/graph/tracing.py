@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
 
 from ...activation import DAQCFS, QCFS, ClipReLU
 from ...errors import ConversionError
@@ -26,7 +29,8 @@ class _Tracer(fx.Tracer):
 def trace(model: nn.Module) -> fx.GraphModule:
     """
     :param model: any module; it is left as it was
-    :return: the graph of a copy in evaluation mode that shares nothing with ``model``
+    :return: the graph of a copy in evaluation mode that shares nothing with ``model``; optional arguments of its
+        ``forward`` have their default values
     :raises ConversionError: if the model cannot be copied or traced; the message names the line of the model
     """
     if not isinstance(model, nn.Module):
@@ -40,19 +44,49 @@ def trace(model: nn.Module) -> fx.GraphModule:
         ) from error
     tracer = _Tracer()
     try:
-        graph = tracer.trace(root)
+        graph = tracer.trace(root, concrete_args=_defaults(root.forward))
     except Exception as error:
         raise ConversionError(
             f"torch.fx cannot trace {name}: {error}\n{_user_line(error)}"
             "Replace control flow that depends on tensor values or sizes by operations on tensors, or move it out of "
             "the model and convert the part that computes"
         ) from error
-    return fx.GraphModule(root, graph)
+    return fx.GraphModule(root, graph).eval()
+
+
+@torch.no_grad()
+def check_outputs(ann: nn.Module, model: fx.GraphModule, x: Tensor) -> None:
+    """
+    :param ann: a module; it is left as it was
+    :param model: its graph, on the device of ``x``
+    :param x: a batch
+    :raises ConversionError: if the two do not compute the same
+    """
+    eager = copy.deepcopy(ann).eval().to(x.device)
+    for y, traced in zip(tree_leaves(eager(x.clone())), tree_leaves(model(x)), strict=False):
+        if not isinstance(y, Tensor) or not y.is_floating_point() or y.numel() == 0:
+            continue
+        error = (y - traced).abs().max() / y.abs().max().clamp_min(torch.finfo(y.dtype).tiny)
+        if error > torch.finfo(y.dtype).eps ** 0.5:
+            raise ConversionError(
+                f"the graph that torch.fx made of {type(ann).__name__} computes something else than the model "
+                f"(relative error {error:.1e}). Usual causes: an in-place operation (x += y, x.relu_()) on a tensor "
+                "that is read again under another name or through a view, and values that change from call to call"
+            )
+
+
+def _defaults(forward: Callable) -> dict[str, object]:
+    """What the caller of a model need not give: ``if mask is not None`` can only be traced with a value for it."""
+    parameters = inspect.signature(forward).parameters.values()
+    given = [p for p in parameters if p.default is not p.empty]
+    # The first argument is the calibration batch, whatever its default.
+    return {p.name: p.default for p in given if p is not next(iter(parameters))}
 
 
 def _user_line(error: Exception) -> str:
     """The innermost line of the traceback that belongs neither to torch nor to this package."""
-    own = (str(Path(torch.__file__).parent), str(Path(__file__).parents[2]), sys.prefix + "/lib/python")
+    own = (str(Path(torch.__file__).parent), str(Path(__file__).parents[2]))
+    libraries = (sys.prefix + "/lib/python", sys.base_prefix + "/lib/python")
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(own)]
-    frames = frames or [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(own[:2])]
+    frames = [f for f in frames if not f.filename.startswith(libraries)] or frames
     return f'at {frames[-1].filename}, line {frames[-1].lineno}: {frames[-1].line}\n' if frames else ""

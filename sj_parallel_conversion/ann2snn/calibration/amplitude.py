@@ -1,0 +1,13 @@
+"""Shared by the calibrations."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from ...neuron import SpikingNode
+
+
+def own_amplitude(neuron: SpikingNode) -> None:
+    """Give ``neuron`` an amplitude of its own, equal to its threshold until it is set."""
+    if neuron.amplitude is None:
+        neuron.amplitude = nn.Parameter(neuron.v_threshold.detach().clone())

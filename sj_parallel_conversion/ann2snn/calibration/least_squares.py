@@ -1,0 +1,145 @@
+"""Thresholds, shifts and amplitudes by least squares, each layer against the ANN with the spiking prefix as input."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, fx
+
+from ...neuron import SpikingNode
+from ..sites import Site
+from ..sweep import Sweep, Visitor
+from .amplitude import own_amplitude
+
+if TYPE_CHECKING:
+    from ..config import ConversionConfig
+    from ..data import CalibrationData
+
+_SAMPLES = 4_096  # a channel; more do not change the optimum
+_COARSE = tuple(1.15 * 0.85**i for i in range(20))  # candidates for the full scale over the largest activation
+_FINE = (0.88, 0.92, 0.96, 1.04, 1.08, 1.12)
+_OFFSETS = (0.3, 0.4, 0.5, 0.6, 0.7)
+_ROUNDS = 0
+
+
+def least_squares(
+    ann: fx.GraphModule,
+    snn: fx.GraphModule,
+    sites: list[Site],
+    data: CalibrationData,
+    config: ConversionConfig,
+) -> None:
+    r"""
+    Layer by layer in graph order: shift = mean error of the neuron's input, then the threshold and the amplitude that
+    fit the neuron's level k to the ANN's activation y,
+    :math:`\min_{\theta, a} \sum (y - a\, k_\theta)^2` with :math:`a = \sum k y / \sum k^2`.
+
+    :param ann: the reference
+    :param snn: the network with neurons; their parameters are set
+    :param sites: the activations
+    :param data: calibration data, read once
+    :param config: the conversion's options; thresholds are searched only if ``threshold="mse"``
+    """
+    batches = list(data.batches("read calibration data"))
+    visitor = FitNeurons(ann, snn, sites, config)
+    Sweep(ann, snn, {site.name for site in sites}).run(batches, visitor, config.show_progress)
+
+
+class FitNeurons(Visitor):
+    """Fits each neuron when the sweep comes to it."""
+
+    def __init__(
+        self, ann: fx.GraphModule, snn: fx.GraphModule, sites: list[Site], config: ConversionConfig
+    ) -> None:
+        self.ann, self.snn = ann, snn
+        self.max_level = config.node_type.code.max_level(config.time_steps)
+        self.sites = {site.name: site for site in sites if not site.is_lossless(self.max_level)}
+        self.search = config.threshold == "mse"
+
+    def before(self, node: fx.Node, ann_input: list[Tensor], snn_input: list[Tensor]) -> None:
+        if node.target not in self.sites:
+            return
+        site = self.sites[node.target]
+        neuron = self.snn.get_submodule(node.target).node
+        reference = self.ann.get_submodule(node.target)
+        z1, z0 = _samples(site, ann_input), _samples(site, snn_input)
+        y = _samples(site, [reference(x) for x in ann_input])
+        fit_neuron(neuron, z1, z0, y, self.search)
+
+
+def fit_neuron(neuron: SpikingNode, z1: Tensor, z0: Tensor, y: Tensor, search: bool) -> None:
+    """
+    :param neuron: its shift, amplitude and, if ``search``, threshold and initial charge are set
+    :param z1: the ANN's input of the activation, ``[C, samples]``
+    :param z0: the spiking network's input at the same places
+    :param y: the ANN's activation
+    :param search: whether the threshold is searched
+    """
+    max_level = neuron.code.max_level(neuron.T)
+    per_threshold = neuron.code.levels_per_threshold(neuron.T)
+    shift = (z1 - z0).mean(1)
+    fit = _LevelFit(z0 + shift.unsqueeze(1), y, max_level)
+    step = (neuron.v_threshold / per_threshold).expand(len(y)).float()
+    psi = torch.full_like(step, 0.5)
+    if search:
+        step, psi = fit.search(step)
+    amplitude = fit.amplitude(step, psi)
+    own_amplitude(neuron)
+    for parameter, value in (
+        (neuron.v_threshold, step * per_threshold),
+        (neuron.shift, shift),
+        (neuron.amplitude, amplitude * per_threshold),
+    ):
+        parameter.data = (value if neuron.v_threshold.dim() or len(y) > 1 else value[0]).to(parameter.dtype)
+    neuron.shift.data += ((psi - 0.5) * step).view_as(neuron.shift).to(neuron.shift.dtype)
+
+
+class _LevelFit:
+    """Squared error of ``amplitude * level`` against the ANN's activation, for any step and rounding offset."""
+
+    def __init__(self, z: Tensor, y: Tensor, max_level: int) -> None:
+        self.z, self.y, self.max_level = z, y, max_level
+        self.largest = torch.maximum(y.amax(1), 1e-12 + 0 * y[:, 0])
+
+    def levels(self, step: Tensor, psi: Tensor) -> Tensor:
+        return (self.z / step.unsqueeze(1)).add_(psi.unsqueeze(1)).floor_().clamp_(0, self.max_level)
+
+    def explained(self, step: Tensor, psi: Tensor) -> Tensor:
+        """How much of sum(y^2) the best amplitude explains, by channel; negative amplitudes explain nothing."""
+        k = self.levels(step, psi)
+        return (k * self.y).sum(1).clamp_min(0).square() / k.square().sum(1).clamp_min(1e-12)
+
+    def amplitude(self, step: Tensor, psi: Tensor) -> Tensor:
+        """The least-squares value of one level; ``step`` where no level is ever reached."""
+        k = self.levels(step, psi)
+        norm = k.square().sum(1)
+        return torch.where(norm > 0, (k * self.y).sum(1).clamp_min(0) / norm.clamp_min(1e-12), step)
+
+    def search(self, step: Tensor) -> tuple[Tensor, Tensor]:
+        psi = torch.full_like(step, 0.5)
+        best = self.explained(step, psi)
+        full = self.largest / self.max_level
+        for clip in _COARSE:
+            step, psi, best = self._better(full * clip, psi, step, psi, best)
+        for _ in range(_ROUNDS):
+            for offset in _OFFSETS:
+                step, psi, best = self._better(step, torch.full_like(psi, offset), step, psi, best)
+            base = step
+            for factor in _FINE:
+                step, psi, best = self._better(base * factor, psi, step, psi, best)
+        return step, psi
+
+    def _better(self, new_step: Tensor, new_psi: Tensor, step: Tensor, psi: Tensor, best: Tensor) -> tuple[Tensor, ...]:
+        explained = self.explained(new_step, new_psi)
+        better = explained > best
+        return torch.where(better, new_step, step), torch.where(better, new_psi, psi), torch.maximum(best, explained)
+
+
+def _samples(site: Site, batches: list[Tensor]) -> Tensor:
+    """``[C, samples]``, float32, at most ``_SAMPLES`` of them, spread evenly over the data."""
+    rows = [site.by_channel(x) for x in batches]
+    stride = max(1, sum(r.shape[1] for r in rows) // _SAMPLES)
+    # an odd stride walks over all rows and columns of a feature map
+    stride += 1 - stride % 2
+    return torch.cat([r[:, ::stride] for r in rows], 1).float()

@@ -1,0 +1,167 @@
+"""Ridge regression for layers: the change of weights and bias that brings their output nearer to a target."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.conv import _ConvNd
+
+LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # relative to the mean variance of the inputs
+_ROWS = 131_072  # samples a layer; more change the solution less than the choice of images does
+_ELEMENTS = 2**26  # of the regression's input, which is what limits its memory
+_ITERATIONS = 4
+
+
+class LayerSamples:
+    """
+    Samples of what goes into a layer and of what should come out of it.
+
+    :param layer: a linear layer, or a convolution of any dimension, stride, padding, dilation and groups
+    :param images: how many images will be added
+    """
+
+    def __init__(self, layer: nn.Module, images: int) -> None:
+        self.layer = layer
+        self.groups = getattr(layer, "groups", 1)
+        rows = min(_ROWS, _ELEMENTS // (layer.weight[0].numel() * self.groups))
+        self._per_image = max(1, rows // images)
+        self._generator = torch.Generator().manual_seed(0)
+        self._inputs: list[Tensor] = []
+        self._outputs: list[Tensor] = []
+        self._targets: list[Tensor] = []
+        self._image: list[Tensor] = []
+
+    def add(self, u: Tensor, output: Tensor, target: Tensor) -> None:
+        """
+        :param u: the layer's input, a batch
+        :param output: what comes out, or that plus what is added to it
+        :param target: what should come out, same shape
+        """
+        to_rows = _linear_rows if isinstance(self.layer, nn.Linear) else _conv_rows
+        places = output[0, ..., 0].numel() if isinstance(self.layer, nn.Linear) else output[0, 0].numel()
+        kept = torch.randperm(places, generator=self._generator)[: self._per_image].to(u.device)
+        self._inputs.append(to_rows(self.layer, u, kept))
+        self._outputs.append(self._pick(output, kept))
+        self._targets.append(self._pick(target, kept))
+        start = sum(len(i) for i in self._image) // max(1, len(kept))
+        self._image.append(torch.arange(len(u)).repeat_interleave(len(kept)) + start)
+
+    def joined(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Inputs ``[groups, rows, features + 1]``, outputs and targets ``[groups, rows, channels]``, image numbers."""
+        x = F.pad(torch.cat(self._inputs, 1), (0, 1), value=1.0)
+        return x, torch.cat(self._outputs, 1), torch.cat(self._targets, 1), torch.cat(self._image)
+
+    def _pick(self, y: Tensor, kept: Tensor) -> Tensor:
+        if isinstance(self.layer, nn.Linear):
+            return y.float().flatten(1, -2)[:, kept].flatten(0, 1).unsqueeze(0) if y.dim() > 2 else y.float()[None]
+        y = y.float().flatten(2)[:, :, kept].transpose(0, 1).flatten(1)
+        return y.view(self.groups, -1, y.shape[1]).transpose(1, 2)
+
+
+def fit_change(samples: LayerSamples, rectified: bool, held_out: int) -> Tensor | None:
+    r"""
+    The change of ``[weight, bias]`` that minimises the squared error of the output, with a ridge penalty that held-out
+    images choose. If a rectifier follows, only what passes it counts:
+
+    .. math:: [z^* > 0]\,(z - z^*)^2 + [z^* \le 0]\,\max(z, 0)^2
+
+    which a few rounds of least squares minimise, each against ``min(z, 0)`` where the target is negative (a majorant
+    of the loss at the present z).
+
+    :param samples: inputs, outputs and targets
+    :param rectified: whether a rectifier follows
+    :param held_out: every how-manieth image is held out
+    :return: ``[groups, features + 1, channels]``, or ``None`` if no change helps the held-out images
+    """
+    x, z0, target, image = samples.joined()
+    held = (image % held_out == held_out - 1).to(x.device)
+    fit = (~held).nonzero().flatten() if held.any() else torch.arange(len(image), device=x.device)
+    xf, zf, tf = x[:, fit], z0[:, fit], target[:, fit]
+    covariance = (xf.transpose(1, 2) @ xf).double()
+    best_ridge, best_change, best_loss = _RIDGES[2], None, None
+    ridges = _RIDGES if held.any() else _RIDGES[2:3]
+    for ridge in ridges:
+        factor = _factorise(covariance, ridge)
+        change = _majorise(xf, zf, tf, factor, rectified)
+        if not held.any():
+            return change
+        loss = _loss(z0[:, held] + x[:, held] @ change, target[:, held], rectified)
+        if best_loss is None or loss < best_loss:
+            best_ridge, best_change, best_loss = ridge, change, loss
+    return best_change if best_loss < _loss(z0[:, held], target[:, held], rectified) else None
+
+
+def apply_change(layer: nn.Module, change: Tensor) -> None:
+    """Add ``change`` ``[groups, features + 1, channels]`` to the weight and bias of ``layer``."""
+    flat = change.transpose(1, 2).flatten(0, 1).to(layer.weight.dtype)
+    layer.weight.data += flat[:, :-1].reshape_as(layer.weight)
+    if layer.bias is None:
+        layer.bias = nn.Parameter(torch.zeros_like(flat[:, -1]))
+    layer.bias.data += flat[:, -1]
+
+
+def _factorise(covariance: Tensor, ridge: float) -> Tensor:
+    diagonal = covariance.diagonal(dim1=1, dim2=2)
+    scale = diagonal[:, :-1].mean(1, keepdim=True)
+    penalty = (ridge * scale).expand_as(diagonal).clone()
+    penalty[:, -1] = 1e-6 * diagonal[:, -1]  # the bias is free
+    return torch.linalg.cholesky(covariance + torch.diag_embed(penalty + 1e-9 * scale + 1e-12))
+
+
+def _majorise(x: Tensor, z0: Tensor, target: Tensor, factor: Tensor, rectified: bool) -> Tensor:
+    z = z0
+    for _ in range(_ITERATIONS if rectified else 1):
+        error = torch.where(target > 0, target, z.clamp(max=0)) - z0 if rectified else target - z0
+        change = torch.cholesky_solve((x.transpose(1, 2) @ error).double(), factor).float()
+        z = z0 + x @ change
+    return change
+
+
+def _loss(z: Tensor, target: Tensor, rectified: bool) -> float:
+    error = torch.where(target > 0, z - target, z.clamp(min=0)) if rectified else z - target
+    return float(error.double().square().sum())
+
+
+def _linear_rows(layer: nn.Linear, u: Tensor, kept: Tensor) -> Tensor:
+    u = u.float()
+    return (u.flatten(1, -2)[:, kept].flatten(0, 1) if u.dim() > 2 else u).unsqueeze(0)
+
+
+def _conv_rows(layer: _ConvNd, u: Tensor, kept: Tensor) -> Tensor:
+    """Patches at the ``kept`` output places, ``[groups, rows, features]`` in the order of ``weight[0].flatten()``."""
+    u = _pad(layer, u.float())
+    index = _patch_index(layer, u.shape[2:], kept)
+    n, groups, (places, taps) = len(u), layer.groups, index.shape
+    patches = u.flatten(2)[:, :, index.flatten()].view(n, groups, -1, places, taps)
+    return patches.permute(1, 0, 3, 2, 4).reshape(groups, n * places, -1)
+
+
+def _pad(layer: _ConvNd, u: Tensor) -> Tensor:
+    if layer.padding == "same":
+        totals = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size)]
+        pairs = [(total // 2, total - total // 2) for total in totals]
+    else:
+        pairs = [(0, 0) if layer.padding == "valid" else (p, p) for p in (layer.padding or layer.kernel_size)]
+    flat = [amount for pair in reversed(pairs) for amount in pair]
+    return F.pad(u, flat, mode="constant" if layer.padding_mode == "zeros" else layer.padding_mode)
+
+
+def _patch_index(layer: _ConvNd, size: torch.Size, kept: Tensor) -> Tensor:
+    """Where in the flattened map the taps of each kept output place lie, ``[places, taps]``."""
+    axes = list(zip(size, layer.kernel_size, layer.stride, layer.dilation))
+    counts = [(s - d * (k - 1) - 1) // step + 1 for s, k, step, d in axes]
+    strides = [1]
+    for s in reversed(size[1:]):
+        strides.insert(0, strides[0] * s)
+    starts = torch.zeros(1, dtype=torch.long)
+    for count, (_, _, step, _), stride in zip(counts, axes, strides):
+        starts = (starts.unsqueeze(1) + torch.arange(count) * (step * stride)).flatten()
+    taps = [
+        sum(t * d * stride for t, (_, _, _, d), stride in zip(tap, axes, strides))
+        for tap in itertools.product(*(range(k) for k in layer.kernel_size))
+    ]
+    return starts.to(kept.device)[kept].unsqueeze(1) + torch.tensor(taps, device=kept.device)

@@ -1,0 +1,115 @@
+"""Least-squares correction of the weights, so that each layer takes back the error made before it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import operator
+
+import torch
+from torch import Tensor, fx
+
+from ..sites import Site
+from ..sweep import Sweep, Visitor
+from .least_squares import FitNeurons
+from .regression import LAYERS, LayerSamples, apply_change, fit_change
+
+if TYPE_CHECKING:
+    from ..config import ConversionConfig
+    from ..data import CalibrationData
+
+_HELD_OUT = 8  # every eighth image chooses the ridge
+
+
+def weights(
+    ann: fx.GraphModule,
+    snn: fx.GraphModule,
+    sites: list[Site],
+    data: CalibrationData,
+    config: ConversionConfig,
+) -> None:
+    """
+    As :func:`~.least_squares.least_squares`, and before each neuron a ridge regression of its input's error on the
+    inputs of the layer that feeds it changes that layer's weights and bias. A residual addition's error is taken
+    back by the branch that has a layer; layers that feed no neuron alone (the classifier, say) correct their own
+    output.
+
+    :param ann: the reference
+    :param snn: the network with neurons; its weights and neurons are set
+    :param sites: the activations
+    :param data: calibration data, read once
+    :param config: the conversion's options
+    """
+    batches = list(data.batches("read calibration data"))
+    visitor = CorrectWeights(ann, snn, sites, config)
+    layers = {name for name, module in snn.named_modules() if isinstance(module, LAYERS)}
+    Sweep(ann, snn, {site.name for site in sites}, layers).run(batches, visitor, config.show_progress)
+
+
+class CorrectWeights(FitNeurons):
+    """Corrects each layer, and each neuron after the layer that feeds it."""
+
+    def __init__(
+        self, ann: fx.GraphModule, snn: fx.GraphModule, sites: list[Site], config: ConversionConfig
+    ) -> None:
+        super().__init__(ann, snn, sites, config)
+        self.inputs: dict[str, list[Tensor]] = {}
+
+    def before(self, node: fx.Node, ann_input: list[Tensor], snn_input: list[Tensor]) -> None:
+        layer = self._feeder(node)
+        if layer is not None and layer in self.inputs:
+            self._correct(layer, self.inputs.pop(layer), ann_input, snn_input, rectified=True)
+        super().before(node, ann_input, snn_input)
+
+    def after(
+        self, node: fx.Node, snn_input: list[Tensor], ann_output: list[Tensor], snn_output: list[Tensor]
+    ) -> None:
+        if node.target in self.sites or not isinstance(self.snn.get_submodule(node.target), LAYERS):
+            return
+        if self._site_fed_by(node):
+            self.inputs[node.target] = list(snn_input)
+        else:
+            self._correct(node.target, snn_input, ann_output, snn_output, rectified=False)
+
+    def _correct(
+        self, layer: str, inputs: list[Tensor], target: list[Tensor], output: list[Tensor], rectified: bool
+    ) -> None:
+        """Change ``layer`` so that ``output`` comes nearer to ``target``; ``output`` is brought up to date."""
+        module = self.snn.get_submodule(layer)
+        samples = LayerSamples(module, sum(len(u) for u in inputs))
+        for u, z0, z1 in zip(inputs, output, target):
+            samples.add(u, z0, z1)
+        change = fit_change(samples, rectified, _HELD_OUT)
+        if change is None:
+            return
+        for b, u in enumerate(inputs):
+            output[b] = output[b] - module(u)
+        apply_change(module, change)
+        for b, u in enumerate(inputs):
+            output[b] = output[b] + module(u)
+
+    def _site_fed_by(self, node: fx.Node) -> bool:
+        """Whether what ``node`` computes reaches one site, and nothing else, through additions alone."""
+        while len(node.users) == 1:
+            (node,) = node.users
+            if node.op == "call_module" and node.target in self.sites:
+                return True
+            if node.target not in (operator.add, torch.add):
+                return False
+        return False
+
+    def _feeder(self, node: fx.Node) -> str | None:
+        """The last layer to run of those that reach the site ``node`` through additions alone."""
+        if not (node.op == "call_module" and node.target in self.sites):
+            return None
+        found, stack = [], [node.args[0]]
+        while stack:
+            source = stack.pop()
+            if len(source.users) > 1:
+                continue
+            if source.op == "call_module" and isinstance(self.snn.get_submodule(source.target), LAYERS):
+                found.append(source)
+            elif source.target in (operator.add, torch.add):
+                stack += source.all_input_nodes
+        order = {n: i for i, n in enumerate(node.graph.nodes)}
+        return max(found, key=order.__getitem__).target if found else None

@@ -1,0 +1,65 @@
+"""Flags -> recipe: the converter that is the same on every SpikingJelly release."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from .network import SpikingNetwork
+from .recipe import ParallelConversionRecipe
+
+
+class ParallelConverter:
+    """
+    Converts a trained ANN into a spiking network with neurons that see the whole time window.
+
+    :param dataloader: calibration data; labels are not used. Batches may be ``x``, ``(x, y)``, ``(x, y, ...)``,
+        ``(x,)`` or ``{"image": x}``
+    :param mode: ``"parallel"``: the neuron and its code
+    :param time_steps: T
+    :param threshold: ``"mse"``, ``"max"`` or a percentile such as ``"99.9%"``
+    :param calibration: a row of :data:`~sj_parallel_conversion.ann2snn.calibration.CALIBRATIONS`
+    :param device: where the spiking network goes; ``None`` means where the ANN is
+    :param show_progress: whether progress bars are drawn
+    :param options: further fields of :class:`~sj_parallel_conversion.ann2snn.config.ConversionConfig`
+    :raises ConfigError: if an option is unknown or out of range
+    """
+
+    def __init__(
+        self,
+        dataloader: Iterable,
+        mode: str = "parallel",
+        time_steps: int = 8,
+        threshold: str = "mse",
+        calibration: str = "least_squares",
+        device: torch.device | str | None = None,
+        show_progress: bool = True,
+        **options: object,
+    ) -> None:
+        self.recipe = ParallelConversionRecipe(
+            dataloader, mode, time_steps, threshold, calibration, show_progress, **options
+        )
+        self.device = device
+
+    def convert(self, ann: nn.Module) -> SpikingNetwork:
+        """
+        :param ann: the trained network; it is left bit for bit as it was
+        :return: the spiking network
+        :raises ConversionError: if the model cannot be converted
+        :raises DataError: if the calibration data are unusable
+        """
+        return run_recipe(self, ann)
+
+    __call__ = convert
+
+
+def run_recipe(converter: object, ann: nn.Module) -> SpikingNetwork:
+    """
+    :param converter: anything that has a :class:`ParallelConversionRecipe` as ``recipe``, and a ``device``
+    :param ann: the trained network
+    :return: the spiking network
+    """
+    converter.recipe.validate(converter)
+    return converter.recipe.convert_module(converter, ann)

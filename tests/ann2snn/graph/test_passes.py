@@ -1,0 +1,194 @@
+"""Graph passes leave the outputs of a network as they were, and the network that was traced as it was."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torchvision
+from nets import IMAGES, INPLACE_KINDS, NETS, InplaceReLUReadLater, conv_bn_relu, lively, net, volume
+from torch import Tensor, fx, nn
+from torchvision.models.googlenet import Inception
+from torchvision.models.mobilenetv2 import InvertedResidual as InvertedResidualV2
+from torchvision.models.shufflenetv2 import InvertedResidual
+
+from sj_parallel_conversion.ann2snn import graph
+from sj_parallel_conversion.ann2snn.graph.passes import free_name
+from sj_parallel_conversion.ann2snn.graph.shapes import record_shapes
+
+PICTURES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+def all_passes(model: fx.GraphModule, x: Tensor) -> None:
+    graph.remove_inplace(model)
+    graph.standardise_activations(model)
+    graph.one_module_per_call(model)
+    record_shapes(model, x)
+    graph.fuse_batchnorms(model)
+
+
+def modules_of(model: fx.GraphModule) -> list[nn.Module]:
+    return [model.get_submodule(node.target) for node in model.graph.nodes if node.op == "call_module"]
+
+
+def count(model: fx.GraphModule, kind: type[nn.Module] | tuple) -> int:
+    return sum(isinstance(module, kind) for module in modules_of(model))
+
+
+def assert_same(actual: object, expected: object) -> None:
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NETS)
+@torch.no_grad()
+def test_small_networks(name: str) -> None:
+    ann, x = net(name)
+    before = {key: value.clone() for key, value in ann.state_dict().items()}
+    expected = ann(x.clone())
+    model = graph.trace(ann)
+    all_passes(model, x)
+    model.graph.lint()
+    kept = x.clone()
+    assert_same(model(x), expected)
+    assert torch.equal(x, kept), "the input was written to"
+    assert torch.equal(ann(x.clone()), expected), "the original has changed"
+    assert all(torch.equal(before[key], value) for key, value in ann.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("make", "left"),
+    [
+        pytest.param(lambda: torchvision.models.resnet18(num_classes=10), 0, id="resnet18"),
+        pytest.param(lambda: torchvision.models.vgg11_bn(init_weights=False).features[:11], 0, id="vgg11_bn"),
+        pytest.param(lambda: torchvision.models.densenet121(block_config=(2, 1, 1, 1)).features[:6], None, id="densenet"),
+        pytest.param(lambda: Inception(3, 4, 6, 8, 2, 4, 4), 0, id="googlenet"),
+        pytest.param(lambda: InvertedResidual(3, 8, 2), 0, id="shufflenet"),
+        pytest.param(lambda: InvertedResidualV2(3, 3, 1, 6), 0, id="mobilenet_v2"),
+    ],
+)
+@torch.no_grad()
+def test_torchvision_models(make, left: int | None) -> None:
+    """Real models, or a block of each; ``left`` BatchNorms are not fed by a convolution alone."""
+    torch.manual_seed(0)
+    ann = lively(make(), PICTURES)
+    expected = ann(PICTURES)
+    model = graph.trace(ann)
+    all_passes(model, PICTURES)
+    torch.testing.assert_close(model(PICTURES), expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
+    assert graph.activation_sites(model)
+    if left is not None:
+        assert count(model, nn.BatchNorm2d) == left
+
+
+@pytest.mark.parametrize(
+    ("name", "norms_left"),
+    [
+        ("conv 1d", 0),
+        ("conv 2d", 0),
+        ("conv 3d", 0),
+        ("conv 2d, groups, no bias", 0),
+        ("transposed 1d", 0),
+        ("transposed 2d, stride", 0),
+        ("transposed 3d", 0),
+        ("transposed 2d, groups", 1),
+        ("mlp", 0),
+        ("tokens, norm over channels", 1),
+        ("tokens, norm over tokens", 1),
+        ("shared conv", 0),
+        ("norm of two convs", 0),
+        ("conv with two norms", 2),
+        ("conv read twice", 1),
+        ("concatenated", 1),
+    ],
+)
+def test_which_norms_are_fused(name: str, norms_left: int) -> None:
+    ann, x = net(name)
+    model = graph.trace(ann)
+    all_passes(model, x)
+    norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+    assert count(model, norms) == norms_left
+    assert sum(isinstance(module, norms) for module in model.modules()) == norms_left, "unused modules are kept"
+
+
+@pytest.mark.parametrize("options", [{"affine": False}, {"track_running_stats": False}, {"eps": 0.5}])
+@torch.no_grad()
+def test_options_of_batchnorm(options: dict) -> None:
+    ann = nn.Sequential(nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6, **options), nn.ReLU()).eval()
+    x, model = volume(2), graph.trace(ann)
+    all_passes(model, x)
+    assert_same(model(x), ann(x))
+    assert count(model, nn.BatchNorm2d) == ("track_running_stats" in options)
+
+
+@torch.no_grad()
+def test_parametrised_layers_are_not_fused() -> None:
+    ann = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 6, 3)), nn.BatchNorm2d(6), nn.ReLU()).eval()
+    x, model = volume(2), graph.trace(ann)
+    all_passes(model, x)
+    assert_same(model(x), ann(x))
+    assert count(model, nn.BatchNorm2d) == 1
+
+
+@torch.no_grad()
+def test_float64_stays_float64() -> None:
+    ann, x = conv_bn_relu(2).double(), volume(2).double()
+    lively(ann, x)
+    model = graph.trace(ann)
+    all_passes(model, x)
+    torch.testing.assert_close(model(x), ann(x), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", INPLACE_KINDS)
+def test_no_inplace_operation_is_left(kind: str) -> None:
+    model = graph.trace(InplaceReLUReadLater(kind).eval())
+    graph.remove_inplace(model)
+    for node in model.graph.nodes:
+        assert not str(node.target).endswith("_")
+        assert not getattr(node.target, "__name__", "").endswith("_")
+        assert node.kwargs.get("inplace") is not True
+    assert not any(getattr(module, "inplace", False) for module in modules_of(model))
+
+
+@pytest.mark.parametrize("kind", INPLACE_KINDS)
+@torch.no_grad()
+def test_removing_inplace_operations_alone_is_exact(kind: str) -> None:
+    ann = InplaceReLUReadLater(kind).eval()
+    model = graph.trace(ann)
+    graph.remove_inplace(model)
+    assert torch.equal(model(IMAGES), ann(IMAGES))
+
+
+def test_one_module_per_call() -> None:
+    ann, _ = net("shared relu")
+    model = graph.trace(ann)
+    graph.one_module_per_call(model)
+    relus = [module for module in modules_of(model) if isinstance(module, nn.ReLU)]
+    assert len(relus) == 3 and len({id(relu) for relu in relus}) == 3
+    targets = [node.target for node in model.graph.nodes if node.op == "call_module"]
+    assert len(set(targets)) == len(targets)
+
+
+def test_one_module_per_call_of_one_kind() -> None:
+    ann, _ = net("shared conv")
+    model = graph.trace(ann)
+    graph.standardise_activations(model)
+    graph.one_module_per_call(model, nn.ReLU)
+    convs = [module for module in modules_of(model) if isinstance(module, nn.Conv2d)]
+    assert len(convs) == 2 and convs[0] is convs[1]
+
+
+def test_copies_of_a_shared_layer_are_independent() -> None:
+    ann, x = net("shared conv")
+    model = graph.trace(ann)
+    all_passes(model, x)
+    first, second = (module for module in modules_of(model) if isinstance(module, nn.Conv2d))
+    assert first.weight.data_ptr() != second.weight.data_ptr()
+
+
+def test_free_names() -> None:
+    model = nn.Sequential(nn.ReLU(), nn.Sequential(nn.ReLU()))
+    assert free_name(model, "relu") == "relu"
+    assert free_name(model, "0") == "0_1"
+    assert free_name(model, "1.0") == "1.0_1"
+    assert free_name(model, "forward") == "forward_1"
+    model.add_module("0_1", nn.ReLU())
+    assert free_name(model, "0") == "0_2"

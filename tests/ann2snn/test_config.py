@@ -1,0 +1,94 @@
+"""The options: defaults, and what is refused with the valid ones listed."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+
+import pytest
+
+import sj_parallel_conversion as sjpc
+from sj_parallel_conversion.ann2snn.calibration import CALIBRATIONS
+from sj_parallel_conversion.ann2snn.config import MODES
+
+
+def test_defaults() -> None:
+    assert sjpc.ConversionConfig().as_dict() == {
+        "mode": "parallel",
+        "time_steps": 8,
+        "threshold": "mse",
+        "calibration": "least_squares",
+        "per_channel": True,
+        "show_progress": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "listed"),
+    [
+        ("mode", "paralel", list(MODES)),
+        ("mode", None, list(MODES)),
+        ("mode", ["parallel"], list(MODES)),
+        ("calibration", "da-qcfs", list(CALIBRATIONS)),
+        ("calibration", None, list(CALIBRATIONS)),
+        ("threshold", "min", ["'mse'", "'max'", "'99.9%'"]),
+        ("threshold", "0%", ["'mse'", "'max'"]),
+        ("threshold", "101%", ["'mse'", "'max'"]),
+        ("threshold", "nan%", ["'mse'", "'max'"]),
+        ("threshold", "99.9", ["'mse'", "'max'"]),
+        ("threshold", "%", ["'mse'", "'max'"]),
+        ("threshold", 0.5, ["'mse'", "'max'"]),
+        ("threshold", None, ["'mse'", "'max'"]),
+        ("time_steps", 0, ["integer >= 1"]),
+        ("time_steps", -1, ["integer >= 1"]),
+        ("time_steps", 2.5, ["integer >= 1"]),
+        ("time_steps", 8.0, ["integer >= 1"]),
+        ("time_steps", True, ["integer >= 1"]),
+        ("time_steps", "4", ["integer >= 1"]),
+        ("time_steps", None, ["integer >= 1"]),
+        ("per_channel", 1, ["True or False"]),
+        ("show_progress", "yes", ["True or False"]),
+    ],
+)
+@pytest.mark.parametrize("make", ["config", "recipe", "converter"])
+def test_refused(make: str, option: str, value: object, listed: list[str]) -> None:
+    def build() -> object:
+        if make == "config":
+            return sjpc.ConversionConfig(**{option: value})
+        cls = sjpc.ParallelConversionRecipe if make == "recipe" else sjpc.ParallelConverter
+        return cls([], **{option: value})
+
+    with pytest.raises(sjpc.ConfigError, match=option) as error:
+        build()
+    assert repr(value) in str(error.value)
+    assert all(valid in str(error.value) for valid in listed)
+
+
+@pytest.mark.parametrize("threshold", ["mse", "max", "99.9%", "100%", "0.5%", "50 %"])
+def test_thresholds_that_are_taken(threshold: str) -> None:
+    assert sjpc.ConversionConfig(threshold=threshold).threshold == threshold
+
+
+@pytest.mark.parametrize(
+    "make", [sjpc.ConversionConfig.from_options, lambda **options: sjpc.ParallelConversionRecipe([], **options)]
+)
+def test_unknown_options_are_refused_and_the_known_listed(make) -> None:
+    with pytest.raises(sjpc.ConfigError, match="'steps'") as error:
+        make(steps=8)
+    assert all(name in str(error.value) for name in sjpc.ConversionConfig().as_dict())
+
+
+def test_is_plain_data() -> None:
+    config = sjpc.ConversionConfig(time_steps=4, threshold="99%")
+    assert sjpc.ConversionConfig(**json.loads(json.dumps(config.as_dict()))) == config
+    assert copy.deepcopy(config) == config == pickle.loads(pickle.dumps(config))
+    with pytest.raises(AttributeError):
+        config.time_steps = 8
+
+
+def test_errors_are_value_errors() -> None:
+    """So that code which catches what SpikingJelly raises goes on working."""
+    assert issubclass(sjpc.SJPCError, ValueError)
+    for error in (sjpc.ConfigError, sjpc.DataError, sjpc.ConversionError, sjpc.RegistrationError):
+        assert issubclass(error, sjpc.SJPCError)

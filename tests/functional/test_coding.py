@@ -1,0 +1,139 @@
+"""Codes: every level is written as a train and read back, with the digits that the code promises."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sj_parallel_conversion.errors import ConfigError
+from sj_parallel_conversion.functional import CODES, decode, encode
+from sj_parallel_conversion.functional.coding import MAX_WEIGHTED_STEPS
+
+WEIGHTED = ["binary", "signed_digit"]
+FLOATS = [torch.float64, torch.float32]
+
+
+def all_levels(code_name: str, T: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.arange(CODES[code_name].max_level(T) + 1, dtype=dtype)
+
+
+@pytest.mark.parametrize("T", range(1, 13))
+@pytest.mark.parametrize("code_name", CODES)
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_every_level_is_read_back(code_name: str, T: int, dtype: torch.dtype) -> None:
+    code, levels = CODES[code_name], all_levels(code_name, T, dtype)
+    train = encode(levels, code, T)
+    assert train.shape == (T, len(levels)) and train.dtype == dtype
+    assert set(train.unique().tolist()) <= set(code.symbols)
+    assert torch.equal(decode(train, code), levels)
+
+
+@pytest.mark.parametrize("T", range(1, 13))
+def test_negative_levels_of_signed_digits(T: int) -> None:
+    code, levels = CODES["signed_digit"], -all_levels("signed_digit", T)
+    train = encode(levels, code, T)
+    assert torch.equal(decode(train, code), levels)
+    assert torch.equal(train, -encode(-levels, code, T))
+
+
+@pytest.mark.parametrize("code_name", WEIGHTED)
+def test_longest_weighted_train(code_name: str) -> None:
+    code, T = CODES[code_name], MAX_WEIGHTED_STEPS
+    levels = torch.tensor([0.0, 1, 2**T - 1, 2**T - 2, 2 ** (T - 1), 2 ** (T - 1) + 1, 11184811])
+    assert torch.equal(decode(encode(levels, code, T), code), levels)
+
+
+@pytest.mark.parametrize("T", [1, 2, 3, 16, 64])
+def test_sorted_trains_are_sorted_and_nested(T: int) -> None:
+    train = encode(all_levels("sorted", T), CODES["sorted"], T)
+    assert (train[1:] >= train[:-1]).all()  # zeros first, then ones
+    assert (train[:, 1:] >= train[:, :-1]).all()  # a larger level fires wherever a smaller one does
+
+
+@pytest.mark.parametrize("T", range(1, 7))
+def test_binary_digits_are_the_binary_number(T: int) -> None:
+    train = encode(all_levels("binary", T), CODES["binary"], T)
+    for k in range(2**T):
+        assert "".join(str(int(s)) for s in train[:, k]) == format(k, f"0{T}b")
+
+
+@pytest.mark.parametrize("T", range(1, 8))
+def test_signed_digits_are_canonic_where_they_fit_and_as_few_as_possible(T: int) -> None:
+    code = CODES["signed_digit"]
+    words = torch.tensor(list(itertools.product((-1, 0, 1), repeat=T)), dtype=torch.float32)
+    values, digits = decode(words.T, code), words.abs().sum(1)
+    adjacent = (words[:, 1:] * words[:, :-1]).abs().sum(1) if T > 1 else torch.zeros(len(words))
+    train = encode(all_levels("signed_digit", T), code, T)
+    for k in range(2**T):
+        same = values == k
+        assert train[:, k].abs().sum() == digits[same].min(), f"level {k}"
+        canonic = words[same & (adjacent == 0)]
+        if len(canonic):  # the non-adjacent form is unique
+            assert torch.equal(train[:, k], canonic[0]), f"level {k}"
+
+
+@pytest.mark.parametrize("code_name", CODES)
+@given(data=st.data())
+def test_any_shape(code_name: str, data: st.DataObject) -> None:
+    code = CODES[code_name]
+    T = data.draw(st.integers(1, 64 if code_name == "sorted" else MAX_WEIGHTED_STEPS))
+    shape = data.draw(st.lists(st.integers(0, 3), max_size=4))
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
+    levels = torch.randint(0, code.max_level(T) + 1, shape, generator=generator).float()
+    train = encode(levels, code, T)
+    assert train.shape == (T, *shape)
+    assert torch.equal(decode(train, code), levels)
+
+
+@pytest.mark.parametrize("code_name", CODES)
+def test_decode_reads_half_precision_trains_exactly(code_name: str) -> None:
+    code = CODES[code_name]
+    T = 64 if code_name == "sorted" else 16
+    levels = torch.arange(0, code.max_level(T) + 1, max(1, code.max_level(T) // 500)).float()
+    for dtype in (torch.bfloat16, torch.float16, torch.int8, torch.bool):
+        if dtype is torch.bool and code_name == "signed_digit":
+            continue
+        assert torch.equal(decode(encode(levels, code, T).to(dtype), code), levels)
+
+
+@pytest.mark.parametrize("T", [1, 3, 8])
+@pytest.mark.parametrize("code_name", CODES)
+def test_decode_after_encode_has_derivative_one(code_name: str, T: int) -> None:
+    code = CODES[code_name]
+    levels = all_levels(code_name, T).requires_grad_()
+    read = decode(encode(levels, code, T), code)
+    assert torch.equal(read, levels)
+    (grad,) = torch.autograd.grad(read.sum(), levels)
+    torch.testing.assert_close(grad, torch.ones_like(grad))
+
+
+@pytest.mark.parametrize("T", [0, -1, 2.5, True, "4", None])
+@pytest.mark.parametrize("code_name", CODES)
+def test_steps_that_are_refused(code_name: str, T: object) -> None:
+    with pytest.raises(ConfigError, match=r"time_steps.*integer >= 1") as error:
+        CODES[code_name].check_steps(T)
+    assert repr(T) in str(error.value)
+
+
+@pytest.mark.parametrize("code_name", WEIGHTED)
+def test_weighted_trains_that_float32_cannot_hold_are_refused(code_name: str) -> None:
+    CODES[code_name].check_steps(MAX_WEIGHTED_STEPS)
+    with pytest.raises(ConfigError, match=f"{code_name} code"):
+        CODES[code_name].check_steps(MAX_WEIGHTED_STEPS + 1)
+    CODES["sorted"].check_steps(1000)
+
+
+@pytest.mark.parametrize(
+    ("code_name", "T", "weights", "max_level", "per_threshold"),
+    [("sorted", 4, [1, 1, 1, 1], 4, 4), ("binary", 4, [8, 4, 2, 1], 15, 1), ("signed_digit", 3, [4, 2, 1], 7, 1)],
+)
+def test_table(code_name: str, T: int, weights: list[int], max_level: int, per_threshold: int) -> None:
+    code = CODES[code_name]
+    assert code.name == code_name
+    assert code.weights(T) == weights
+    assert code.max_level(T) == max_level
+    assert code.levels_per_threshold(T) == per_threshold
