@@ -21,7 +21,7 @@ from .errors import (
     SJPCError,
     UnsupportedReleaseError,
 )
-from .neuron import ParallelConversionNode
+from .neuron import ParallelConversionNode, SpikePackNode, TSANode
 from .registration import register, unregister
 
 __version__ = "0.1.0"
@@ -39,7 +39,9 @@ __all__ = [
     "ParallelConverter",
     "RegistrationError",
     "SJPCError",
+    "SpikePackNode",
     "SpikingNetwork",
+    "TSANode",
     "UnsupportedReleaseError",
     "register",
     "replace_activations",

@@ -19,7 +19,8 @@ SUPPORTED_RELEASES = ("0.0.0.0.14", "2.0.0")
 def _unsupported(reason: object) -> UnsupportedReleaseError:
     return UnsupportedReleaseError(
         f"sj_parallel_conversion needs SpikingJelly {' or '.join(SUPPORTED_RELEASES)}, and what is installed cannot be "
-        f"used ({reason}). Install one of them, for example: pip install spikingjelly=={SUPPORTED_RELEASES[-1]}"
+        f"used ({reason}). Install one of them (pip install spikingjelly=={SUPPORTED_RELEASES[-1]}), or the module "
+        "that it misses"
     )
 
 

@@ -18,7 +18,7 @@ class SharedReLU(nn.Module):
         self.relu, self.head = relu, nn.Linear(4, 5)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.relu(self.b(self.a(x)).mean((2, 3)) - 0.1))
+        return self.head(self.relu(self.b(self.a(x)).mean((2, 3)) + 0.1))
 
 
 class SharedConv(nn.Module):

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 
 from ..errors import ConfigError
-from ..neuron import ParallelConversionNode, SpikingNode
+from ..neuron import ParallelConversionNode, SpikePackNode, SpikingNode, TSANode
 from .calibration import CALIBRATIONS
 from .threshold import check_threshold
 
 MODES: dict[str, type[SpikingNode]] = {
     "parallel": ParallelConversionNode,
+    "spikepack": SpikePackNode,
+    "css": TSANode,
 }
 
 

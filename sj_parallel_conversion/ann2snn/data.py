@@ -41,6 +41,25 @@ def model_input(batch: object, index: int) -> Tensor:
     return candidate
 
 
+def replayable(dataloader: Iterable) -> Iterable:
+    """
+    :param dataloader: what the user gave
+    :return: the same, or its batches if it is an iterator that can be read only once
+    :raises DataError: if it is None or not iterable
+    """
+    if dataloader is None:
+        raise DataError(
+            "dataloader=None: conversion needs calibration data (some tens to thousands of unlabelled inputs, such "
+            "as a DataLoader of training images) to choose thresholds"
+        )
+    readable = isinstance(dataloader, Iterable) or hasattr(dataloader, "__getitem__")
+    if isinstance(dataloader, (Tensor, Mapping, str)) or not readable:
+        raise DataError(
+            f"dataloader must be an iterable of batches, got {type(dataloader).__name__}; wrap one batch x as [x]"
+        )
+    return list(dataloader) if isinstance(dataloader, Iterator) else dataloader
+
+
 class CalibrationData:
     """
     The calibration images as a re-iterable stream of ``[N, ...]`` tensors on one device, in the model's dtype.
@@ -55,18 +74,7 @@ class CalibrationData:
     def __init__(
         self, dataloader: Iterable, device: torch.device, dtype: torch.dtype | None, show_progress: bool
     ) -> None:
-        if dataloader is None:
-            raise DataError(
-                "dataloader=None: conversion needs calibration data (some tens to thousands of unlabelled inputs, such "
-                "as a DataLoader of training images) to choose thresholds"
-            )
-        readable = isinstance(dataloader, Iterable) or hasattr(dataloader, "__getitem__")
-        if isinstance(dataloader, (Tensor, Mapping, str)) or not readable:
-            raise DataError(
-                f"dataloader must be an iterable of batches, got {type(dataloader).__name__}; wrap one batch x as [x]"
-            )
-        one_shot = isinstance(dataloader, Iterator)
-        self._source = list(dataloader) if one_shot else dataloader
+        self._source = replayable(dataloader)
         self._device, self._dtype, self._show_progress = device, dtype, show_progress
 
     def first(self) -> Tensor:

@@ -10,9 +10,9 @@ from torch import fx, nn
 
 from ..compat import ModuleConversionRecipe
 from . import graph
-from .calibration import CALIBRATIONS
+from .calibration import CALIBRATIONS, SEARCH_THRESHOLDS
 from .config import ConversionConfig
-from .data import CalibrationData
+from .data import CalibrationData, replayable
 from .graph.shapes import record_shapes
 from .network import SpikingNetwork
 from .sites import Site, SpikingActivation, find_sites, make_node
@@ -56,7 +56,7 @@ class ParallelConversionRecipe(ModuleConversionRecipe):
 
     def validate(self, converter: object) -> None:
         """:raises DataError: if the dataloader is None or no iterable of batches"""
-        CalibrationData(self.dataloader, torch.device("cpu"), None, False)
+        self.dataloader = replayable(self.dataloader)
 
     @torch.no_grad()
     def convert_module(self, converter: object, ann: nn.Module) -> SpikingNetwork:
@@ -113,7 +113,8 @@ def place_neurons(
     :return: a copy of ``model`` with a neuron at each site
     """
     max_level = config.node_type.code.max_level(config.time_steps)
-    v_max = observe(model, sites, data, config.threshold, max_level)
+    searched_later = config.threshold == "mse" and config.calibration in SEARCH_THRESHOLDS
+    v_max = observe(model, sites, data, "max" if searched_later else config.threshold, max_level)
     snn = copy.deepcopy(model)
     for site in sites:
         node = make_node(site, config.node_type, config.time_steps, v_max[site.name])

@@ -20,7 +20,7 @@ def replace_activations(ann: nn.Module, activation: Callable[..., nn.Module], **
     :raises ConversionError: if ``ann`` cannot be traced or has no activation to replace
     :raises ConfigError: if ``activation`` cannot be called
     """
-    if not callable(activation):
+    if not callable(activation) or isinstance(activation, nn.Module):
         raise ConfigError(f"activation must be a class such as sj_parallel_conversion.QCFS, got {activation!r}")
     model = graph.trace(ann)
     graph.remove_inplace(model)

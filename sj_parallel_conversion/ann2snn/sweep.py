@@ -10,7 +10,7 @@ Batches = list[Tensor]
 
 
 class Visitor:
-    """What a calibration does on the way. Lists hold one tensor a batch; those of the spiking network may be changed."""
+    """What a calibration does on the way. Lists hold one tensor a batch; the spiking network's may be changed."""
 
     def before(self, node: fx.Node, ann_input: Batches, snn_input: Batches) -> None:
         """Called when ``node`` is about to run, for nodes with one input or more."""
@@ -27,8 +27,8 @@ class Sweep:
 
     :param ann: the reference
     :param snn: the same graph, with neurons
-    :param at: names of the modules at which the visitor is called; the first of them where the networks differ
-        are the sites
+    :param sites: names of the activations in ``ann`` that are neurons in ``snn``; the visitor is called there
+    :param at: names of further modules at which the visitor is called
     """
 
     def __init__(self, ann: fx.GraphModule, snn: fx.GraphModule, sites: set[str], at: set[str] | None = None) -> None:

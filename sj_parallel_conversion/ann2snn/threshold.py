@@ -12,7 +12,8 @@ from .data import CalibrationData
 from .sites import Site
 
 BINS = 2048
-_CANDIDATES = torch.logspace(-1.7, 0, 80)  # clipping points, relative to the largest activation
+_OCTAVES = 20  # bins are logarithmic, so that an outlier of any size leaves resolution for the rest
+_CANDIDATES = torch.logspace(-4.5, 0, 150)  # clipping points, relative to the largest activation
 
 
 def check_threshold(threshold: object) -> None:
@@ -98,12 +99,13 @@ def _maxima(model: fx.GraphModule, sites: list[Site], data: CalibrationData) -> 
 def _histograms(
     model: fx.GraphModule, sites: list[Site], data: CalibrationData, maxima: dict[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Counts ``[C, BINS + 1]`` of activations relative to their channel's maximum; the first column counts zeros."""
+    """Counts ``[C, BINS + 1]`` of activations by the logarithm of their share of the channel's maximum."""
     counts: dict[str, Tensor] = {}
 
     def see(site: Site, values: Tensor) -> None:
         v_max = maxima[site.name].reshape(-1, 1)
-        bins = (values.float() / v_max.float().clamp_min(1e-30) * BINS).ceil_().clamp_(0, BINS).long()
+        octaves = (values.float() / v_max.float().clamp_min(1e-30)).log2_().clamp_(min=-_OCTAVES - 1)
+        bins = ((octaves / _OCTAVES + 1) * BINS).ceil_().clamp_(0, BINS).long()
         bins += torch.arange(len(bins), device=bins.device).unsqueeze(1) * (BINS + 1)
         new = torch.bincount(bins.flatten(), minlength=len(bins) * (BINS + 1)).view(len(bins), -1).double()
         counts[site.name] = counts[site.name] + new if site.name in counts else new
@@ -112,12 +114,19 @@ def _histograms(
     return counts
 
 
+def _edges(like: Tensor) -> Tensor:
+    """Upper ends of the bins, relative to the maximum. The first bin holds zeros and what is as good as zero."""
+    edges = 2 ** ((torch.arange(BINS + 1, dtype=like.dtype, device=like.device) / BINS - 1) * _OCTAVES)
+    edges[0] = 0
+    return edges
+
+
 def _quantile(q: float) -> Callable[[Tensor], Tensor]:
     def pick(counts: Tensor) -> Tensor:
         cumulated = counts.cumsum(1)
         first = (cumulated < q * cumulated[:, -1:]).sum(1)
         # A channel that is active on fewer inputs than the percentile leaves out keeps its maximum.
-        return torch.where(first > 0, first / BINS, torch.ones_like(first / BINS)).to(torch.get_default_dtype())
+        return torch.where(first > 0, _edges(counts)[first], 1.0).to(torch.get_default_dtype())
 
     return pick
 
@@ -125,7 +134,7 @@ def _quantile(q: float) -> Callable[[Tensor], Tensor]:
 def _least_squares(max_level: int) -> Callable[[Tensor], Tensor]:
     def pick(counts: Tensor) -> Tensor:
         clip = _CANDIDATES.to(counts).unsqueeze(1)
-        values = (torch.arange(BINS + 1, dtype=counts.dtype, device=counts.device) - 0.5).clamp_min(0) / BINS
+        values = _edges(counts)
         quantised = (values * max_level / clip + 0.5).floor().clamp(max=max_level) * clip / max_level
         errors = counts @ (quantised - values).square().T
         return clip[errors.argmin(1), 0].to(torch.get_default_dtype())

@@ -83,12 +83,13 @@ class Timeline(fx.Interpreter):
         module = self.submodules.get(node.target) if node.op == "call_module" else None
         if isinstance(module, SpikingActivation):
             return self._fire(node, module, args[0])
+        at_mean = _at((args, kwargs), lambda value: value.mean)
         in_steps = node in self._in_steps and _contains_steps((args, kwargs))
         if not in_steps:
-            return self._call(node, _at((args, kwargs), lambda value: value.mean))
+            return self._call(node, at_mean)
         if is_max_pool(self.module, node):
-            steps = max_pool_steps(self.module, node, args[0].mean, args[0].steps)
-            return Steps(steps)
+            x = args[0] if args else kwargs["input"]
+            return Steps(max_pool_steps(self.module, node, *at_mean, x.steps), self._call(node, at_mean))
         return Steps([self._call(node, _at((args, kwargs), lambda value, t=t: value.steps[t])) for t in range(self._T)])
 
     def _fire(self, node: fx.Node, site: SpikingActivation, x: object) -> object:

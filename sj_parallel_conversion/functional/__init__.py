@@ -1,6 +1,18 @@
 """The equations, as pure functions: level <-> spike train (:mod:`coding`) and value -> level (:mod:`quantise`)."""
 
-from .coding import CODES, Code, decode, encode
-from .quantise import clip_relu, da_qcfs, level, qcfs
+from .coding import CODES, Code, decode, encode, encode_like, greedy_digits
+from .quantise import clip_relu, da_qcfs, level, qcfs, straight_through
 
-__all__ = ["CODES", "Code", "clip_relu", "da_qcfs", "decode", "encode", "level", "qcfs"]
+__all__ = [
+    "CODES",
+    "Code",
+    "clip_relu",
+    "da_qcfs",
+    "decode",
+    "encode",
+    "encode_like",
+    "greedy_digits",
+    "level",
+    "qcfs",
+    "straight_through",
+]

@@ -33,22 +33,28 @@ class Code:
 
     :param name: the row's name in :data:`CODES`
     :param symbols: the values a spike can take
-    :param weighted: whether spikes weigh ``2^(T-t)`` (otherwise 1)
-    :param digits: ``(level, T) -> train``: int32 ``[N, ...]`` to int8 ``[T, N, ...]``, first step first
+    :param base: the spike of step t weighs ``base^(T-t)``
+    :param digits: ``(level, T) -> train``: int32 ``[N, ...]`` to int8 ``[T, N, ...]``, first step first; ``None`` for a
+        code that is defined by its neuron's loop alone
     """
 
     name: str
     symbols: tuple[int, ...]
-    weighted: bool
-    digits: Callable[[Tensor, int], Tensor]
+    base: float
+    digits: Callable[[Tensor, int], Tensor] | None
 
-    def weights(self, T: int) -> list[int]:
-        """The weight of the spike at each of ``T`` steps."""
-        return [2 ** (T - t) for t in range(1, T + 1)] if self.weighted else [1] * T
+    @property
+    def weighted(self) -> bool:
+        """Whether the spikes of different steps weigh differently."""
+        return self.base != 1
 
-    def max_level(self, T: int) -> int:
+    def weights(self, T: int) -> list[float]:
+        """The weight of the spike at each of ``T`` steps; integers where the base is one."""
+        return [self.base ** (T - t) for t in range(1, T + 1)]
+
+    def max_level(self, T: int) -> float:
         """The largest level that ``T`` steps can carry."""
-        return 2**T - 1 if self.weighted else T
+        return sum(self.weights(T))
 
     def levels_per_threshold(self, T: int) -> int:
         """How many levels make up ``v_threshold``: T for the sorted code (the paper's theta), 1 for weighted ones."""
@@ -90,25 +96,38 @@ def _signed_digits(level: Tensor, T: int) -> Tensor:
 CODES: dict[str, Code] = {
     code.name: code
     for code in (
-        Code("sorted", (0, 1), False, _sorted_digits),
-        Code("binary", (0, 1), True, _bits),
-        Code("signed_digit", (-1, 0, 1), True, _signed_digits),
+        Code("sorted", (0, 1), 1, _sorted_digits),
+        Code("binary", (0, 1), 2, _bits),
+        Code("signed_digit", (-1, 0, 1), 2, _signed_digits),
     )
 }
 
 
-class _Encode(torch.autograd.Function):
+class _EncodeLike(torch.autograd.Function):
     # Backward: the least-squares inverse of decode, so that decode(encode(k)) has derivative 1.
 
     @staticmethod
-    def forward(ctx, level: Tensor, code: Code, T: int) -> Tensor:
-        ctx.code, ctx.T = code, T
-        return code.digits(level.to(torch.int32), T).to(level.dtype)
+    def forward(ctx, train: Tensor, level: Tensor, weights: list[float]) -> Tensor:
+        ctx.weights = weights
+        return train.view_as(train)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
-        weights = grad.new_tensor(ctx.code.weights(ctx.T))
-        return torch.tensordot(weights / weights.square().sum(), grad, dims=1), None, None
+    def backward(ctx, grad: Tensor) -> tuple[None, Tensor, None]:
+        weights = grad.new_tensor(ctx.weights)
+        return None, torch.tensordot(weights / weights.square().sum(), grad, dims=1), None
+
+
+def encode_like(train: Tensor, level: Tensor, code: Code) -> Tensor:
+    r"""
+    :param train: spikes ``[T, N, ...]``
+    :param level: the level ``[N, ...]`` that they stand for
+    :param code: a row of :data:`CODES`
+    :return: ``train``, with the gradient of an encoder of ``level``, the least-squares inverse of :func:`decode`:
+        :math:`\partial s_t / \partial k = w_t / \sum w^2`
+    """
+    if torch.is_grad_enabled() and level.requires_grad:
+        return _EncodeLike.apply(train, level, code.weights(train.shape[0]))
+    return train
 
 
 def encode(level: Tensor, code: Code, T: int) -> Tensor:
@@ -119,12 +138,25 @@ def encode(level: Tensor, code: Code, T: int) -> Tensor:
         a floating dtype
     :param code: a row of :data:`CODES`
     :param T: number of time-steps
-    :return: train ``[T, N, ...]`` of the same dtype, with values in ``code.symbols``. Its gradient is the
-        least-squares inverse of :func:`decode`: ``d s_t / d k = w_t / sum(w^2)``
+    :return: train ``[T, N, ...]`` of the same dtype, with values in ``code.symbols``; its gradient is that of
+        :func:`encode_like`
     """
-    if torch.is_grad_enabled() and level.requires_grad:
-        return _Encode.apply(level, code, T)
-    return code.digits(level.to(torch.int32), T).to(level.dtype)
+    return encode_like(code.digits(level.detach().to(torch.int32), T).to(level.dtype), level, code)
+
+
+def greedy_digits(u: Tensor, weights: list[float]) -> Tensor:
+    r"""
+    SpikePack's loop: :math:`s_t = H(u - q_t)`, :math:`u \leftarrow u - q_t s_t`, most significant first.
+
+    :param u: charge in units of the threshold, ``[N, ...]``
+    :param weights: q
+    :return: train ``[T, N, ...]`` of the same dtype
+    """
+    train = []
+    for q in weights:
+        train.append((u >= q).to(u.dtype))
+        u = u - q * train[-1]
+    return torch.stack(train)
 
 
 def decode(train: Tensor, code: Code) -> Tensor:

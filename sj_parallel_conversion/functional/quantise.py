@@ -18,6 +18,11 @@ class _StraightThrough(torch.autograd.Function):
         return None, grad
 
 
+def straight_through(value: Tensor, line: Tensor) -> Tensor:
+    """``value`` exactly, with the gradient of ``line``."""
+    return _StraightThrough.apply(value, line) if torch.is_grad_enabled() and line.requires_grad else value
+
+
 def full_precision(x: Tensor) -> Tensor:
     """float16 and bfloat16 cannot tell neighbouring levels apart; work on them in float32."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
@@ -39,8 +44,7 @@ def level(
     """
     line = (total + psi) / v_threshold
     if torch.is_grad_enabled() and line.requires_grad:
-        k = line.detach().floor().clamp_(min_level, max_level)
-        return _StraightThrough.apply(k, line.clamp(min_level, max_level))
+        return straight_through(line.detach().floor().clamp_(min_level, max_level), line.clamp(min_level, max_level))
     return line.floor_().clamp_(min_level, max_level)
 
 
@@ -74,7 +78,7 @@ def da_qcfs(
     unit = amplitude / levels
     value = line.detach().floor().clamp_(0, levels) * (unit.detach() if isinstance(unit, Tensor) else unit)
     if torch.is_grad_enabled() and (line.requires_grad or (isinstance(unit, Tensor) and unit.requires_grad)):
-        value = _StraightThrough.apply(value, line.clamp(0, levels) * unit)
+        value = straight_through(value, line.clamp(0, levels) * unit)
     return value.to(x.dtype)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 import sj_parallel_conversion as sjpc
-from sj_parallel_conversion.ann2snn.data import CalibrationData, model_input
+from sj_parallel_conversion.ann2snn.data import CalibrationData, model_input, replayable
 
 X, Y = torch.arange(12.0).view(4, 3), torch.zeros(4, dtype=torch.long)
 Sample = namedtuple("Sample", "image label")
@@ -109,6 +109,14 @@ def test_streams_can_be_read_again(loader: object) -> None:
     for _ in range(2):
         batches = list(stream.batches("reading"))
         assert len(batches) == 3 and torch.equal(batches[2], X + 2)
+
+
+def test_what_can_be_read_again_is_left_as_it_is() -> None:
+    loader = DataLoader(TensorDataset(X))
+    assert replayable(loader) is loader
+    batches = [X]
+    assert replayable(batches) is batches
+    assert replayable(iter(batches)) == batches
 
 
 def test_only_floating_batches_are_cast() -> None:

@@ -28,6 +28,7 @@ def own_results(*imports: str) -> dict[str, str]:
     return json.loads(run.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_own_conversions_are_bit_identical_with_the_plugin() -> None:
     plain = own_results("spikingjelly.activation_based.ann2snn")
     assert len(plain) == 8

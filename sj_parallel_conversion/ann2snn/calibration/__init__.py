@@ -25,4 +25,7 @@ CALIBRATIONS: dict[str, Callable[..., None]] = {
     "weights": weights,
 }
 
-__all__ = ["CALIBRATIONS", "da_qcfs", "least_squares", "none", "weights"]
+# These search the thresholds against the ANN's activations themselves, if ``threshold="mse"``.
+SEARCH_THRESHOLDS = ("least_squares", "weights")
+
+__all__ = ["CALIBRATIONS", "SEARCH_THRESHOLDS", "da_qcfs", "least_squares", "none", "weights"]

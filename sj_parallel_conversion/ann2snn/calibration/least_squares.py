@@ -17,10 +17,9 @@ if TYPE_CHECKING:
     from ..data import CalibrationData
 
 _SAMPLES = 4_096  # a channel; more do not change the optimum
-_COARSE = tuple(1.15 * 0.85**i for i in range(20))  # candidates for the full scale over the largest activation
+_COARSE = 20  # candidates for the full scale, from the mean activation to beyond the largest
 _FINE = (0.88, 0.92, 0.96, 1.04, 1.08, 1.12)
-_OFFSETS = (0.3, 0.4, 0.5, 0.6, 0.7)
-_ROUNDS = 0
+_OFFSETS = (0.3, 0.4, 0.6, 0.7)
 
 
 def least_squares(
@@ -100,7 +99,6 @@ class _LevelFit:
 
     def __init__(self, z: Tensor, y: Tensor, max_level: int) -> None:
         self.z, self.y, self.max_level = z, y, max_level
-        self.largest = torch.maximum(y.amax(1), 1e-12 + 0 * y[:, 0])
 
     def levels(self, step: Tensor, psi: Tensor) -> Tensor:
         return (self.z / step.unsqueeze(1)).add_(psi.unsqueeze(1)).floor_().clamp_(0, self.max_level)
@@ -117,17 +115,21 @@ class _LevelFit:
         return torch.where(norm > 0, (k * self.y).sum(1).clamp_min(0) / norm.clamp_min(1e-12), step)
 
     def search(self, step: Tensor) -> tuple[Tensor, Tensor]:
+        """The step and the rounding offset that explain most, starting from ``step`` and one half."""
         psi = torch.full_like(step, 0.5)
         best = self.explained(step, psi)
-        full = self.largest / self.max_level
-        for clip in _COARSE:
-            step, psi, best = self._better(full * clip, psi, step, psi, best)
-        for _ in range(_ROUNDS):
-            for offset in _OFFSETS:
-                step, psi, best = self._better(step, torch.full_like(psi, offset), step, psi, best)
-            base = step
-            for factor in _FINE:
-                step, psi, best = self._better(base * factor, psi, step, psi, best)
+        active = self.y > 0
+        low = 0.7 * (self.y * active).sum(1) / active.sum(1).clamp_min(1) + 1e-12
+        high = 1.15 * self.y.amax(1).clamp_min(1e-12)
+        for i in range(_COARSE):
+            # geometric, so that an outlier of any size leaves candidates for the rest
+            full = low * (high / low) ** (i / (_COARSE - 1))
+            step, psi, best = self._better(full / self.max_level, psi, step, psi, best)
+        for offset in _OFFSETS:
+            step, psi, best = self._better(step, torch.full_like(psi, offset), step, psi, best)
+        base = step
+        for factor in _FINE:
+            step, psi, best = self._better(base * factor, psi, step, psi, best)
         return step, psi
 
     def _better(self, new_step: Tensor, new_psi: Tensor, step: Tensor, psi: Tensor, best: Tensor) -> tuple[Tensor, ...]:

@@ -34,6 +34,7 @@ class LayerSamples:
         self._outputs: list[Tensor] = []
         self._targets: list[Tensor] = []
         self._image: list[Tensor] = []
+        self._images = 0
 
     def add(self, u: Tensor, output: Tensor, target: Tensor) -> None:
         """
@@ -47,8 +48,8 @@ class LayerSamples:
         self._inputs.append(to_rows(self.layer, u, kept))
         self._outputs.append(self._pick(output, kept))
         self._targets.append(self._pick(target, kept))
-        start = sum(len(i) for i in self._image) // max(1, len(kept))
-        self._image.append(torch.arange(len(u)).repeat_interleave(len(kept)) + start)
+        self._image.append(torch.arange(len(u)).repeat_interleave(len(kept)) + self._images)
+        self._images += len(u)
 
     def joined(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Inputs ``[groups, rows, features + 1]``, outputs and targets ``[groups, rows, channels]``, image numbers."""
@@ -82,17 +83,15 @@ def fit_change(samples: LayerSamples, rectified: bool, held_out: int) -> Tensor 
     fit = (~held).nonzero().flatten() if held.any() else torch.arange(len(image), device=x.device)
     xf, zf, tf = x[:, fit], z0[:, fit], target[:, fit]
     covariance = (xf.transpose(1, 2) @ xf).double()
-    best_ridge, best_change, best_loss = _RIDGES[2], None, None
-    ridges = _RIDGES if held.any() else _RIDGES[2:3]
-    for ridge in ridges:
-        factor = _factorise(covariance, ridge)
-        change = _majorise(xf, zf, tf, factor, rectified)
-        if not held.any():
-            return change
+    if not held.any():
+        return _majorise(xf, zf, tf, _factorise(covariance, _RIDGES[2]), rectified)
+    best, lowest = None, _loss(z0[:, held], target[:, held], rectified)
+    for ridge in _RIDGES:
+        change = _majorise(xf, zf, tf, _factorise(covariance, ridge), rectified)
         loss = _loss(z0[:, held] + x[:, held] @ change, target[:, held], rectified)
-        if best_loss is None or loss < best_loss:
-            best_ridge, best_change, best_loss = ridge, change, loss
-    return best_change if best_loss < _loss(z0[:, held], target[:, held], rectified) else None
+        if loss < lowest:
+            best, lowest = change, loss
+    return best
 
 
 def apply_change(layer: nn.Module, change: Tensor) -> None:
@@ -142,7 +141,7 @@ def _conv_rows(layer: _ConvNd, u: Tensor, kept: Tensor) -> Tensor:
 
 def _pad(layer: _ConvNd, u: Tensor) -> Tensor:
     if layer.padding == "same":
-        totals = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size)]
+        totals = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
         pairs = [(total // 2, total - total // 2) for total in totals]
     else:
         pairs = [(0, 0) if layer.padding == "valid" else (p, p) for p in (layer.padding or layer.kernel_size)]
@@ -152,16 +151,16 @@ def _pad(layer: _ConvNd, u: Tensor) -> Tensor:
 
 def _patch_index(layer: _ConvNd, size: torch.Size, kept: Tensor) -> Tensor:
     """Where in the flattened map the taps of each kept output place lie, ``[places, taps]``."""
-    axes = list(zip(size, layer.kernel_size, layer.stride, layer.dilation))
+    axes = list(zip(size, layer.kernel_size, layer.stride, layer.dilation, strict=True))
     counts = [(s - d * (k - 1) - 1) // step + 1 for s, k, step, d in axes]
     strides = [1]
     for s in reversed(size[1:]):
         strides.insert(0, strides[0] * s)
     starts = torch.zeros(1, dtype=torch.long)
-    for count, (_, _, step, _), stride in zip(counts, axes, strides):
+    for count, (_, _, step, _), stride in zip(counts, axes, strides, strict=True):
         starts = (starts.unsqueeze(1) + torch.arange(count) * (step * stride)).flatten()
     taps = [
-        sum(t * d * stride for t, (_, _, _, d), stride in zip(tap, axes, strides))
+        sum(t * d * stride for t, (_, _, _, d), stride in zip(tap, axes, strides, strict=True))
         for tap in itertools.product(*(range(k) for k in layer.kernel_size))
     ]
     return starts.to(kept.device)[kept].unsqueeze(1) + torch.tensor(taps, device=kept.device)

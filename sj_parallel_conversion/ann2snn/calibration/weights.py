@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import operator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, fx
 
 from ..sites import Site
-from ..sweep import Sweep, Visitor
+from ..sweep import Sweep
 from .least_squares import FitNeurons
 from .regression import LAYERS, LayerSamples, apply_change, fit_change
 
@@ -77,7 +76,7 @@ class CorrectWeights(FitNeurons):
         """Change ``layer`` so that ``output`` comes nearer to ``target``; ``output`` is brought up to date."""
         module = self.snn.get_submodule(layer)
         samples = LayerSamples(module, sum(len(u) for u in inputs))
-        for u, z0, z1 in zip(inputs, output, target):
+        for u, z0, z1 in zip(inputs, output, target, strict=True):
             samples.add(u, z0, z1)
         change = fit_change(samples, rectified, _HELD_OUT)
         if change is None:

@@ -12,6 +12,8 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AvgPoolNd
 
+from .maxpool import is_max_pool
+
 _MODULES = (
     _ConvNd,
     _AvgPoolNd,
@@ -74,9 +76,10 @@ def is_affine(model: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def affine_tail(model: fx.GraphModule) -> set[fx.Node]:
-    """The nodes from which only affine operations lead to the output."""
+    """The nodes from which only affine operations, and max pooling, which is lossless on trains, lead to the output."""
     tail: set[fx.Node] = set()
     for node in reversed(model.graph.nodes):
-        if node.users and all(user in tail or user.op == "output" for user in node.users) and is_affine(model, node):
+        passes_trains = is_affine(model, node) or is_max_pool(model, node)
+        if passes_trains and node.users and all(user in tail or user.op == "output" for user in node.users):
             tail.add(node)
     return tail

@@ -22,15 +22,19 @@ _FUNCTIONS = (
 def is_max_pool(model: fx.GraphModule, node: fx.Node) -> bool:
     """Whether ``node`` is max pooling, as a module or a function."""
     if node.op == "call_module":
-        return isinstance(model.get_submodule(node.target), (_MaxPoolNd, _AdaptiveMaxPoolNd))
+        module = model.get_submodule(node.target)
+        return isinstance(module, (_MaxPoolNd, _AdaptiveMaxPoolNd)) and not module.return_indices
     return node.op == "call_function" and node.target in _FUNCTIONS
 
 
-def max_pool_steps(model: fx.GraphModule, node: fx.Node, value: Tensor, steps: list[Tensor]) -> list[Tensor]:
+def max_pool_steps(
+    model: fx.GraphModule, node: fx.Node, args: tuple, kwargs: dict[str, object], steps: list[Tensor]
+) -> list[Tensor]:
     """
     :param model: a traced network
     :param node: a max pooling node of its graph
-    :param value: the mean over time of the node's input, ``[N, C, ...]``
+    :param args: what the node is called with; its input is the mean over time, ``[N, C, ...]``
+    :param kwargs: the same, by name
     :param steps: the node's input at each step
     :return: the output at each step: what the unit with the largest mean emits. For sorted trains of one channel,
         which are nested, this is the elementwise maximum of the trains
@@ -38,9 +42,9 @@ def max_pool_steps(model: fx.GraphModule, node: fx.Node, value: Tensor, steps: l
     if node.op == "call_module":
         pool: nn.Module = copy.copy(model.get_submodule(node.target))
         pool.return_indices = True
-        _, indices = pool(value)
+        _, indices = pool(*args, **kwargs)
     else:
-        _, indices = node.target(value, *node.args[1:], **{**node.kwargs, "return_indices": True})
+        _, indices = node.target(*args, **{**kwargs, "return_indices": True})
     spatial = indices.dim() - 2
     flat = indices.flatten(-spatial)
     return [torch.gather(x.flatten(-spatial), -1, flat).view_as(indices) for x in steps]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import sys
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -20,10 +18,19 @@ LEAVES: tuple[type[nn.Module], ...] = (QCFS, DAQCFS, ClipReLU)
 
 
 class _Tracer(fx.Tracer):
-    """Keeps this project's activations whole; SpikingJelly's plain tracer would look inside."""
+    """Keeps this project's activations whole, where a plain tracer would look inside."""
 
     def is_leaf_module(self, module: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(module, LEAVES) or super().is_leaf_module(module, module_qualified_name)
+
+    def create_args_for_root(self, *args: object) -> tuple[object, list]:
+        """Optional arguments get their defaults, without which ``if mask is not None`` cannot be traced."""
+        forward, (root, *inputs) = super().create_args_for_root(*args)
+        for i, optional in enumerate(inputs):
+            if i > 0 and optional.node.args:
+                inputs[i] = optional.node.args[0]
+                self.graph.erase_node(optional.node)
+        return forward, [root, *inputs]
 
 
 def trace(model: nn.Module) -> fx.GraphModule:
@@ -44,7 +51,7 @@ def trace(model: nn.Module) -> fx.GraphModule:
         ) from error
     tracer = _Tracer()
     try:
-        graph = tracer.trace(root, concrete_args=_defaults(root.forward))
+        graph = tracer.trace(root)
     except Exception as error:
         raise ConversionError(
             f"torch.fx cannot trace {name}: {error}\n{_user_line(error)}"
@@ -73,14 +80,6 @@ def check_outputs(ann: nn.Module, model: fx.GraphModule, x: Tensor) -> None:
                 f"(relative error {error:.1e}). Usual causes: an in-place operation (x += y, x.relu_()) on a tensor "
                 "that is read again under another name or through a view, and values that change from call to call"
             )
-
-
-def _defaults(forward: Callable) -> dict[str, object]:
-    """What the caller of a model need not give: ``if mask is not None`` can only be traced with a value for it."""
-    parameters = inspect.signature(forward).parameters.values()
-    given = [p for p in parameters if p.default is not p.empty]
-    # The first argument is the calibration batch, whatever its default.
-    return {p.name: p.default for p in given if p is not next(iter(parameters))}
 
 
 def _user_line(error: Exception) -> str:

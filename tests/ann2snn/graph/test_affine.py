@@ -66,7 +66,6 @@ NOT_AFFINE = {
     "** 2": lambda m, x: x**2,
     "floor division": lambda m, x: x // 2,
     "rounded division": lambda m, x: torch.div(x, 2, rounding_mode="floor"),
-    "F.max_pool2d": lambda m, x: F.max_pool2d(x, 2),
     "relu": lambda m, x: F.relu(x),
 }
 MODULES = [
@@ -76,7 +75,7 @@ MODULES = [
     nn.Unflatten(1, (3, 1)), nn.ChannelShuffle(3),
 ]  # fmt: skip
 NOT_AFFINE_MODULES = [
-    nn.ReLU(), nn.MaxPool2d(2), nn.LayerNorm(12), nn.GroupNorm(3, 3), nn.Softmax(1), nn.InstanceNorm2d(3),
+    nn.ReLU(), nn.LayerNorm(12), nn.GroupNorm(3, 3), nn.Softmax(1), nn.InstanceNorm2d(3),
     nn.BatchNorm2d(3, track_running_stats=False), nn.LPPool2d(2, 2),
 ]  # fmt: skip
 
@@ -130,6 +129,14 @@ def test_batchnorm_in_training_is_not_affine() -> None:
     model = graph.trace(nn.Sequential(nn.BatchNorm2d(3)))
     assert is_affine(model, computed(model)[0])
     assert not is_affine(model.train(), computed(model)[0])
+
+
+@pytest.mark.parametrize("pool", [nn.MaxPool2d(2), Operation(lambda m, x: F.max_pool2d(input=x, kernel_size=2))])
+def test_max_pooling_is_not_affine_but_passes_trains(pool: nn.Module) -> None:
+    model = graph.trace(nn.Sequential(nn.ReLU(), pool, nn.Flatten()))
+    relu, pool, flatten = computed(model)
+    assert not is_affine(model, pool)
+    assert affine_tail(model) == {pool, flatten} and relu not in affine_tail(model)
 
 
 class TwoHeads(nn.Module):

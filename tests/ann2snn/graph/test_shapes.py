@@ -81,7 +81,7 @@ def test_shapes_are_those_of_the_values() -> None:
     [
         (nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(5, 4, 3)), "'2'"),
         (nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU()), "'0'"),
-        (Before(conv(), lambda x: x.view(3, -1)), "'relu'|'view'"),
+        (Before(conv(), lambda x: x.view(7, -1)), "'relu'|'view'"),
     ],
 )
 def test_a_batch_that_does_not_fit_the_model(model: nn.Module, layer: str) -> None:

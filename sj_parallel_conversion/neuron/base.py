@@ -1,15 +1,15 @@
-"""The spiking neurons: a quantiser and a code each, nothing else."""
+"""What all neurons of this package share."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from .compat import MultiStepModule
-from .errors import DataError
-from .functional import CODES, Code, decode, encode, level
-from .functional.quantise import full_precision
-from .parameters import along_channels, neuron_parameter
+from ..compat import MultiStepModule
+from ..errors import DataError
+from ..functional import Code, decode, encode, level
+from ..functional.quantise import full_precision
+from ..parameters import along_channels, neuron_parameter
 
 
 class SpikingNode(nn.Module, MultiStepModule):
@@ -69,9 +69,7 @@ class SpikingNode(nn.Module, MultiStepModule):
             raise DataError(
                 f"{type(self).__name__}(T={self.T}) needs an input [T={self.T}, N, ...], got shape {list(x_seq.shape)}"
             )
-        constant = x_seq.stride(0) == 0 or self.T == 1
-        total = self._total(x_seq[0]) if constant else self._total_seq(x_seq)
-        return encode(self._level(total), self.code, self.T).to(x_seq.dtype)
+        return self._spikes(x_seq).to(x_seq.dtype)
 
     def level(self, x: Tensor) -> Tensor:
         """
@@ -114,11 +112,16 @@ class SpikingNode(nn.Module, MultiStepModule):
         channels = max(p.numel() for p in self.parameters())
         return f"T={self.T}, channels={channels if channels > 1 else 'any'}, channel_dim={self.channel_dim}"
 
+    def _spikes(self, x_seq: Tensor) -> Tensor:
+        return encode(self._level(self._total_of(x_seq)), self.code, self.T)
+
     def _total(self, x: Tensor) -> Tensor:
         x = full_precision(x)
         return (x + self._along(self.shift, x)) * self.code.levels_per_threshold(self.T)
 
-    def _total_seq(self, x_seq: Tensor) -> Tensor:
+    def _total_of(self, x_seq: Tensor) -> Tensor:
+        if x_seq.stride(0) == 0 or self.T == 1:
+            return self._total(x_seq[0])
         # Differences from the first step, because an input that is the same at every step must give exactly the level
         # of that input: rounding errors of T equal summands would move it across a tie.
         n = self.code.levels_per_threshold(self.T)
@@ -127,22 +130,11 @@ class SpikingNode(nn.Module, MultiStepModule):
         return self._total(x_seq[0]) + (difference if n == self.T else difference * (n / self.T))
 
     def _level(self, total: Tensor) -> Tensor:
+        return level(total, *self._threshold_and_psi(total), self.code.max_level(self.T))
+
+    def _threshold_and_psi(self, total: Tensor) -> tuple[Tensor, Tensor]:
         v_threshold = self._along(self.v_threshold, total)
-        psi = v_threshold / 2 if self.psi is None else self._along(self.psi, total)
-        return level(total, v_threshold, psi, self.code.max_level(self.T))
+        return v_threshold, v_threshold / 2 if self.psi is None else self._along(self.psi, total)
 
     def _along(self, parameter: Tensor, x: Tensor) -> Tensor:
         return along_channels(parameter, x, self.channel_dim, type(self).__name__)
-
-
-class ParallelConversionNode(SpikingNode):
-    r"""
-    The parallel spiking neuron of Hao et al., ICML 2025: sorted spikes, T + 1 levels.
-
-    The paper's matrix form is :math:`s_t = H((\Lambda I)_t + \psi / (T-t+1) - \theta)` with row t of
-    :math:`\Lambda` equal to 1/(T-t+1); this class uses its O(1) closed form, :math:`s_t = 1` iff
-    :math:`k \ge T-t+1`. Lossless for any distribution of the input over time (Theorem 4.1):
-    ``theta * mean_t(s_t) == qcfs(mean_t(I_t))``. Arguments and shapes as in :class:`SpikingNode`.
-    """
-
-    code = CODES["sorted"]

@@ -1,0 +1,8 @@
+"""The spiking neurons: a quantiser and a code each, nothing else."""
+
+from .base import SpikingNode
+from .parallel import ParallelConversionNode
+from .spikepack import SpikePackNode
+from .tsa import TSANode
+
+__all__ = ["ParallelConversionNode", "SpikePackNode", "SpikingNode", "TSANode"]

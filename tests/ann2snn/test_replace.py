@@ -1,0 +1,123 @@
+"""ReLU -> trainable activations: parameters, flags and weight sharing stay."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+import torch
+from nets import IMAGES, NETS, TOKENS, mlp, net
+from torch import nn
+
+import sj_parallel_conversion as sjpc
+
+
+def activations(model: nn.Module, kind: type[nn.Module]) -> list[nn.Module]:
+    return [module for module in model.modules() if isinstance(module, kind)]
+
+
+@pytest.mark.parametrize("name", NETS)
+@torch.no_grad()
+def test_wide_clip_changes_nothing(name: str) -> None:
+    ann, x = net(name)
+    replaced = sjpc.replace_activations(ann, sjpc.ClipReLU, v_threshold=1e6)
+    assert torch.equal(replaced(x), ann(x.clone()))
+    assert not activations(replaced, nn.ReLU)
+
+
+@pytest.mark.parametrize("name", ["shared conv", "norm of two convs", "concatenated"])
+def test_parameters_have_their_names_and_sharing(name: str) -> None:
+    ann, _ = net(name)
+    replaced = sjpc.replace_activations(ann, sjpc.QCFS, levels=4)
+    theirs, ours = ann.state_dict(), replaced.state_dict()
+    assert set(theirs) == {key for key in ours if not key.endswith("v_threshold")}
+    assert all(torch.equal(theirs[key], ours[key]) for key in theirs)
+    assert sum("v_threshold" in key for key in ours) == len(activations(replaced, sjpc.QCFS))
+    own = {p.data_ptr() for p in ann.parameters()}
+    assert own.isdisjoint(p.data_ptr() for p in replaced.parameters())
+
+
+@pytest.mark.parametrize(("name", "sites"), [("shared relu", 3), ("shared conv", 2), ("concatenated", 3), ("mlp", 1)])
+def test_an_own_activation_at_each_call_site(name: str, sites: int) -> None:
+    ann, _ = net(name)
+    replaced = sjpc.replace_activations(ann, sjpc.QCFS, levels=4, v_threshold=2.0)
+    found = activations(replaced, sjpc.QCFS)
+    assert len(found) == sites == len({id(module.v_threshold) for module in found})
+    assert all(module.levels == 4 and module.v_threshold == 2.0 for module in found)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_training_flags(training: bool) -> None:
+    ann = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(inplace=True), nn.Dropout(), nn.Linear(8, 3))
+    ann.train(training)
+    ann[3].training = not training
+    replaced = sjpc.replace_activations(ann, sjpc.QCFS, levels=4)
+    for name, module in ann.named_modules():
+        assert replaced.get_submodule(name).training == module.training, name
+    assert ann[2].inplace and isinstance(ann[2], nn.ReLU)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_dtype(dtype: torch.dtype) -> None:
+    replaced = sjpc.replace_activations(mlp().to(dtype), sjpc.QCFS, levels=4)
+    assert {p.dtype for p in replaced.parameters()} == {dtype}
+
+
+def test_own_activations_stay_and_stay_shared() -> None:
+    own = sjpc.QCFS(7, 3.0)
+    ann = nn.Sequential(nn.Linear(6, 6), own, nn.Linear(6, 6), own, nn.ReLU())
+    replaced = sjpc.replace_activations(ann, sjpc.QCFS, levels=4)
+    assert sorted(module.levels for module in activations(replaced, sjpc.QCFS)) == [4, 7]
+
+
+def test_any_callable() -> None:
+    made = []
+
+    def make(slope: float) -> nn.Module:
+        made.append(nn.LeakyReLU(slope))
+        return made[-1]
+
+    replaced = sjpc.replace_activations(mlp(), make, slope=0.2)
+    assert replaced.get_submodule("2") is made[0]
+
+
+@pytest.mark.parametrize("activation", [None, 4, "QCFS", sjpc.QCFS(4)])
+def test_what_is_no_activation(activation: object) -> None:
+    with pytest.raises(sjpc.ConfigError, match="activation must be a class"):
+        sjpc.replace_activations(mlp(), activation)
+
+
+def test_nothing_to_replace() -> None:
+    with pytest.raises(sjpc.ConversionError, match="nothing to convert"):
+        sjpc.replace_activations(nn.Linear(3, 4), sjpc.QCFS, levels=4)
+    with pytest.raises(sjpc.ConversionError, match=r"1 \(GELU\)"):
+        sjpc.replace_activations(nn.Sequential(nn.Linear(3, 4), nn.GELU()), sjpc.QCFS, levels=4)
+
+
+def test_train_then_convert() -> None:
+    """The whole path: replace, fine-tune all parameters, convert, same outputs."""
+    torch.manual_seed(0)
+    model = sjpc.replace_activations(mlp().train(), sjpc.QCFS, levels=4, v_threshold=1.0)
+    x, y = TOKENS.reshape(-1, 6), torch.randint(0, 3, (35,))
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.02)
+    losses = []
+    for _ in range(60):
+        optimiser.zero_grad()
+        loss = nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    (qcfs,) = activations(model, sjpc.QCFS)
+    assert losses[-1] < 0.8 * losses[0] and qcfs.v_threshold != 1.0
+    model.eval()
+    options = {"threshold": "max", "calibration": "da_qcfs", "show_progress": False}
+    snn = sjpc.ParallelConverter([x], time_steps=4, **options).convert(model)
+    with torch.no_grad():
+        assert torch.equal(snn.predict(x), model(x))
+
+
+def test_pickles() -> None:
+    ann, x = net("concatenated")
+    replaced = sjpc.replace_activations(ann, sjpc.QCFS, levels=4)
+    assert torch.equal(pickle.loads(pickle.dumps(replaced))(x), replaced(x))
+    assert replaced(IMAGES).shape == (4, 5)

@@ -1,0 +1,169 @@
+"""The trained CIFAR-10 ResNet-20 on 600 test images: accuracy, lossless conversion, and an independent reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from spikingjelly.activation_based import functional
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import sj_parallel_conversion as sjpc
+
+Activation = Callable[[Tensor, str], Tensor]
+
+
+def percent(logits: Tensor, labels: Tensor) -> float:
+    return 100 * (logits.argmax(1) == labels).double().mean().item()
+
+
+@torch.no_grad()
+def in_batches(predict: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    return torch.cat([predict(x) for x in images.split(200)])
+
+
+def resnet_forward(model: nn.Module, x: Tensor, activation: Activation) -> Tensor:
+    """
+    ResNet-20 written out, from the parameters of ``model`` alone; ``activation`` is called with the value and the
+    name of the place. Knows nothing of graphs, nodes or spikes, and so is the same on every SpikingJelly release.
+    """
+    p = dict(model.named_parameters()) | dict(model.named_buffers())
+
+    def conv_bn(x: Tensor, conv: str, bn: str, stride: int = 1) -> Tensor:
+        x = F.conv2d(x, p[f"{conv}.weight"], None, stride, 1)
+        return F.batch_norm(x, *(p[f"{bn}.{n}"] for n in ("running_mean", "running_var", "weight", "bias")))
+
+    x = activation(conv_bn(x, "conv1", "bn1"), "stem")
+    for stage in (1, 2, 3):
+        for block in range(3):
+            at, stride = f"layer{stage}.{block}", 2 if stage > 1 and block == 0 else 1
+            shortcut = x
+            if stride == 2:
+                half = x.shape[1] // 2
+                shortcut = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, half, half))
+            x = activation(conv_bn(x, f"{at}.conv1", f"{at}.bn1", stride), f"{at}.a")
+            x = activation(conv_bn(x, f"{at}.conv2", f"{at}.bn2") + shortcut, f"{at}.b")
+    return F.linear(x.mean((2, 3)), p["linear.weight"], p["linear.bias"])
+
+
+def test_the_reference_is_the_network(resnet20: nn.Module, cifar_test: tuple[Tensor, Tensor]) -> None:
+    images, labels = cifar_test
+    logits = in_batches(resnet20, images)
+    assert percent(logits, labels) == pytest.approx(91.83, abs=0.01)
+    reference = in_batches(lambda x: resnet_forward(resnet20, x, lambda v, at: v.relu()), images)
+    torch.testing.assert_close(logits, reference, rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture
+def with_qcfs(resnet20: nn.Module) -> nn.Module:
+    """ResNet-20 with a QCFS of 4 levels and any threshold at each ReLU."""
+    model = sjpc.replace_activations(resnet20, sjpc.QCFS, levels=4).eval()
+    generator = torch.Generator().manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, sjpc.QCFS):
+            module.v_threshold.data.fill_(torch.rand((), generator=generator) * 3 + 0.5)
+    return model
+
+
+@pytest.mark.parametrize("calibration", ["none", "da_qcfs"])
+def test_qcfs_network_converts_without_loss(
+    with_qcfs: nn.Module, cifar_train: tuple[Tensor, Tensor], cifar_test: tuple[Tensor, Tensor], calibration: str
+) -> None:
+    images, _ = cifar_test
+    options = {"threshold": "max", "calibration": calibration, "show_progress": False}
+    snn = sjpc.ParallelConverter([cifar_train[0][:64]], time_steps=4, **options).convert(with_qcfs)
+    logits = in_batches(with_qcfs, images)
+    predicted = in_batches(snn.predict, images)
+    assert torch.equal(predicted, logits)
+    functional.set_step_mode(snn, "m")
+    decoded = in_batches(lambda x: snn.decode(snn(x.unsqueeze(0).repeat(4, 1, 1, 1, 1))), images)
+    assert torch.equal(decoded.argmax(1), logits.argmax(1))
+    torch.testing.assert_close(decoded, logits, rtol=0, atol=1e-4)
+    snn.execution = "packed"
+    assert torch.equal(in_batches(snn.predict, images), logits)
+
+
+def test_qcfs_network_against_the_reference(with_qcfs: nn.Module, cifar_test: tuple[Tensor, Tensor]) -> None:
+    """In float64, because float32 moves values across the steps when only the order of two additions changes."""
+    images = cifar_test[0][:50].double()
+    model = with_qcfs.double()
+    thetas = iter([m.v_threshold.detach() for m in model.modules() if isinstance(m, sjpc.QCFS)])
+    by_name: dict[str, Tensor] = {}
+
+    def qcfs(x: Tensor, at: str) -> Tensor:
+        theta = by_name[at] if at in by_name else by_name.setdefault(at, next(thetas))
+        return theta / 4 * ((x * 4 + theta / 2) / theta).floor().clamp(0, 4)
+
+    snn = sjpc.ParallelConverter(
+        [images[:8]], time_steps=4, threshold="max", calibration="none", show_progress=False
+    ).convert(model)
+    with torch.no_grad():
+        torch.testing.assert_close(snn.predict(images), resnet_forward(model, images, qcfs), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("T", [4, 16])
+def test_training_free_conversion_against_the_reference(
+    resnet20: nn.Module, cifar_train: tuple[Tensor, Tensor], cifar_test: tuple[Tensor, Tensor], T: int
+) -> None:
+    """Largest activation of each channel, then clip and floor: the whole network by hand, in float64."""
+    ann, calibration, images = resnet20.double(), cifar_train[0][:256].double(), cifar_test[0][:100].double()
+    theta: dict[str, Tensor] = {}
+
+    def record(x: Tensor, at: str) -> Tensor:
+        x = x.relu()
+        theta[at] = x.amax((0, 2, 3), keepdim=True)
+        return x
+
+    def quantised(x: Tensor, at: str) -> Tensor:
+        return theta[at] / T * (x * T / theta[at] + 0.5).floor().clamp(0, T)
+
+    with torch.no_grad():
+        resnet_forward(ann, calibration, record)
+        expected = resnet_forward(ann, images, quantised)
+        options = {"threshold": "max", "calibration": "none", "show_progress": False}
+        snn = sjpc.ParallelConverter([calibration], time_steps=T, **options).convert(ann)
+        for snn.execution in ("spikes", "packed"):
+            torch.testing.assert_close(snn.predict(images), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("T", "at_least"), [(8, 83.0), (16, 89.0), (32, 91.0)])
+def test_accuracy_of_the_papers_calibration(
+    resnet20: nn.Module,
+    cifar_train: tuple[Tensor, Tensor],
+    cifar_test: tuple[Tensor, Tensor],
+    T: int,
+    at_least: float,
+) -> None:
+    images, labels = cifar_test
+    before = {key: value.clone() for key, value in resnet20.state_dict().items()}
+    options = {"threshold": "max", "calibration": "da_qcfs", "show_progress": False}
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*cifar_train), batch_size=8)
+    snn = sjpc.ParallelConverter(loader, time_steps=T, **options).convert(resnet20)
+    assert all(torch.equal(before[key], value) for key, value in resnet20.state_dict().items())
+    logits = in_batches(snn.predict, images)
+    assert percent(logits, labels) >= at_least
+    snn.execution = "packed"
+    assert torch.equal(in_batches(snn.predict, images), logits)
+
+
+@pytest.mark.parametrize("T", [2, 8])
+def test_spikes_equal_counts_with_max_pooling(cifar_train: tuple[Tensor, Tensor], T: int) -> None:
+    """A network with overlapping and plain max pooling, on real images: equal to the bit."""
+    torch.manual_seed(0)
+    ann = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(3, 2, 1),
+        nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+        nn.Linear(1024, 10),
+    ).eval()  # fmt: skip
+    images = cifar_train[0][:256]
+    options = {"threshold": "max", "calibration": "da_qcfs", "show_progress": False}
+    snn = sjpc.ParallelConverter(list(images.split(32)), time_steps=T, **options).convert(ann)
+    with torch.no_grad():
+        spikes = snn.predict(images)
+        snn.execution = "packed"
+        assert torch.equal(snn.predict(images), spikes)
+        snn.execution, snn.step_by_step = "spikes", True
+        torch.testing.assert_close(snn.predict(images), spikes, rtol=1e-4, atol=1e-5)
