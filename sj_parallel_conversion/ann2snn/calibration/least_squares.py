@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _SAMPLES = 4_096  # a channel; more do not change the optimum
 _COARSE = 20  # candidates for the full scale, from the mean activation to beyond the largest
 _FINE = (0.88, 0.92, 0.96, 1.04, 1.08, 1.12)
+_BULK, _FAR = 0.99, 5.0  # an outlier is this many times larger than so many of its channel's values
 _OFFSETS = (0.3, 0.4, 0.6, 0.7)
 
 
@@ -75,6 +76,8 @@ def fit_neuron(neuron: SpikingNode, z1: Tensor, z0: Tensor, y: Tensor, search: b
     :param y: the ANN's activation
     :param search: whether the threshold is searched
     """
+    usual = _usual(z1) & _usual(z0)
+    z1, z0, y = z1 * usual, z0 * usual, y * usual
     max_level = neuron.code.max_level(neuron.T)
     per_threshold = neuron.code.levels_per_threshold(neuron.T)
     shift = (z1 - z0).mean(1)
@@ -92,6 +95,14 @@ def fit_neuron(neuron: SpikingNode, z1: Tensor, z0: Tensor, y: Tensor, search: b
     ):
         parameter.data = (value if neuron.v_threshold.dim() or len(y) > 1 else value[0]).to(parameter.dtype)
     neuron.shift.data += ((psi - 0.5) * step).view_as(neuron.shift).to(neuron.shift.dtype)
+
+
+def _usual(z: Tensor) -> Tensor:
+    """Which values are no outliers of their channel: one of a thousand times the rest would decide every sum."""
+    size = z.abs()
+    rank = max(1, round(_BULK * z.shape[1]))
+    limit = _FAR * size.kthvalue(rank, 1, keepdim=True).values
+    return (size <= limit) | (limit == 0)
 
 
 class _LevelFit:

@@ -13,6 +13,7 @@ LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # relative to the mean variance of the inputs
 _ROWS = 131_072  # samples a layer; more change the solution less than the choice of images does
 _ELEMENTS = 2**26  # of the regression's input, which is what limits its memory
+_OUTLIER = 1e3  # rows with so many times the usual energy would decide the sums alone
 _ITERATIONS = 4
 
 
@@ -53,8 +54,11 @@ class LayerSamples:
 
     def joined(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Inputs ``[groups, rows, features + 1]``, outputs and targets ``[groups, rows, channels]``, image numbers."""
-        x = F.pad(torch.cat(self._inputs, 1), (0, 1), value=1.0)
-        return x, torch.cat(self._outputs, 1), torch.cat(self._targets, 1), torch.cat(self._image)
+        x, z, target = torch.cat(self._inputs, 1), torch.cat(self._outputs, 1), torch.cat(self._targets, 1)
+        size = (target.square().sum(2) + z.square().sum(2)).sum(0)
+        usual = size <= _OUTLIER * size.median()
+        x = F.pad(x, (0, 1), value=1.0)
+        return x[:, usual], z[:, usual], target[:, usual], torch.cat(self._image).to(usual.device)[usual]
 
     def _pick(self, y: Tensor, kept: Tensor) -> Tensor:
         if isinstance(self.layer, nn.Linear):
@@ -79,7 +83,7 @@ def fit_change(samples: LayerSamples, rectified: bool, held_out: int) -> Tensor 
     :return: ``[groups, features + 1, channels]``, or ``None`` if no change helps the held-out images
     """
     x, z0, target, image = samples.joined()
-    held = (image % held_out == held_out - 1).to(x.device)
+    held = image % held_out == held_out - 1
     fit = (~held).nonzero().flatten() if held.any() else torch.arange(len(image), device=x.device)
     xf, zf, tf = x[:, fit], z0[:, fit], target[:, fit]
     covariance = (xf.transpose(1, 2) @ xf).double()

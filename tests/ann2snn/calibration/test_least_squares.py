@@ -1,0 +1,111 @@
+"""Fits of single neurons against brute force, and whole networks: the error falls, odd data do not break it."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import sj_parallel_conversion as sjpc
+from sj_parallel_conversion.ann2snn.calibration.least_squares import fit_neuron
+
+CALIBRATIONS = ["least_squares", "weights"]
+
+
+def network(channels: int = 6) -> nn.Module:
+    torch.manual_seed(1)
+    layers = [nn.Conv2d(3, channels, 3, padding=1), nn.ReLU(), nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16 * channels, 5)).eval()
+
+
+def convert(ann: nn.Module, batches: list[Tensor], **options: object) -> sjpc.SpikingNetwork:
+    options = {"time_steps": 4, "threshold": "mse", "calibration": "least_squares", "show_progress": False} | options
+    return sjpc.ParallelConverter(batches, **options).convert(ann)
+
+
+def error(snn: sjpc.SpikingNetwork, ann: nn.Module, x: Tensor) -> float:
+    with torch.no_grad():
+        y = ann(x)
+        return ((snn.predict(x) - y).square().sum() / (y - y.mean(0)).square().sum()).item()
+
+
+@pytest.mark.parametrize("node_type", [sjpc.ParallelConversionNode, sjpc.SpikePackNode])
+@pytest.mark.parametrize("T", [1, 2, 4])
+def test_fit_is_near_the_best_on_a_fine_grid(node_type: type, T: int) -> None:
+    torch.manual_seed(0)
+    z = torch.randn(3, 2000) * torch.tensor([[0.5], [1.0], [7.0]])
+    y = z.relu()
+    node = node_type(T, torch.ones(3))
+    fit_neuron(node, z, z - 0.25, y, search=True)
+    fitted = (node.decoded((z - 0.25).T).T - y).square().sum(1)
+    levels, best = node.code.max_level(T), torch.full((3,), torch.inf)
+    for share in torch.linspace(0.05, 1.1, 200):
+        step = share * y.amax(1, keepdim=True) / levels
+        k = (z / step + 0.5).floor().clamp(0, levels)
+        amplitude = (k * y).sum(1, keepdim=True) / k.square().sum(1, keepdim=True).clamp_min(1e-9)
+        best = torch.minimum(best, (y - amplitude * k).square().sum(1))
+    assert (fitted <= 1.05 * best).all()
+
+
+def test_a_given_threshold_is_kept() -> None:
+    node = sjpc.ParallelConversionNode(4, torch.tensor([1.5, 2.0]))
+    z = torch.randn(2, 500)
+    fit_neuron(node, z, z, z.relu(), search=False)
+    assert node.v_threshold.tolist() == [1.5, 2.0]
+    assert not torch.equal(node.amplitude, node.v_threshold)
+
+
+@pytest.mark.parametrize("calibration", CALIBRATIONS)
+@pytest.mark.parametrize("mode", ["parallel", "spikepack", "css"])
+def test_error_falls(calibration: str, mode: str) -> None:
+    ann, x = network(), torch.randn(128, 3, 8, 8)
+    plain = convert(ann, [x], time_steps=2, threshold="max", calibration="none", mode=mode)
+    fitted = convert(ann, list(x.split(32)), time_steps=2, calibration=calibration, mode=mode)
+    held_out = torch.randn(64, 3, 8, 8)
+    assert error(fitted, ann, held_out) < 0.7 * error(plain, ann, held_out)
+
+
+@pytest.mark.parametrize("calibration", CALIBRATIONS)
+def test_same_data_same_network_and_the_ann_stays(calibration: str) -> None:
+    ann, x = network(), torch.randn(40, 3, 8, 8)
+    before = copy.deepcopy(ann.state_dict())
+    first, second = (convert(ann, [x], calibration=calibration) for _ in range(2))
+    for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    assert all(torch.equal(value, before[name]) for name, value in ann.state_dict().items())
+
+
+def dead(ann: nn.Module) -> nn.Module:
+    ann[0].weight.data[1:3], ann[0].bias.data[1:3] = 0, -1.0
+    return ann
+
+
+@pytest.mark.parametrize("calibration", [*CALIBRATIONS, "da_qcfs"])
+@pytest.mark.parametrize(
+    ("ann", "batches"),
+    [
+        pytest.param(network(), [torch.randn(1, 3, 8, 8)], id="one image"),
+        pytest.param(network(), [torch.randn(32, 3, 8, 8)], id="one batch"),
+        pytest.param(network(), [torch.randn(1, 3, 8, 8).expand(32, -1, -1, -1)] * 2, id="duplicates"),
+        pytest.param(dead(network()), [torch.randn(32, 3, 8, 8)], id="dead channels"),
+        pytest.param(network(), [torch.zeros(8, 3, 8, 8)], id="zeros"),
+        pytest.param(network().double(), [torch.randn(16, 3, 8, 8)], id="float64"),
+        pytest.param(network().bfloat16(), [torch.randn(16, 3, 8, 8)], id="bfloat16"),
+        pytest.param(network(), [torch.randn(8, 3, 1, 1)], id="1x1 maps"),
+        pytest.param(network(), [torch.randn(5, 3, 8, 8), torch.randn(2, 3, 8, 8)], id="uneven batches"),
+    ],
+)
+def test_odd_data(calibration: str, ann: nn.Module, batches: list[Tensor]) -> None:
+    for threshold in ("mse", "99.9%"):
+        snn = convert(ann, batches, calibration=calibration, threshold=threshold)
+        assert all(torch.isfinite(p).all() for p in snn.parameters())
+        assert torch.isfinite(snn.predict(batches[0].to(next(ann.parameters()).dtype))).all()
+
+
+@pytest.mark.parametrize("calibration", CALIBRATIONS)
+def test_an_outlier_does_not_spoil_the_rest(calibration: str) -> None:
+    ann, x = network(), torch.randn(128, 3, 8, 8)
+    x[0, :, 0, 0] = 1e4
+    assert error(convert(ann, [x], calibration=calibration), ann, x[1:]) < 0.3
