@@ -169,6 +169,12 @@ def decode(train: Tensor, code: Code) -> Tensor:
     """
     dtype = torch.float64 if train.dtype == torch.float64 else torch.float32
     if not code.weighted:
-        return train.sum(0, dtype=dtype)
+        return _laid_out_as(train[0], train.sum(0, dtype=dtype))
     weights = torch.tensor(code.weights(train.shape[0]), dtype=dtype, device=train.device)
-    return torch.tensordot(weights, train.to(dtype), dims=1)
+    return _laid_out_as(train[0], torch.tensordot(weights, train.to(dtype), dims=1))
+
+
+def _laid_out_as(step: Tensor, level: Tensor) -> Tensor:
+    # Sums come out contiguous. A convolution chooses its kernel, and so its rounding, by the memory layout; values
+    # that differ in the last bit can fall on different sides of a step in the next neuron.
+    return level if level.stride() == step.stride() else torch.empty_like(step, dtype=level.dtype).copy_(level)

@@ -137,3 +137,16 @@ def test_table(code_name: str, T: int, weights: list[int], max_level: int, per_t
     assert code.weights(T) == weights
     assert code.max_level(T) == max_level
     assert code.levels_per_threshold(T) == per_threshold
+
+
+@pytest.mark.parametrize("code_name", CODES)
+@pytest.mark.parametrize(
+    "layout",
+    [lambda x: x, lambda x: x.to(memory_format=torch.channels_last), lambda x: x.permute(0, 3, 1, 2), lambda x: x.mT],
+)
+def test_memory_layout_is_that_of_the_levels(code_name: str, layout) -> None:
+    """Or the next convolution takes another kernel than in the ANN, and rounds differently."""
+    code = CODES[code_name]
+    levels = layout(torch.randint(0, code.max_level(4) + 1, (2, 5, 4, 3)).float())
+    read = decode(encode(levels, code, 4), code)
+    assert torch.equal(read, levels) and read.stride() == levels.stride()

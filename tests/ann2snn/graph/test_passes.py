@@ -59,7 +59,7 @@ def test_small_networks(name: str) -> None:
     [
         pytest.param(lambda: torchvision.models.resnet18(num_classes=10), 0, id="resnet18"),
         pytest.param(lambda: torchvision.models.vgg11_bn(init_weights=False).features[:11], 0, id="vgg11_bn"),
-        pytest.param(lambda: torchvision.models.densenet121(block_config=(2,)).features[:6], None, id="densenet"),
+        pytest.param(lambda: torchvision.models.DenseNet(8, (2,), 16).features, None, id="densenet"),
         pytest.param(lambda: Inception(3, 4, 6, 8, 2, 4, 4), 0, id="googlenet"),
         pytest.param(lambda: InvertedResidual(3, 8, 2), 0, id="shufflenet"),
         pytest.param(lambda: InvertedResidualV2(3, 3, 1, 6), 0, id="mobilenet_v2"),
