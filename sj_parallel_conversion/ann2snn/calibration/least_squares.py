@@ -20,7 +20,6 @@ _SAMPLES = 4_096  # a channel; more do not change the optimum
 _COARSE = 20  # candidates for the full scale, from the mean activation to beyond the largest
 _FINE = (0.88, 0.92, 0.96, 1.04, 1.08, 1.12)
 _BULK, _FAR = 0.99, 5.0  # an outlier is this many times larger than so many of its channel's values
-_OFFSETS = (0.3, 0.4, 0.6, 0.7)
 
 
 def least_squares(
@@ -83,18 +82,15 @@ def fit_neuron(neuron: SpikingNode, z1: Tensor, z0: Tensor, y: Tensor, search: b
     shift = (z1 - z0).mean(1)
     fit = _LevelFit(z0 + shift.unsqueeze(1), y, max_level)
     step = (neuron.v_threshold / per_threshold).expand(len(y)).float()
-    psi = torch.full_like(step, 0.5)
     if search:
-        step, psi = fit.search(step)
-    amplitude = fit.amplitude(step, psi)
+        step = fit.search(step)
     own_amplitude(neuron)
     for parameter, value in (
         (neuron.v_threshold, step * per_threshold),
         (neuron.shift, shift),
-        (neuron.amplitude, amplitude * per_threshold),
+        (neuron.amplitude, fit.amplitude(step) * per_threshold),
     ):
-        parameter.data = (value if neuron.v_threshold.dim() or len(y) > 1 else value[0]).to(parameter.dtype)
-    neuron.shift.data += ((psi - 0.5) * step).view_as(neuron.shift).to(neuron.shift.dtype)
+        parameter.data = value.view_as(neuron.v_threshold).to(parameter.dtype)
 
 
 def _usual(z: Tensor) -> Tensor:
@@ -106,47 +102,43 @@ def _usual(z: Tensor) -> Tensor:
 
 
 class _LevelFit:
-    """Squared error of ``amplitude * level`` against the ANN's activation, for any step and rounding offset."""
+    """Squared error of ``amplitude * level`` against the ANN's activation, by channel, for any value of ``step``."""
 
     def __init__(self, z: Tensor, y: Tensor, max_level: int) -> None:
         self.z, self.y, self.max_level = z, y, max_level
 
-    def levels(self, step: Tensor, psi: Tensor) -> Tensor:
-        return (self.z / step.unsqueeze(1)).add_(psi.unsqueeze(1)).floor_().clamp_(0, self.max_level)
+    def levels(self, step: Tensor) -> Tensor:
+        """The level at each sample if one level is worth ``step``."""
+        return (self.z / step.unsqueeze(1)).add_(0.5).floor_().clamp_(0, self.max_level)
 
-    def explained(self, step: Tensor, psi: Tensor) -> Tensor:
-        """How much of sum(y^2) the best amplitude explains, by channel; negative amplitudes explain nothing."""
-        k = self.levels(step, psi)
+    def explained(self, step: Tensor) -> Tensor:
+        """How much of sum(y^2) the best amplitude explains; negative amplitudes explain nothing."""
+        k = self.levels(step)
         return (k * self.y).sum(1).clamp_min(0).square() / k.square().sum(1).clamp_min(1e-12)
 
-    def amplitude(self, step: Tensor, psi: Tensor) -> Tensor:
+    def amplitude(self, step: Tensor) -> Tensor:
         """The least-squares value of one level; ``step`` where no level is ever reached."""
-        k = self.levels(step, psi)
+        k = self.levels(step)
         norm = k.square().sum(1)
         return torch.where(norm > 0, (k * self.y).sum(1).clamp_min(0) / norm.clamp_min(1e-12), step)
 
-    def search(self, step: Tensor) -> tuple[Tensor, Tensor]:
-        """The step and the rounding offset that explain most, starting from ``step`` and one half."""
-        psi = torch.full_like(step, 0.5)
-        best = self.explained(step, psi)
+    def search(self, step: Tensor) -> Tensor:
+        """The step that explains most, or ``step`` if none explains more."""
+        best = self.explained(step)
         active = self.y > 0
         low = 0.7 * (self.y * active).sum(1) / active.sum(1).clamp_min(1) + 1e-12
         high = 1.15 * self.y.amax(1).clamp_min(1e-12)
+        # geometric, so that an outlier of any size leaves candidates for the rest
         for i in range(_COARSE):
-            # geometric, so that an outlier of any size leaves candidates for the rest
-            full = low * (high / low) ** (i / (_COARSE - 1))
-            step, psi, best = self._better(full / self.max_level, psi, step, psi, best)
-        for offset in _OFFSETS:
-            step, psi, best = self._better(step, torch.full_like(psi, offset), step, psi, best)
-        base = step
+            step, best = self._better(low * (high / low) ** (i / (_COARSE - 1)) / self.max_level, step, best)
+        coarse = step
         for factor in _FINE:
-            step, psi, best = self._better(base * factor, psi, step, psi, best)
-        return step, psi
+            step, best = self._better(coarse * factor, step, best)
+        return step
 
-    def _better(self, new_step: Tensor, new_psi: Tensor, step: Tensor, psi: Tensor, best: Tensor) -> tuple[Tensor, ...]:
-        explained = self.explained(new_step, new_psi)
-        better = explained > best
-        return torch.where(better, new_step, step), torch.where(better, new_psi, psi), torch.maximum(best, explained)
+    def _better(self, candidate: Tensor, step: Tensor, best: Tensor) -> tuple[Tensor, Tensor]:
+        explained = self.explained(candidate)
+        return torch.where(explained > best, candidate, step), torch.maximum(best, explained)
 
 
 def _samples(site: Site, batches: list[Tensor]) -> Tensor:

@@ -11,7 +11,7 @@ from torch.nn.modules.conv import _ConvNd
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # relative to the mean variance of the inputs
-_ROWS = 131_072  # samples a layer; more change the solution less than the choice of images does
+_ROWS = 65_536  # samples a layer; more change the solution less than the choice of images does
 _ELEMENTS = 2**26  # of the regression's input, which is what limits its memory
 _OUTLIER = 1e3  # rows with so many times the usual energy would decide the sums alone
 _ITERATIONS = 4
