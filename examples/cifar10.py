@@ -18,7 +18,7 @@ def normalise(images: np.ndarray) -> Tensor:
     :param images: uint8 ``[N, 32, 32, 3]``
     :return: float32 ``[N, 3, 32, 32]``, as the networks were trained on
     """
-    x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().float() / 255
     return (x - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
 
 

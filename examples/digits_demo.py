@@ -61,10 +61,7 @@ def parallel_conversion(ann: nn.Module, loader: DataLoader, evaluation: Evaluati
     """
     results = []
     for T in tqdm(TIME_STEPS, desc="parallel conversion"):
-        converter = sjpc.ParallelConverter(
-            loader, mode="parallel", time_steps=T, threshold="max", calibration="da_qcfs", show_progress=False
-        )
-        snn = converter.convert(ann)
+        snn = sjpc.ParallelConverter(loader, time_steps=T, calibration="weights", show_progress=False).convert(ann)
         for snn.execution in ("spikes", "packed"):
             results.append(evaluation.measure(f"parallel conversion, {snn.execution}", T, snn.predict))
     return results
