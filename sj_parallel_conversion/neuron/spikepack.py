@@ -25,25 +25,19 @@ class SpikePackNode(SpikingNode):
     :param tau: base of the weights, > 1. Other bases than 2 have no closed form and run the loop
     :param serial: run the paper's loop also for tau = 2; the result is the same
 
-    Other arguments and shapes as in :class:`SpikingNode`; ``v_threshold`` is the value of one level.
+    :param options: ``psi``, ``shift``, ``amplitude``, ``channel_dim`` as in :class:`SpikingNode`
+
+    Shapes as in :class:`SpikingNode`; ``v_threshold`` is the value of one level.
     """
 
     code = CODES["binary"]
 
     def __init__(
-        self,
-        T: int,
-        v_threshold: float | Tensor = 1.0,
-        psi: float | Tensor | None = None,
-        shift: float | Tensor = 0.0,
-        amplitude: float | Tensor | None = None,
-        channel_dim: int = 1,
-        tau: float = 2.0,
-        serial: bool = False,
+        self, T: int, v_threshold: float | Tensor = 1.0, *, tau: float = 2.0, serial: bool = False, **options: object
     ) -> None:
         if isinstance(tau, bool) or not isinstance(tau, (int, float)) or not 1 < tau < float("inf"):
             raise ConfigError(f"SpikePackNode: tau must be a number > 1, got {tau!r}")
-        super().__init__(T, v_threshold, psi, shift, amplitude, channel_dim)
+        super().__init__(T, v_threshold, **options)
         self.serial = serial
         if tau != 2:
             self.code = dataclasses.replace(self.code, base=tau, digits=None)

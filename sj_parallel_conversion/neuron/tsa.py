@@ -32,7 +32,9 @@ class TSANode(SpikingNode):
         closed form by one level at most
     :param silent_steps: k, how many steps the serial form listens before it fires
 
-    Other arguments and shapes as in :class:`SpikingNode`; ``v_threshold`` is the value of one level.
+    :param options: ``psi``, ``shift``, ``amplitude``, ``channel_dim`` as in :class:`SpikingNode`
+
+    Shapes as in :class:`SpikingNode`; ``v_threshold`` is the value of one level.
     """
 
     code = CODES["signed_digit"]
@@ -41,17 +43,15 @@ class TSANode(SpikingNode):
         self,
         T: int,
         v_threshold: float | Tensor = 1.0,
-        psi: float | Tensor | None = None,
-        shift: float | Tensor = 0.0,
-        amplitude: float | Tensor | None = None,
-        channel_dim: int = 1,
+        *,
         signed: bool = False,
         serial: bool = False,
         silent_steps: int = 1,
+        **options: object,
     ) -> None:
         if isinstance(silent_steps, bool) or not isinstance(silent_steps, int) or silent_steps < 0:
             raise ConfigError(f"TSANode: silent_steps must be an integer >= 0, got {silent_steps!r}")
-        super().__init__(T, v_threshold, psi, shift, amplitude, channel_dim)
+        super().__init__(T, v_threshold, **options)
         self.signed, self.serial, self.silent_steps = signed, serial, silent_steps
 
     def _level(self, total: Tensor) -> Tensor:

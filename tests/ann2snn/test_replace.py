@@ -121,3 +121,19 @@ def test_pickles() -> None:
     replaced = sjpc.replace_activations(ann, sjpc.QCFS, levels=4)
     assert torch.equal(pickle.loads(pickle.dumps(replaced))(x), replaced(x))
     assert replaced(IMAGES).shape == (4, 5)
+
+
+class _FunctionalDropout(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(6, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.dropout(self.linear(x).relu(), 0.5, training=self.training)
+
+
+def test_functional_dropout_still_works_in_training() -> None:
+    replaced = sjpc.replace_activations(_FunctionalDropout(), sjpc.ClipReLU)
+    x = torch.rand(50, 6)
+    assert not torch.equal(replaced(x), replaced(x))
+    assert torch.equal(replaced.eval()(x), replaced(x))

@@ -19,6 +19,8 @@ RELUS: tuple[type[nn.Module], ...] = (nn.ReLU, nn.Hardtanh)  # nn.ReLU6 is a Har
 SUPPORTED: tuple[type[nn.Module], ...] = (nn.ReLU, nn.ReLU6, QCFS, DAQCFS, ClipReLU)
 # In torch's activation file, but they mix values of several neurons, or do nothing to their input's sign.
 _NOT_SCALAR = ("Softmax", "Softmax2d", "LogSoftmax", "Softmin", "MultiheadAttention", "Module", "GLU")
+# Modules of torch that hide activations inside; no neuron could be put there.
+_OPAQUE = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer, nn.Transformer, nn.RNNBase, nn.RNNCellBase)
 _SCALAR_ACTIVATIONS = tuple(
     cls
     for name, cls in inspect.getmembers(nn_activation, inspect.isclass)
@@ -44,18 +46,24 @@ def _clamp(input: object, min: float | None = None, max: float | None = None) ->
     return nn.Hardtanh(min, max) if isinstance(min, (int, float)) and isinstance(max, (int, float)) else None
 
 
-# How functions and tensor methods spell activations: the module that does the same, or None if there is none.
+def _dropout(input: object, p: float = 0.5, training: bool = True, inplace: bool = False) -> nn.Module | None:
+    # Traced in evaluation mode: as a module it wakes up again when the network is trained.
+    return None if training else nn.Dropout(p)
+
+
+# How functions and tensor methods spell modules: the module that does the same, or None if there is none.
 _SPELLINGS: dict[object, Callable[..., nn.Module | None]] = {
     **dict.fromkeys((F.relu, torch.relu, "relu"), _relu),
     F.relu6: _relu6,
     F.hardtanh: _hardtanh,
+    F.dropout: _dropout,
     **dict.fromkeys((torch.clamp, torch.clip, torch.clamp_min, "clamp", "clip", "clamp_min"), _clamp),
 }
 _FUNCTION_NAMES = {cls.__name__.lower() for cls in _SCALAR_ACTIVATIONS} | {"clamp", "clip", "clampmin", "clampmax"}
 
 
 def standardise_activations(model: fx.GraphModule) -> None:
-    """Turn activations that are functions or methods into modules at their call sites."""
+    """Turn activations (and dropouts) that are functions or methods into modules at their call sites."""
     for node in list(model.graph.nodes):
         if node.op not in ("call_function", "call_method") or node.target not in _SPELLINGS:
             continue
@@ -63,7 +71,7 @@ def standardise_activations(model: fx.GraphModule) -> None:
         if module is None:
             continue
         name = free_name(model, _site_name(node))
-        model.add_submodule(name, module)
+        model.add_submodule(name, module.eval())
         node.op, node.target, node.args, node.kwargs = "call_module", name, (first_input(node),), {}
     model.recompile()
 
@@ -102,7 +110,9 @@ def _convertible(module: nn.Module) -> bool:
 def _unsupported(model: fx.GraphModule, node: fx.Node) -> str | None:
     if node.op == "call_module":
         module = model.get_submodule(node.target)
-        return type(module).__name__ if isinstance(module, _SCALAR_ACTIVATIONS) and not _convertible(module) else None
+        hidden = any(isinstance(m, _OPAQUE) for m in module.modules())
+        refused = hidden or (isinstance(module, _SCALAR_ACTIVATIONS) and not _convertible(module))
+        return type(module).__name__ if refused else None
     name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
     return name if node.op in ("call_function", "call_method") and name.replace("_", "") in _FUNCTION_NAMES else None
 

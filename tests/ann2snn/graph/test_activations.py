@@ -162,3 +162,18 @@ def test_all_unsupported_activations_are_listed_at_once() -> None:
 def test_nothing_to_convert(model: nn.Module) -> None:
     with pytest.raises(sjpc.ConversionError, match="nothing to convert"):
         graph.activation_sites(plain(model))
+
+
+@pytest.mark.parametrize("opaque", [nn.TransformerEncoderLayer(8, 2), nn.GRU(8, 8)])
+def test_modules_that_hide_activations_are_refused(opaque: nn.Module) -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.hidden, self.relu = opaque, nn.ReLU()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.relu(self.hidden(x))
+
+    model = graph.trace(Model())
+    with pytest.raises(sjpc.ConversionError, match=f"hidden.*{type(opaque).__name__}"):
+        graph.activation_sites(model)
