@@ -11,6 +11,7 @@ from torch.nn.modules.conv import _ConvNd
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # relative to the mean variance of the inputs
+_DEFAULT_RIDGE = 1e-2  # where no image can be held out
 _ROWS = 65_536  # samples a layer; more change the solution less than the choice of images does
 _ELEMENTS = 2**26  # of the regression's input, which is what limits its memory
 _OUTLIER = 1e3  # rows with so many times the usual energy would decide the sums alone
@@ -84,17 +85,20 @@ def fit_change(samples: LayerSamples, rectified: bool, held_out: int) -> Tensor 
     """
     x, z0, target, image = samples.joined()
     held = image % held_out == held_out - 1
-    fit = (~held).nonzero().flatten() if held.any() else torch.arange(len(image), device=x.device)
-    xf, zf, tf = x[:, fit], z0[:, fit], target[:, fit]
-    covariance = (xf.transpose(1, 2) @ xf).double()
-    if not held.any():
-        return _majorise(xf, zf, tf, _factorise(covariance, _RIDGES[2]), rectified)
+    ridge = _choose_ridge(x, z0, target, held, rectified) if held.any() and not held.all() else _DEFAULT_RIDGE
+    return None if ridge is None else _solve(x, z0, target, _covariance(x), ridge, rectified)
+
+
+def _choose_ridge(x: Tensor, z0: Tensor, target: Tensor, held: Tensor, rectified: bool) -> float | None:
+    """The penalty that serves the held-out rows best; ``None`` if no change at all serves them better."""
     best, lowest = None, _loss(z0[:, held], target[:, held], rectified)
+    rest = x[:, ~held], z0[:, ~held], target[:, ~held]
+    covariance = _covariance(rest[0])
     for ridge in _RIDGES:
-        change = _majorise(xf, zf, tf, _factorise(covariance, ridge), rectified)
+        change = _solve(*rest, covariance, ridge, rectified)
         loss = _loss(z0[:, held] + x[:, held] @ change, target[:, held], rectified)
         if loss < lowest:
-            best, lowest = change, loss
+            best, lowest = ridge, loss
     return best
 
 
@@ -107,15 +111,18 @@ def apply_change(layer: nn.Module, change: Tensor) -> None:
     layer.bias.data += flat[:, -1]
 
 
-def _factorise(covariance: Tensor, ridge: float) -> Tensor:
+def _covariance(x: Tensor) -> Tensor:
+    return (x.transpose(1, 2) @ x).double()
+
+
+def _solve(
+    x: Tensor, z0: Tensor, target: Tensor, covariance: Tensor, ridge: float, rectified: bool
+) -> Tensor:
     diagonal = covariance.diagonal(dim1=1, dim2=2)
     scale = diagonal[:, :-1].mean(1, keepdim=True)
     penalty = (ridge * scale).expand_as(diagonal).clone()
     penalty[:, -1] = 1e-6 * diagonal[:, -1]  # the bias is free
-    return torch.linalg.cholesky(covariance + torch.diag_embed(penalty + 1e-9 * scale + 1e-12))
-
-
-def _majorise(x: Tensor, z0: Tensor, target: Tensor, factor: Tensor, rectified: bool) -> Tensor:
+    factor = torch.linalg.cholesky(covariance + torch.diag_embed(penalty + 1e-9 * scale + 1e-12))
     z = z0
     for _ in range(_ITERATIONS if rectified else 1):
         error = torch.where(target > 0, target, z.clamp(max=0)) - z0 if rectified else target - z0
