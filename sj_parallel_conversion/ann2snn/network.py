@@ -109,7 +109,7 @@ class SpikingNetwork(MemoryModule):
         :param inputs: ``[N, ...]``, shown at every step
         :return: the decoded output ``[N, ...]``; works in either step mode and leaves a running window alone
         """
-        if self.execution == "spikes" and self.step_by_step:
+        if self.step_by_step:
             return self.decode(self._run(inputs))
         # The trains of the last neurons are decoded before the readout, so that both executions agree to the bit.
         return self.net(*inputs)
@@ -119,7 +119,7 @@ class SpikingNetwork(MemoryModule):
 
     def _run(self, inputs: tuple) -> object:
         """The output sequence for inputs that are a :class:`Steps` or the same at each step."""
-        if self.execution == "spikes":
+        if self.execution == "spikes" or self.step_by_step:
             return Timeline(self.net, self.time_steps, self.step_by_step).run_sequence(inputs)
         y = self.net(*(x.mean if isinstance(x, Steps) else x for x in inputs))
         return tree_map(lambda v: v.expand(self.time_steps, *v.shape) if isinstance(v, Tensor) else v, y)

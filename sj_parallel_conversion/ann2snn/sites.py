@@ -46,10 +46,14 @@ def find_sites(model: fx.GraphModule, per_channel: bool = True) -> list[Site]:
     :return: the sites in the order in which they run
     :raises ConversionError: if there are none, or unsupported activations
     """
-    return [
-        Site(node.target, model.get_submodule(node.target), channel_axis(model, node) if per_channel else None)
-        for node in activation_sites(model)
-    ]
+    return [_site(model, node, per_channel) for node in activation_sites(model)]
+
+
+def _site(model: fx.GraphModule, node: fx.Node, per_channel: bool) -> Site:
+    activation = model.get_submodule(node.target)
+    if isinstance(activation, (QCFS, DAQCFS)) and activation.v_threshold.dim() == 1:
+        return Site(node.target, activation, activation.channel_dim)
+    return Site(node.target, activation, channel_axis(model, node) if per_channel else None)
 
 
 class SpikingActivation(StepModeContainer):
@@ -85,15 +89,17 @@ def make_node(site: Site, node_type: type[SpikingNode], time_steps: int, v_max: 
         brings its own threshold
     :return: the neuron
     """
-    activation = site.activation
-    if isinstance(activation, (QCFS, DAQCFS)):
-        return _trained_node(activation, node_type, time_steps)
+    channel_dim = 1 if site.channel_dim is None else site.channel_dim
+    if isinstance(site.activation, (QCFS, DAQCFS)):
+        return _trained_node(site.activation, node_type, time_steps, channel_dim)
     step = v_max / node_type.code.max_level(time_steps)
     v_threshold = step * node_type.code.levels_per_threshold(time_steps)
-    return node_type(time_steps, v_threshold, channel_dim=1 if site.channel_dim is None else site.channel_dim)
+    return node_type(time_steps, v_threshold, channel_dim=channel_dim)
 
 
-def _trained_node(activation: QCFS | DAQCFS, node_type: type[SpikingNode], time_steps: int) -> SpikingNode:
+def _trained_node(
+    activation: QCFS | DAQCFS, node_type: type[SpikingNode], time_steps: int, channel_dim: int
+) -> SpikingNode:
     code = node_type.code
     # theta is the value of all levels together; a weighted code counts its threshold by the level.
     scale = code.levels_per_threshold(time_steps) / code.max_level(time_steps)
@@ -102,4 +108,5 @@ def _trained_node(activation: QCFS | DAQCFS, node_type: type[SpikingNode], time_
         psi = None if activation.psi is None else activation.psi * scale
         shift = activation.shift if isinstance(activation, DAQCFS) else 0.0
         amplitude = (activation.v_threshold + activation.phi) * scale if isinstance(activation, DAQCFS) else None
-        return node_type(time_steps, theta, psi, shift, amplitude, activation.channel_dim)
+        options = {"psi": psi, "shift": shift, "amplitude": amplitude, "channel_dim": channel_dim}
+        return node_type(time_steps, theta, **options)

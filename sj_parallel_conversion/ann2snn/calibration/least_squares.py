@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, fx
 
+from ...activation import DAQCFS, QCFS
 from ...neuron import SpikingNode
 from ..sites import Site
 from ..sweep import Sweep, Visitor
@@ -64,16 +65,21 @@ class FitNeurons(Visitor):
         reference = self.ann.get_submodule(node.target)
         z1, z0 = _samples(site, ann_input), _samples(site, snn_input)
         y = _samples(site, [reference(x) for x in ann_input])
-        fit_neuron(neuron, z1, z0, y, self.search)
+        # a trained threshold is kept
+        search = self.search and not isinstance(site.activation, (QCFS, DAQCFS))
+        fit_neuron(neuron, z1, z0, y, search, by_channel=site.channel_dim is not None)
 
 
-def fit_neuron(neuron: SpikingNode, z1: Tensor, z0: Tensor, y: Tensor, search: bool) -> None:
+def fit_neuron(
+    neuron: SpikingNode, z1: Tensor, z0: Tensor, y: Tensor, search: bool, by_channel: bool = True
+) -> None:
     """
     :param neuron: its shift, amplitude and, if ``search``, threshold and initial charge are set
     :param z1: the ANN's input of the activation, ``[C, samples]``
     :param z0: the spiking network's input at the same places
     :param y: the ANN's activation
     :param search: whether the threshold is searched
+    :param by_channel: whether the neuron gets one value a channel; otherwise C = 1
     """
     usual = _usual(z1) & _usual(z0)
     z1, z0, y = z1 * usual, z0 * usual, y * usual
@@ -90,7 +96,7 @@ def fit_neuron(neuron: SpikingNode, z1: Tensor, z0: Tensor, y: Tensor, search: b
         (neuron.shift, shift),
         (neuron.amplitude, fit.amplitude(step) * per_threshold),
     ):
-        parameter.data = value.view_as(neuron.v_threshold).to(parameter.dtype)
+        parameter.data = (value if by_channel else value[0]).to(parameter.dtype)
 
 
 def _usual(z: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -84,7 +85,7 @@ def check_outputs(ann: nn.Module, model: fx.GraphModule, x: Tensor) -> None:
 
 def _user_line(error: Exception) -> str:
     """The innermost line of the traceback that belongs neither to torch nor to this package."""
-    own = (str(Path(torch.__file__).parent), str(Path(__file__).parents[2]))
+    own = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parents[2]}{os.sep}")
     libraries = (sys.prefix + "/lib/python", sys.base_prefix + "/lib/python")
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(own)]
     frames = [f for f in frames if not f.filename.startswith(libraries)] or frames
