@@ -18,7 +18,6 @@ _MODULES = (
     _ConvNd,
     _AvgPoolNd,
     _AdaptiveAvgPoolNd,
-    _DropoutNd,
     nn.Linear,
     nn.Flatten,
     nn.Unflatten,
@@ -60,6 +59,8 @@ def is_affine(model: fx.GraphModule, node: fx.Node) -> bool:
         return True
     if node.op == "call_module":
         module = model.get_submodule(node.target)
+        if isinstance(module, _DropoutNd):
+            return not module.training  # one mask serves the whole window
         if isinstance(module, _BatchNorm):
             return module.running_mean is not None and not module.training
         return isinstance(module, _MODULES)
