@@ -41,11 +41,20 @@ class ConverterDialect:
     :param argument: the argument of ``__init__`` that takes the name of a conversion
     :param method: the method that converts
     :param neutral: a value of ``argument`` that ``__init__`` accepts as it stands
+    :param own_values: in words, what SpikingJelly itself takes as ``argument``
+    :param usage: how a mode of this package is asked for
     """
 
     argument: str
     method: str
     neutral: object
+    own_values: str
+    usage: str
+
+    @property
+    def foreign_argument(self) -> str:
+        """What the other supported release calls ``argument``."""
+        return "mode" if self.argument == "recipe" else "recipe"
 
     def knows(self, name: str) -> bool:
         """Whether ``Converter`` has a conversion of this name."""
@@ -59,9 +68,21 @@ class ConverterDialect:
 def _dialect() -> ConverterDialect:
     parameters = inspect.signature(Converter).parameters
     if "recipe" in parameters and hasattr(Converter, "convert"):
-        return ConverterDialect("recipe", "convert", ann2snn.ConversionRecipe())
+        return ConverterDialect(
+            "recipe",
+            "convert",
+            neutral=ann2snn.ConversionRecipe(),
+            own_values="'transformer_td_equivalent' or a recipe object",
+            usage="Converter(recipe={mode!r}, dataloader=dataloader).convert(ann)",
+        )
     if {"dataloader", "mode"} <= parameters.keys() and hasattr(Converter, "forward"):
-        return ConverterDialect("mode", "forward", "max")
+        return ConverterDialect(
+            "mode",
+            "forward",
+            neutral="max",
+            own_values="'max', a percentile such as '99.9%' or a float in (0, 1]",
+            usage="Converter(dataloader, mode={mode!r})(ann)",
+        )
     raise _unsupported(f"its ann2snn.Converter takes {', '.join(parameters)}")
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import inspect
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from . import compat
 from .ann2snn import ParallelConversionRecipe, ParallelConverter
 from .ann2snn.config import MODES
-from .ann2snn.converter import run_recipe
+from .ann2snn.converter import check_device, run_recipe
 from .errors import ConfigError, RegistrationError
 
 # SpikingJelly's module: the names that it gets
@@ -89,45 +90,67 @@ def _accept_modes(init: Callable) -> Callable:
 
     @functools.wraps(init)
     def __init__(self: object, *args: object, **kwargs: object) -> None:
+        _refuse_foreign_argument(kwargs)
         known = {name: kwargs[name] for name in kwargs if name in signature.parameters}
         given = signature.bind_partial(self, *args, **known).arguments
         options = {name: kwargs[name] for name in kwargs if name not in known}
         del given["self"]
-        choice = given.get(argument)
-        recipe = _recipe(choice, {name: given[name] for name in given if name not in (argument, "device")} | options)
+        recipe = _recipe(given, options)
         if recipe is None:
-            with _naming_modes(choice, options):
+            with _naming_modes(given.get(argument), options):
                 init(self, *args, **kwargs)
         else:
             init(self, **given | {argument: compat.DIALECT.neutral})
-            setattr(self, argument, choice)
+            setattr(self, argument, given[argument])
             self.recipe = recipe
 
     return __init__
 
 
-def _recipe(choice: object, options: dict[str, object]) -> ParallelConversionRecipe | None:
+def _refuse_foreign_argument(kwargs: dict[str, object]) -> None:
+    mode = kwargs.get(compat.DIALECT.foreign_argument)
+    if isinstance(mode, str) and mode in MODES:
+        raise ConfigError(
+            f"{compat.DIALECT.foreign_argument}={mode!r}: the installed SpikingJelly calls this argument "
+            f"{compat.DIALECT.argument}, so write ann2snn.{compat.DIALECT.usage.format(mode=mode)}. "
+            f"ann2snn.ParallelConverter(dataloader, mode={mode!r}).convert(ann) is the same on every release"
+        )
+
+
+def _recipe(given: dict[str, object], options: dict[str, object]) -> ParallelConversionRecipe | None:
     """The recipe that ``Converter`` was asked for; ``None`` if that is a matter of SpikingJelly's own."""
+    choice = given.get(compat.DIALECT.argument)
     if isinstance(choice, ParallelConversionRecipe) and not options:
         return choice
-    if isinstance(choice, str) and choice in MODES:
-        return ParallelConversionRecipe(mode=choice, **options)
-    return None
+    if not (isinstance(choice, str) and choice in MODES):
+        return None
+    check_device(given.get("device"))
+    # what is left are the options of rate coding: code that changes nothing but the mode still passes them
+    ignored = [name for name in given if name not in (compat.DIALECT.argument, "device", "dataloader")]
+    if ignored:
+        warnings.warn(
+            f"{', '.join(ignored)}: option of SpikingJelly's rate coding, without effect if "
+            f"{compat.DIALECT.argument}={choice!r}",
+            stacklevel=3,
+        )
+    data = {"dataloader": given["dataloader"]} if "dataloader" in given else {}
+    return ParallelConversionRecipe(mode=choice, **data, **options)
 
 
 @contextmanager
 def _naming_modes(choice: object, options: dict[str, object]) -> Iterator[None]:
-    """SpikingJelly's errors stay as they are, but a misspelt mode is told which modes there are beside its own."""
+    """SpikingJelly's errors stay as they are, but a misspelt mode is told which there are."""
     try:
         yield
     except (TypeError, ValueError, NotImplementedError) as error:
-        argument, modes = compat.DIALECT.argument, ", ".join(map(repr, MODES))
+        argument, own, modes = compat.DIALECT.argument, compat.DIALECT.own_values, ", ".join(map(repr, MODES))
         if isinstance(choice, str) and options and not compat.DIALECT.knows(choice):
             raise ConfigError(
-                f"{argument}={choice!r} is unknown or does not take {', '.join(options)}. Choose one of: {modes}"
+                f"{argument}={choice!r} is unknown or does not take {', '.join(options)}. Choose one of: {modes}; "
+                f"or, without these options, SpikingJelly's own: {own}"
             ) from error
         if isinstance(choice, str) and not isinstance(error, TypeError):
-            error.add_note(f"sj_parallel_conversion adds {argument}: {modes}")
+            error.add_note(f"{argument} may be {modes} (sj_parallel_conversion), or SpikingJelly's own: {own}")
         raise
 
 

@@ -199,20 +199,42 @@ def test_own_results_and_errors_of_spikingjelly_stay(upstream: Snapshot, name: s
 
 
 def test_misspelt_mode_lists_the_modes() -> None:
-    argument = "recipe" if TAKES_RECIPE else "mode"
-    with pytest.raises(sjpc.ConfigError, match=rf"{argument}='paralel'.*time_steps.*'parallel'"):
+    argument, own = ("recipe", "transformer_td_equivalent") if TAKES_RECIPE else ("mode", "99.9%")
+    with pytest.raises(sjpc.ConfigError, match=rf"{argument}='paralel'.*time_steps.*'parallel'.*{own}"):
         ann2snn.Converter(dataloader=[], time_steps=8, **{argument: "paralel"})
     arguments = {argument: "paralel"} if TAKES_RECIPE else {"dataloader": [], argument: "paralel"}
     with pytest.raises((ValueError, NotImplementedError)) as refusal:
         ann2snn.Converter(**arguments)
-    assert "'parallel'" in "".join(refusal.value.__notes__)
+    notes = "".join(refusal.value.__notes__)
+    assert "'parallel'" in notes and own in notes
+
+
+@pytest.mark.parametrize("mode", registration.MODES)
+@pytest.mark.parametrize("arguments", [{"dataloader": []}, {}, {"time_steps": 8}], ids=str)
+def test_argument_of_the_other_release_is_told_the_right_one(mode: str, arguments: dict[str, object]) -> None:
+    foreign, usage = ("mode", "recipe={!r}, dataloader") if TAKES_RECIPE else ("recipe", "dataloader, mode={!r}")
+    for positional in ([], [[]]):
+        with pytest.raises(sjpc.ConfigError, match=f"^{foreign}='{mode}'.*Converter.{usage.format(mode)}") as error:
+            ann2snn.Converter(*positional, **{foreign: mode}, **arguments)
+        assert "ParallelConverter" in str(error.value)
 
 
 @pytest.mark.skipif(TAKES_RECIPE, reason="this release's Converter has no such options")
-@pytest.mark.parametrize("option", [{"momentum": 0.1}, {"fuse_flag": True}])
-def test_options_of_rate_coding_make_no_sense_for_parallel(option: dict[str, object]) -> None:
-    with pytest.raises(sjpc.ConfigError, match=next(iter(option))):
-        ann2snn.Converter([], mode="parallel", **option)
+@pytest.mark.parametrize("options", [{"momentum": 0.1}, {"momentum": 0.1, "fuse_flag": True}], ids=str)
+def test_options_of_rate_coding_are_ignored_with_a_warning(options: dict[str, object]) -> None:
+    with pytest.warns(UserWarning, match=f"{', '.join(options)}: option of SpikingJelly's rate coding") as caught:
+        converter = ann2snn.Converter([], mode="parallel", **options)
+    assert caught[0].filename == __file__
+    assert converter.recipe.config == sjpc.ConversionConfig()
+    with pytest.warns(UserWarning, match="momentum"):
+        ann2snn.Converter([], None, "parallel", 0.1)
+
+
+@pytest.mark.parametrize("device", ["foo", 1.5, "cuda:99"])
+def test_unknown_device_is_refused_at_once(device: object) -> None:
+    arguments = {"recipe" if TAKES_RECIPE else "mode": "parallel", "dataloader": [], "device": device}
+    with pytest.raises(sjpc.ConfigError, match=f"device={device!r} cannot be used"):
+        ann2snn.Converter(**arguments)
 
 
 @pytest.mark.skipif(not TAKES_RECIPE, reason="this release has no recipes")

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from ..errors import ConfigError
 from .network import SpikingNetwork
 from .recipe import ParallelConversionRecipe
 
@@ -24,7 +25,7 @@ class ParallelConverter:
     :param device: where the spiking network goes; ``None`` means where the ANN is
     :param show_progress: whether progress bars are drawn
     :param options: further fields of :class:`~sj_parallel_conversion.ann2snn.config.ConversionConfig`
-    :raises ConfigError: if an option is unknown or out of range
+    :raises ConfigError: if an option is unknown or out of range, or there is no such device
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class ParallelConverter:
         show_progress: bool = True,
         **options: object,
     ) -> None:
+        check_device(device)
         self.recipe = ParallelConversionRecipe(
             dataloader, mode, time_steps, threshold, calibration, show_progress, **options
         )
@@ -55,11 +57,21 @@ class ParallelConverter:
     __call__ = convert
 
 
+def check_device(device: object) -> None:
+    """:raises ConfigError: if ``device`` is neither ``None`` nor a device of this machine"""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, TypeError, AssertionError) as error:
+        raise ConfigError(f"device={device!r} cannot be used: {error}") from error
+
+
 def run_recipe(converter: object, ann: nn.Module) -> SpikingNetwork:
     """
     :param converter: anything that has a :class:`ParallelConversionRecipe` as ``recipe``, and a ``device``
     :param ann: the trained network
     :return: the spiking network
+    :raises ConfigError: if there is no such device
     """
+    check_device(converter.device)
     converter.recipe.validate(converter)
     return converter.recipe.convert_module(converter, ann)

@@ -150,6 +150,19 @@ def test_bad_options(convert: Convert, ann: nn.Module, x: Tensor, option: dict[s
         convert(ann, [x], **option)
 
 
+@pytest.mark.parametrize("name", [name for name in ENTRY_POINTS if "ModuleConverter" not in name])  # upstream's own
+@pytest.mark.parametrize("device", ["foo", 1.5, ["cpu"], "cuda:99"], ids=repr)
+def test_unknown_devices(name: str, ann: nn.Module, x: Tensor, device: object) -> None:
+    with pytest.raises(sjpc.ConfigError) as error:
+        ENTRY_POINTS[name](ann, [x], device=device, **QUICK)
+    assert f"device={device!r} cannot be used" in str(error.value)
+
+
+def test_unknown_device_is_refused_before_the_conversion(x: Tensor) -> None:
+    with pytest.raises(sjpc.ConfigError, match="device='foo'"):
+        sjpc.ParallelConverter([x], device="foo")
+
+
 def test_unknown_mode_lists_the_modes(x: Tensor) -> None:
     with pytest.raises(sjpc.ConfigError, match=r"mode='paralel'.*'parallel'"):
         sjpc.ParallelConverter([x], mode="paralel")
