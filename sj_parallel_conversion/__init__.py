@@ -21,7 +21,7 @@ from .errors import (
     SJPCError,
     UnsupportedReleaseError,
 )
-from .neuron import ParallelConversionNode, SpikePackNode, TSANode
+from .neuron import ParallelConversionNode, SpikePackNode, SpikingNode, TSANode
 from .registration import register, unregister
 
 __version__ = "0.1.0"
@@ -41,6 +41,7 @@ __all__ = [
     "SJPCError",
     "SpikePackNode",
     "SpikingNetwork",
+    "SpikingNode",
     "TSANode",
     "UnsupportedReleaseError",
     "register",

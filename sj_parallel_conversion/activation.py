@@ -49,7 +49,8 @@ class QCFS(_Quantiser):
     .. math:: \frac{\theta}{L} \, \mathrm{clip}\left(\left\lfloor \frac{x L + \psi}{\theta} \right\rfloor, 0, L\right)
 
     A network trained with it converts without loss at ``time_steps == levels``. The gradient is that of the clipped
-    line (straight-through floor).
+    line (straight-through floor). As in the paper nothing keeps the threshold positive in training; at 0 or below the
+    activation means nothing, and the conversion refuses it by the layer's name.
 
     :param levels: number of levels above zero, L
     :param v_threshold: initial theta, a number (one threshold a layer, as in the paper) or a tensor ``[C]``

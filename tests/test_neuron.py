@@ -10,7 +10,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from spikingjelly.activation_based import functional
+from spikingjelly.activation_based import functional, neuron
+from torch import nn
 
 import sj_parallel_conversion as sjpc
 from sj_parallel_conversion import ParallelConversionNode
@@ -261,12 +262,16 @@ def test_inputs_are_not_written_to() -> None:
     assert torch.equal(x_seq, before)
 
 
-def test_is_a_multi_step_module_of_spikingjelly() -> None:
-    node = ParallelConversionNode(4)
-    assert node.step_mode == "m"
-    functional.set_step_mode(node, "m")
-    functional.reset_net(node)
+@pytest.mark.parametrize("make", [ParallelConversionNode, *([neuron.PSN] if hasattr(neuron, "PSN") else [])])
+def test_is_a_multi_step_module_like_spikingjellys_psn(make: type[nn.Module]) -> None:
+    net = nn.Sequential(nn.Identity(), make(4))
+    for mode in ("s", "m", "s"):
+        functional.set_step_mode(net, mode)
+    functional.reset_net(net)
     with pytest.raises(ValueError):
-        node.step_mode = "s"
-    assert node(torch.ones(4, 1)).shape == (4, 1)
-    assert repr(node) == "ParallelConversionNode(T=4, channels=any, channel_dim=1)"
+        net[1].step_mode = "s"
+    assert net(torch.ones(4, 1)).shape == (4, 1)
+
+
+def test_repr() -> None:
+    assert repr(ParallelConversionNode(4)) == "ParallelConversionNode(T=4, channels=any, channel_dim=1)"

@@ -50,7 +50,10 @@ class ConversionConfig:
         check_threshold(self.threshold)
         if isinstance(self.time_steps, bool) or not isinstance(self.time_steps, int) or self.time_steps < 1:
             raise ConfigError(f"time_steps must be an integer >= 1, got {self.time_steps!r}")
-        self.node_type.code.check_steps(self.time_steps)
+        try:
+            self.node_type.code.check_steps(self.time_steps)
+        except ConfigError as error:
+            raise ConfigError(f"mode={self.mode!r} with time_steps={self.time_steps}: {error}") from error
         for argument in ("per_channel", "show_progress"):
             if not isinstance(getattr(self, argument), bool):
                 raise ConfigError(f"{argument} must be True or False, got {getattr(self, argument)!r}")

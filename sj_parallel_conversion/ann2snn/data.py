@@ -10,35 +10,42 @@ from tqdm import tqdm
 
 from ..errors import DataError
 
-_INPUT_KEYS = ("image", "images", "pixel_values", "img", "input", "inputs", "x", "data")
+_INPUT_KEYS = ("image", "images", "pixel_values", "img", "input", "inputs", "input_values", "x", "data")
 
 
 def model_input(batch: object, index: int) -> Tensor:
     """
     The model's input in one batch: the batch itself, the first element of a tuple or list, or, in a mapping, the
-    value under a usual name (``image``, ``pixel_values``, ...) or else the first tensor.
+    value under a usual name (``image``, ``pixel_values``, ...) or else the floating tensor with most dimensions.
 
     :param batch: what a dataloader yielded
     :param index: its number, for the error message
-    :raises DataError: if there is no tensor in it, or the tensor is empty or has NaN or infinite values
+    :raises DataError: if there is no tensor in it, or the tensor is empty, complex, or has NaN or infinite values
     """
-    candidate = batch
-    if isinstance(batch, Mapping):
-        named = [batch[key] for key in _INPUT_KEYS if isinstance(batch.get(key), Tensor)]
-        candidate = next(iter(named + [v for v in batch.values() if isinstance(v, Tensor)]), None)
-    elif isinstance(batch, (tuple, list)) and batch:
-        candidate = batch[0]
-    if not isinstance(candidate, Tensor):
+    x = _find_input(batch)
+    if x is None:
         raise DataError(
             f"dataloader: batch {index} is a {type(batch).__name__} in which no input tensor was found; "
             'yield x, (x, y, ...), (x,) or {"image": x}'
         )
-    if candidate.dim() < 2 or candidate.numel() == 0:
-        shape = list(candidate.shape)
+    if x.dim() < 2 or x.numel() == 0:
+        shape = list(x.shape)
         raise DataError(f"dataloader: batch {index} has shape {shape}; give batches [N, ...] with N >= 1")
-    if candidate.is_floating_point() and not torch.isfinite(candidate).all():
+    if x.is_complex():
+        raise DataError(f"dataloader: batch {index} has dtype {x.dtype}; give real values")
+    if x.is_floating_point() and not torch.isfinite(x).all():
         raise DataError(f"dataloader: batch {index} has NaN or infinite values")
-    return candidate
+    return x
+
+
+def _find_input(batch: object) -> Tensor | None:
+    if isinstance(batch, Mapping):
+        named = [batch[key] for key in _INPUT_KEYS if isinstance(batch.get(key), Tensor)]
+        tensors = [value for value in batch.values() if isinstance(value, Tensor)]
+        return named[0] if named else max(tensors, key=lambda x: (x.is_floating_point(), x.dim()), default=None)
+    if isinstance(batch, (tuple, list)):
+        return _find_input(batch[0]) if batch else None
+    return batch if isinstance(batch, Tensor) else None
 
 
 def replayable(dataloader: Iterable) -> Iterable:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from ..activation import DAQCFS, QCFS
+from ..activation import DAQCFS, QCFS, ClipReLU
 from ..compat import StepModeContainer
+from ..errors import ConversionError
 from ..neuron import SpikingNode
 from .graph import activation_sites
 from .graph.shapes import channel_axis
@@ -44,16 +45,30 @@ def find_sites(model: fx.GraphModule, per_channel: bool = True) -> list[Site]:
     :param model: a standardised graph with recorded shapes
     :param per_channel: whether thresholds may differ between the channels of a layer
     :return: the sites in the order in which they run
-    :raises ConversionError: if there are none, or unsupported activations
+    :raises ConversionError: if there are none, or unsupported activations, or thresholds that are not > 0
     """
     return [_site(model, node, per_channel) for node in activation_sites(model)]
 
 
 def _site(model: fx.GraphModule, node: fx.Node, per_channel: bool) -> Site:
     activation = model.get_submodule(node.target)
+    if isinstance(activation, (QCFS, DAQCFS, ClipReLU)):
+        _check_trained(node.target, activation)
     if isinstance(activation, (QCFS, DAQCFS)) and activation.v_threshold.dim() == 1:
         return Site(node.target, activation, activation.channel_dim)
     return Site(node.target, activation, channel_axis(model, node) if per_channel else None)
+
+
+def _check_trained(name: str, activation: QCFS | DAQCFS | ClipReLU) -> None:
+    for parameter, values in activation.named_parameters():
+        if not torch.isfinite(values).all():
+            raise ConversionError(f"layer {name!r}: {parameter} is NaN or infinite, so its training has diverged")
+    lowest = activation.v_threshold.min().item()
+    if lowest <= 0:
+        raise ConversionError(
+            f"layer {name!r}: v_threshold must be > 0, but training has driven it to {lowest:.4g}. Start from a larger "
+            "threshold or give thresholds a smaller learning rate, or clamp them after each step of the optimiser"
+        )
 
 
 class SpikingActivation(StepModeContainer):

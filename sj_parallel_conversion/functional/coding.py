@@ -65,7 +65,10 @@ class Code:
         if isinstance(T, bool) or not isinstance(T, int) or T < 1:
             raise ConfigError(f"T (time_steps) must be an integer >= 1, got {T!r}")
         if self.weighted and T > MAX_WEIGHTED_STEPS:
-            raise ConfigError(f"T={T} is too long for the {self.name} code: float32 holds {MAX_WEIGHTED_STEPS} digits")
+            raise ConfigError(
+                f"T={T} is too long for the {self.name} code: T steps make 2^T levels, and float32 tells 2^"
+                f"{MAX_WEIGHTED_STEPS} apart. Take T <= {MAX_WEIGHTED_STEPS}; 8 steps are 256 levels already"
+            )
 
 
 def _sorted_digits(level: Tensor, T: int) -> Tensor:

@@ -35,6 +35,8 @@ class SpikingNode(nn.Module, MultiStepModule):
     :raises ConfigError: if an argument is out of range
 
     Shapes: ``x_seq`` ``[T, N, ...]`` -> spikes ``[T, N, ...]``. An input expanded along time (stride 0) is read once.
+    Always multi-step. As with SpikingJelly's ``PSN`` no ``step_mode`` is set, so that ``functional.set_step_mode``
+    passes over it, whatever the mode of the network around it.
     """
 
     code: Code
@@ -49,7 +51,6 @@ class SpikingNode(nn.Module, MultiStepModule):
         channel_dim: int = 1,
     ) -> None:
         super().__init__()
-        self.step_mode = "m"
         self.code.check_steps(T)
         self.T = T
         self.channel_dim = channel_dim

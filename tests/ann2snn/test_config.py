@@ -38,6 +38,9 @@ def test_defaults() -> None:
         ("threshold", "nan%", ["'mse'", "'max'"]),
         ("threshold", "99.9", ["'mse'", "'max'"]),
         ("threshold", "%", ["'mse'", "'max'"]),
+        ("threshold", "mse ", ["'mse'", "'max'"]),
+        ("threshold", "", ["'mse'", "'max'"]),
+        ("threshold", ["mse"], ["'mse'", "'max'"]),
         ("threshold", 0.5, ["'mse'", "'max'"]),
         ("threshold", None, ["'mse'", "'max'"]),
         ("time_steps", 0, ["integer >= 1"]),
@@ -63,6 +66,15 @@ def test_refused(make: str, option: str, value: object, listed: list[str]) -> No
         build()
     assert repr(value) in str(error.value)
     assert all(valid in str(error.value) for valid in listed)
+
+
+@pytest.mark.parametrize("mode", ["spikepack", "css"])
+@pytest.mark.parametrize("time_steps", [25, 64, 1000])
+def test_weighted_codes_have_a_longest_train(mode: str, time_steps: int) -> None:
+    with pytest.raises(sjpc.ConfigError, match=f"mode='{mode}' with time_steps={time_steps}: .*T <= 24"):
+        sjpc.ParallelConverter([], mode=mode, time_steps=time_steps)
+    assert sjpc.ParallelConverter([], mode=mode, time_steps=24).recipe.config.time_steps == 24
+    assert sjpc.ParallelConverter([], time_steps=time_steps).recipe.config.time_steps == time_steps
 
 
 @pytest.mark.parametrize("threshold", ["mse", "max", "99.9%", "100%", "0.5%", "50 %"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, namedtuple
+from collections import OrderedDict, UserDict, namedtuple
 
 import pytest
 import torch
@@ -33,6 +33,14 @@ def data(loader: object, dtype: torch.dtype | None = None) -> CalibrationData:
         {"label": Y, "image": X},
         {"pixel_values": X, "labels": Y},
         OrderedDict(index=3, anything=X),
+        {"label": Y, "anything": X},
+        {"mask": Y.view(4, 1), "anything": X},
+        {"weight": Y.float(), "anything": X},
+        {"other": torch.zeros(4, 1, 1), "x": X},
+        UserDict(labels=Y, pixel_values=X),
+        ({"image": X}, Y),
+        [{"label": Y, "anything": X}],
+        ((X, Y), Y),
     ],
 )
 def test_forms_of_batches(batch: object) -> None:
@@ -40,7 +48,7 @@ def test_forms_of_batches(batch: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "batch", [None, 3, "text", [], (), {}, {"label": "cat"}, ("a", X), {"image": None}, [[1.0, 2.0]], object()]
+    "batch", [None, 3, "text", [], (), {}, {"label": "cat"}, ("a", X), {"image": None}, [[1.0, 2.0]], object(), ({}, X)]
 )
 def test_batches_without_a_tensor(batch: object) -> None:
     with pytest.raises(sjpc.DataError, match="dataloader: batch 7 ") as error:
@@ -54,6 +62,7 @@ def test_batches_without_a_tensor(batch: object) -> None:
         (torch.zeros(0, 3), "shape \\[0, 3\\]"),
         (torch.zeros(4), "shape \\[4\\]"),
         (torch.tensor(1.0), "shape \\[\\]"),
+        (X.to(torch.complex64), r"dtype torch\.complex64; give real"),
         (X / 0, "NaN or infinite"),
         (torch.tensor([[1.0, float("nan")]]), "NaN or infinite"),
         (torch.tensor([[1.0, float("-inf")]]), "NaN or infinite"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import pytest
 import torch
 from torch import nn
@@ -55,3 +57,16 @@ def test_step_by_step_goes_before_packed() -> None:
     snn.step_by_step = False
     snn.predict(x)
     assert len(calls) == 4 + 1
+
+
+@pytest.mark.parametrize("make", [lambda: sjpc.QCFS(4), lambda: sjpc.DAQCFS(4, torch.ones(8)), sjpc.ClipReLU])
+@pytest.mark.parametrize(
+    ("value", "says"), [(0.0, "v_threshold must be > 0.*to 0[.]"), (-0.5, "to -0.5"), (float("nan"), "NaN or infinite")]
+)
+def test_thresholds_that_training_spoilt_are_refused_by_name(make, value: float, says: str) -> None:
+    model = nn.Sequential(OrderedDict(fc=nn.Linear(3, 8), act=make(), head=nn.Linear(8, 2)))
+    model.act.v_threshold.data.view(-1)[-1:] = value
+    for calibration in ("none", "least_squares"):
+        with pytest.raises(sjpc.ConversionError, match=f"layer 'act': .*{says}"):
+            options = {"calibration": calibration, "show_progress": False}
+            sjpc.ParallelConverter([torch.rand(5, 3)], **options).convert(model)
