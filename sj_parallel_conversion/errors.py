@@ -1,5 +1,10 @@
 """This project's own errors. Each tells what was wrong, where, and what to do."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 
 class SJPCError(ValueError):
     """Base of all errors of this package."""
@@ -23,3 +28,23 @@ class RegistrationError(SJPCError):
 
 class UnsupportedReleaseError(SJPCError, ImportError):
     """The installed SpikingJelly is missing or not supported."""
+
+
+_FROM_TORCH = (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError)
+
+
+@contextmanager
+def as_data_error(explain: Callable[[], str]) -> Iterator[None]:
+    """
+    What torch raises on an input of a wrong shape, dtype or device becomes a :class:`DataError`.
+
+    :param explain: what failed, for the message
+    :raises DataError: in the place of torch's error, with its words
+    """
+    try:
+        yield
+    except _FROM_TORCH as error:
+        # Subclasses say more than that an input was wrong: own errors, out of memory, singular matrices.
+        if type(error) not in _FROM_TORCH:
+            raise
+        raise DataError(f"{explain()}: {error}") from error

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..errors import DataError
+from ..errors import DataError, as_data_error
 
 _INPUT_KEYS = ("image", "images", "pixel_values", "img", "input", "inputs", "input_values", "x", "data")
 
@@ -83,6 +84,7 @@ class CalibrationData:
     ) -> None:
         self._source = replayable(dataloader)
         self._device, self._dtype, self._show_progress = device, dtype, show_progress
+        self._latest = "dataloader"
 
     def first(self) -> Tensor:
         """The first batch."""
@@ -91,6 +93,10 @@ class CalibrationData:
             return next(self.batches(""))
         finally:
             self._show_progress = show
+
+    def naming_batches(self) -> AbstractContextManager:
+        """Within it, what torch raises on a batch becomes a DataError that names the batch."""
+        return as_data_error(lambda: f"{self._latest} cannot be run by the network")
 
     def batches(self, description: str) -> Iterator[Tensor]:
         """
@@ -101,6 +107,7 @@ class CalibrationData:
         count = 0
         for batch in tqdm(self._source, desc=description, disable=not self._show_progress, leave=False):
             x = model_input(batch, count).to(self._device)
+            self._latest = f"dataloader: batch {count} of shape {list(x.shape)}"
             yield x.to(self._dtype) if self._dtype is not None and x.is_floating_point() else x
             count += 1
         if count == 0:

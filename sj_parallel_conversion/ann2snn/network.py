@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
 import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_map
 
 from ..compat import MemoryModule
-from ..errors import DataError
+from ..errors import DataError, as_data_error
 from .config import ConversionConfig, check_choice
 from .sites import SpikingActivation
 from .timeline import Steps, Timeline, mean_input, mean_over_time
 
 EXECUTIONS = ("spikes", "packed")
+_WINDOW_DEPENDS_ON = ("_step_mode", "_execution", "step_by_step", "training")
 
 
 class SpikingNetwork(MemoryModule):
@@ -25,6 +29,10 @@ class SpikingNetwork(MemoryModule):
       reset takes ``x`` as the input of the whole window; after T steps a new window begins.
     - ``"m"``: ``snn(x_seq)`` with ``x_seq`` ``[T, N, ...]`` returns the output sequence ``[T, N, ...]``.
 
+    A window of step mode ``"s"`` is computed at its first call. Loading a state dict, moving the network, and a change
+    of ``step_mode``, ``execution``, ``step_by_step`` or ``training`` begin a new one, as do copies and pickles; weights
+    that an optimiser changes take effect with the next window.
+
     :param net: the graph, with a :class:`SpikingActivation` in the place of each activation
     :param config: the options of the conversion
     """
@@ -33,7 +41,8 @@ class SpikingNetwork(MemoryModule):
         super().__init__()
         self.net = net
         self.config = config
-        self.step_mode = "s"
+        placeholder = next(node for node in net.graph.nodes if node.op == "placeholder")
+        self.input_shape: tuple[int, ...] | None = placeholder.meta.get("shape")  # of a calibration batch
         self.execution = "spikes"
         self.step_by_step = False
         self.register_memory("window_input", None)
@@ -64,16 +73,17 @@ class SpikingNetwork(MemoryModule):
         """The places where neurons stand."""
         return [module for module in self.net.modules() if isinstance(module, SpikingActivation)]
 
-    def single_step_forward(self, *inputs: Tensor) -> object:
+    def single_step_forward(self, x: Tensor) -> object:
         """
-        :param inputs: the input ``[N, ...]`` of the whole window, the same at each call
+        :param x: the input ``[N, ...]`` of the whole window, the same at each call
         :return: the output of one step
-        :raises DataError: if the input changed within a window
+        :raises DataError: if the input changed within a window, or cannot be run
         """
+        self._check_input(x)
         if self.step == 0:
-            self.window_input = tuple(x.detach().clone() if isinstance(x, Tensor) else x for x in inputs)
-            self.window_output = self._run(inputs)
-        elif not _same(inputs, self.window_input):
+            self.window_output = self._run(x)
+            self.window_input = x.detach().clone()
+        elif not _same(x, self.window_input):
             raise DataError(
                 f"the input changed at step {self.step} of {self.time_steps}. In step mode 's' one input is shown "
                 "during the whole window: call functional.reset_net(snn) before the next input, or, for an input that "
@@ -83,19 +93,14 @@ class SpikingNetwork(MemoryModule):
         # Copies, because evaluation loops add up the steps in place.
         return tree_map(lambda y_seq: y_seq[t].clone() if isinstance(y_seq, Tensor) else y_seq, self.window_output)
 
-    def multi_step_forward(self, *inputs: Tensor) -> object:
+    def multi_step_forward(self, x_seq: Tensor) -> object:
         """
-        :param inputs: ``x_seq`` ``[T, N, ...]``, which may differ from step to step
+        :param x_seq: ``[T, N, ...]``, which may differ from step to step
         :return: ``y_seq`` ``[T, N, ...]`` (or the model's dict or tuple of such)
-        :raises DataError: if the first axis is not T
+        :raises DataError: if the first axis is not T, or the input cannot be run
         """
-        for x in inputs:
-            if isinstance(x, Tensor) and (x.dim() < 2 or x.shape[0] != self.time_steps):
-                raise DataError(
-                    f"step mode 'm' needs an input [T={self.time_steps}, N, ...], got shape {list(x.shape)}. For one "
-                    "static input [N, ...] use snn.predict(x)"
-                )
-        return self._run(tuple(Steps(list(x), mean_input(x)) if isinstance(x, Tensor) else x for x in inputs))
+        self._check_input(x_seq, time_axis=True)
+        return self._run(Steps(list(x_seq), mean_input(x_seq)))
 
     def decode(self, y_seq: object) -> object:
         """
@@ -104,29 +109,70 @@ class SpikingNetwork(MemoryModule):
         """
         return tree_map(mean_over_time, y_seq)
 
-    def predict(self, *inputs: Tensor) -> object:
+    def predict(self, x: Tensor) -> object:
         """
-        :param inputs: ``[N, ...]``, shown at every step
+        :param x: ``[N, ...]``, shown at every step
         :return: the decoded output ``[N, ...]``; works in either step mode and leaves a running window alone
+        :raises DataError: if the input cannot be run
         """
+        self._check_input(x)
         if self.step_by_step:
-            return self.decode(self._run(inputs))
+            return self.decode(self._run(x))
         # The trains of the last neurons are decoded before the readout, so that both executions agree to the bit.
-        return self.net(*inputs)
+        with self._naming_input(x):
+            return self.net(x)
 
     def extra_repr(self) -> str:
         return f"time_steps={self.time_steps}, mode={self.config.mode}, execution={self.execution}"
 
-    def _run(self, inputs: tuple) -> object:
-        """The output sequence for inputs that are a :class:`Steps` or the same at each step."""
-        if self.execution == "spikes" or self.step_by_step:
-            return Timeline(self.net, self.time_steps, self.step_by_step).run_sequence(inputs)
-        y = self.net(*(x.mean if isinstance(x, Steps) else x for x in inputs))
+    def _run(self, x: Tensor | Steps) -> object:
+        """The output sequence for an input that is a :class:`Steps` or the same at each step."""
+        with self._naming_input(x):
+            if self.execution == "spikes" or self.step_by_step:
+                return Timeline(self.net, self.time_steps, self.step_by_step).run_sequence((x,))
+            y = self.net(x.mean if isinstance(x, Steps) else x)
         return tree_map(lambda v: v.expand(self.time_steps, *v.shape) if isinstance(v, Tensor) else v, y)
 
+    def _check_input(self, x: object, time_axis: bool = False) -> None:
+        if not isinstance(x, Tensor):
+            raise DataError(f"the network takes one tensor, got {type(x).__name__}")
+        shape = ", ".join(map(str, self.input_shape[1:])) if self.input_shape else "..."
+        dims = x.dim() if self.input_shape is None else len(self.input_shape) + time_axis
+        if time_axis and (x.dim() != dims or x.dim() < 2 or x.shape[0] != self.time_steps):
+            raise DataError(
+                f"step mode 'm' needs an input [T={self.time_steps}, N, {shape}], got shape {list(x.shape)}. For one "
+                "static input [N, ...] use snn.predict(x)"
+            )
+        if x.dim() != dims:
+            raise DataError(
+                f"the network needs an input [N, {shape}] (or of other sizes), got shape {list(x.shape)}. For a "
+                "sequence [T, N, ...] call functional.set_step_mode(snn, 'm') first"
+            )
 
-def _same(inputs: tuple, others: tuple) -> bool:
-    return len(inputs) == len(others) and all(
-        torch.equal(x, y) if isinstance(x, Tensor) and isinstance(y, Tensor) else x is y
-        for x, y in zip(inputs, others, strict=True)
-    )
+    def _naming_input(self, x: Tensor | Steps) -> AbstractContextManager:
+        x = x.mean if isinstance(x, Steps) else x
+        return as_data_error(
+            lambda: f"the network fails on an input [N, ...] of shape {list(x.shape)} ({x.dtype}, {x.device})"
+        )
+
+    def __setattr__(self, name: str, value: object) -> None:
+        begins_window = name in _WINDOW_DEPENDS_ON and getattr(self, name, value) != value
+        super().__setattr__(name, value)
+        if begins_window:
+            self.reset()
+
+    def _load_from_state_dict(self, *args: object) -> None:
+        super()._load_from_state_dict(*args)
+        self.reset()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor]) -> SpikingNetwork:  # .to(), .half(), ...
+        self.reset()
+        return super()._apply(fn)
+
+    def __getstate__(self) -> dict[str, object]:
+        # A window may hold an autograd graph, which cannot be copied.
+        return super().__getstate__() | {"_memories": dict(self._memories_rv)}
+
+
+def _same(x: Tensor, other: Tensor) -> bool:
+    return x.dtype == other.dtype and x.device == other.device and torch.equal(x, other)

@@ -67,6 +67,7 @@ class ParallelConversionRecipe(ModuleConversionRecipe):
         :raises ConversionError: if the model cannot be converted; the message names the layers
         :raises DataError: if the calibration data are unusable
         """
+        graph.check_single_input(ann)
         model = graph.trace(ann)
         device, dtype = _placement(model, getattr(converter, "device", None))
         model.to(device)
@@ -93,7 +94,8 @@ def prepare(ann: nn.Module, model: fx.GraphModule, data: CalibrationData, config
     graph.one_module_per_call(model)
     graph.activation_sites(model)  # what cannot be converted is said before any data are read
     record_shapes(model, data.first())
-    graph.check_outputs(ann, model, data.first())
+    with data.naming_batches():
+        graph.check_outputs(ann, model, data.first())
     sites = find_sites(model, config.per_channel)
     max_level = config.node_type.code.max_level(config.time_steps)
     # Fusing changes float rounding, which would move values across the steps of a trained quantiser.
@@ -114,7 +116,8 @@ def place_neurons(
     """
     max_level = config.node_type.code.max_level(config.time_steps)
     searched_later = config.threshold == "mse" and config.calibration in SEARCH_THRESHOLDS
-    v_max = observe(model, sites, data, "max" if searched_later else config.threshold, max_level)
+    with data.naming_batches():
+        v_max = observe(model, sites, data, "max" if searched_later else config.threshold, max_level)
     snn = copy.deepcopy(model)
     for site in sites:
         node = make_node(site, config.node_type, config.time_steps, v_max[site.name])

@@ -64,6 +64,7 @@ class Timeline(fx.Interpreter):
 
     def __init__(self, net: fx.GraphModule, time_steps: int, step_by_step: bool = False) -> None:
         super().__init__(net)
+        self.extra_traceback = False  # errors go out as they are, without lines about the graph
         self._T = time_steps
         self._in_steps = affine_tail(net)
         if step_by_step:

@@ -142,3 +142,12 @@ def test_progress_bar(show: bool, capsys: pytest.CaptureFixture) -> None:
     assert capsys.readouterr().err == ""
     list(stream.batches("reading images"))
     assert ("reading images" in capsys.readouterr().err) == show
+
+
+def test_a_batch_that_the_network_cannot_run_is_named() -> None:
+    ann = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU())
+    with pytest.raises(sjpc.DataError, match="fails on a calibration batch, at '0'") as error:
+        sjpc.ParallelConverter([Y.view(2, 2)], show_progress=False).convert(ann)
+    assert "While executing" not in str(error.value)
+    with pytest.raises(sjpc.DataError, match=r"dataloader: batch 1 of shape \[6, 2\] cannot be run by the network"):
+        sjpc.ParallelConverter([X, X.view(6, 2)], show_progress=False).convert(ann)

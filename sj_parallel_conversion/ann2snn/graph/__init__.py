@@ -2,6 +2,7 @@
 
 from .activations import RELUS, SUPPORTED, activation_sites, standardise_activations
 from .passes import fuse_batchnorms, one_module_per_call, remove_inplace, replace_module
+from .source import check_single_input, plain_copy
 from .tracing import check_outputs, trace
 
 __all__ = [
@@ -9,8 +10,10 @@ __all__ = [
     "SUPPORTED",
     "activation_sites",
     "check_outputs",
+    "check_single_input",
     "fuse_batchnorms",
     "one_module_per_call",
+    "plain_copy",
     "remove_inplace",
     "replace_module",
     "standardise_activations",

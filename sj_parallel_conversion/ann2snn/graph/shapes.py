@@ -27,6 +27,10 @@ _SAME_AXIS_METHODS = ("add", "sub", "mul", "contiguous", "clone")
 
 
 class _ShapeRecorder(fx.Interpreter):
+    def __init__(self, model: fx.GraphModule) -> None:
+        super().__init__(model)
+        self.extra_traceback = False  # the message names the layer already
+
     def run_node(self, node: fx.Node) -> object:
         try:
             value = super().run_node(node)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import sys
 import traceback
@@ -14,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from ...activation import DAQCFS, QCFS, ClipReLU
 from ...errors import ConversionError
+from .source import plain_copy
 
 LEAVES: tuple[type[nn.Module], ...] = (QCFS, DAQCFS, ClipReLU)
 
@@ -27,9 +27,11 @@ class _Tracer(fx.Tracer):
     def create_args_for_root(self, *args: object) -> tuple[object, list]:
         """Optional arguments get their defaults, without which ``if mask is not None`` cannot be traced."""
         forward, (root, *inputs) = super().create_args_for_root(*args)
-        for i, optional in enumerate(inputs):
-            if i > 0 and optional.node.args:
-                inputs[i] = optional.node.args[0]
+        for i, optional in enumerate(inputs[1:], start=1):
+            is_variadic = optional.node.target.startswith("*")
+            if is_variadic or optional.node.args:
+                default = {} if optional.node.target.startswith("**") else ()
+                inputs[i] = default if is_variadic else optional.node.args[0]
                 self.graph.erase_node(optional.node)
         return forward, [root, *inputs]
 
@@ -37,19 +39,12 @@ class _Tracer(fx.Tracer):
 def trace(model: nn.Module) -> fx.GraphModule:
     """
     :param model: any module; it is left as it was
-    :return: the graph of a copy in evaluation mode that shares nothing with ``model``; optional arguments of its
-        ``forward`` have their default values
+    :return: the graph of a :func:`~.source.plain_copy` in evaluation mode; optional arguments of its ``forward`` have
+        their default values
     :raises ConversionError: if the model cannot be copied or traced; the message names the line of the model
     """
-    if not isinstance(model, nn.Module):
-        raise ConversionError(f"the model must be a torch.nn.Module, got {type(model).__name__}")
-    name = type(model).__name__
-    try:
-        root = copy.deepcopy(model).eval()
-    except Exception as error:
-        raise ConversionError(
-            f"{name} cannot be copied ({error}). If it holds results of a forward pass, detach or delete them first"
-        ) from error
+    root = plain_copy(model).eval()
+    name = type(root).__name__
     tracer = _Tracer()
     try:
         graph = tracer.trace(root)
@@ -70,7 +65,7 @@ def check_outputs(ann: nn.Module, model: fx.GraphModule, x: Tensor) -> None:
     :param x: a batch
     :raises ConversionError: if the two do not compute the same
     """
-    eager = copy.deepcopy(ann).eval().to(x.device)
+    eager = plain_copy(ann).eval().to(x.device)
     for y, traced in zip(tree_leaves(eager(x.clone())), tree_leaves(model(x)), strict=False):
         if not isinstance(y, Tensor) or not y.is_floating_point() or y.numel() == 0:
             continue

@@ -1,0 +1,124 @@
+"""What may be traced: wrappers are taken off, and what cannot be converted is told by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from nets import IMAGES
+from spikingjelly.activation_based import layer, neuron
+from torch import Tensor, nn
+
+import sj_parallel_conversion as sjpc
+from sj_parallel_conversion.ann2snn import graph
+
+QUICK = {"time_steps": 4, "threshold": "max", "calibration": "none", "show_progress": False}
+
+
+def convert(ann: nn.Module, batch: object = IMAGES) -> sjpc.SpikingNetwork:
+    return sjpc.ParallelConverter([batch], **QUICK).convert(ann)
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(400, 5))
+
+
+def spiking() -> nn.Module:
+    return convert(network())
+
+
+WRAPPERS: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "DataParallel": nn.DataParallel,
+    "compile": torch.compile,
+    "both": lambda model: torch.compile(nn.DataParallel(model)),
+    "inside": lambda model: nn.Sequential(nn.DataParallel(torch.compile(model[:2])), *model[2:]),
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+@torch.no_grad()
+def test_wrappers_are_taken_off(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    expected, wrapped = convert(network()), wrap(network())
+    modules = list(wrapped.modules())
+    snn = convert(wrapped)
+    assert len(snn.neurons()) == 1
+    assert torch.equal(snn.predict(IMAGES), expected.predict(IMAGES))
+    assert all(a is b for a, b in zip(wrapped.modules(), modules, strict=True)), "the model is as it was"
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: None, "must be a torch.nn.Module, got NoneType"),
+        (lambda: nn.ReLU, "must be a torch.nn.Module, got type"),
+        (spiking, r"SpikingNetwork spikes already.*model \(SpikingNetwork\)"),
+        (lambda: nn.Sequential(spiking(), nn.ReLU()), r"spikes already.*0 \(SpikingNetwork\)"),
+        (lambda: nn.Sequential(nn.Linear(3, 3), neuron.IFNode(), nn.ReLU()), r"spikes already.*1 \(IFNode\)"),
+        (lambda: nn.Sequential(nn.ReLU(), sjpc.TSANode(4)), r"spikes already.*1 \(TSANode\)"),
+        (lambda: nn.Sequential(nn.ReLU(), layer.Dropout()), r"keeps a state over time: 1 \(Dropout\)"),
+        (lambda: torch.jit.trace(network(), IMAGES), "compiled by TorchScript: model"),
+        (lambda: nn.Sequential(torch.jit.trace(network(), IMAGES), nn.ReLU()), r"TorchScript: 0 \("),
+        (lambda: network().to("meta"), "has parameters without values"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_models_that_are_refused(make: Callable[[], object], says: str) -> None:
+    model = make()
+    for call in (convert, graph.trace, graph.check_single_input, lambda m: sjpc.replace_activations(m, sjpc.ClipReLU)):
+        with pytest.raises(sjpc.ConversionError, match=says):
+            call(model)
+
+
+def test_layers_of_spikingjelly_without_state_convert() -> None:
+    ann = nn.Sequential(layer.Conv2d(3, 4, 3), nn.ReLU(), layer.Flatten(), layer.Linear(400, 5))
+    assert len(convert(ann).neurons()) == 1
+
+
+class Inputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = network()
+
+
+class Two(Inputs):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.net(x) if y.sum() > 0 else x
+
+
+class Keyword(Inputs):
+    def forward(self, *, image: Tensor) -> Tensor:
+        return self.net(image)
+
+
+class Variadic(Inputs):
+    def forward(self, *images: Tensor) -> Tensor:
+        return self.net(images[0])
+
+
+class RequiredKeyword(Inputs):
+    def forward(self, x: Tensor, *, mask: Tensor) -> Tensor:
+        return self.net(x * mask)
+
+
+@pytest.mark.parametrize(
+    ("make", "needs"), [(Two, "x, y"), (Keyword, "image"), (Variadic, r"\*args"), (RequiredKeyword, "x, mask")]
+)
+def test_networks_of_several_inputs_are_refused(make: type[nn.Module], needs: str) -> None:
+    with pytest.raises(sjpc.ConversionError, match=rf"{make.__name__}\.forward needs {needs}, but.*wrap"):
+        convert(make(), (IMAGES, IMAGES))
+
+
+class Everything(Inputs):
+    def forward(self, x: Tensor, mask: object = None, *rest: Tensor, scale: float = 2, **more: Tensor) -> Tensor:
+        if mask is not None or rest:
+            x = x * mask + rest[0]
+        return self.net(x + more["shift"] if "shift" in more else x) * scale
+
+
+@torch.no_grad()
+def test_optional_inputs_have_their_defaults() -> None:
+    ann = Everything().eval()
+    assert torch.equal(graph.trace(ann)(IMAGES), ann(IMAGES))
+    assert torch.equal(convert(ann).predict(IMAGES), convert(ann.net).predict(IMAGES) * 2)
