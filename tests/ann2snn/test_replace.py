@@ -7,7 +7,8 @@ import pickle
 import pytest
 import torch
 from nets import IMAGES, NETS, TOKENS, mlp, net
-from torch import nn
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
 
 import sj_parallel_conversion as sjpc
 
@@ -137,3 +138,116 @@ def test_functional_dropout_still_works_in_training() -> None:
     x = torch.rand(50, 6)
     assert not torch.equal(replaced(x), replaced(x))
     assert torch.equal(replaced.eval()(x), replaced(x))
+
+
+class Block(nn.Module):
+    """One ReLU module called twice, as in torchvision's ResNets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu(self.conv2(self.relu(self.conv1(x))) + x)
+
+
+class Auxiliary(nn.Module):
+    """Two outputs in training mode; ReLUs as functions only further inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True))
+        self.blocks = nn.Sequential(Block(), Block())
+        self.head, self.aux = nn.Linear(4, 5), nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 5))
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        x = self.stem(x)
+        y = self.head(self.blocks(x).mean((2, 3)))
+        return (y, self.aux(x.mean((2, 3)))) if self.training else y
+
+
+class FunctionalAuxiliary(Auxiliary):
+    """Here the function is called beside what differs in training mode."""
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        return super().forward(F.relu(x))
+
+
+def test_classes_stay_and_only_what_must_be_is_a_graph() -> None:
+    ann = Auxiliary().eval()
+    replaced = sjpc.replace_activations(ann, sjpc.ClipReLU, v_threshold=1e6)
+    assert type(replaced) is Auxiliary and isinstance(replaced.blocks[0], fx.GraphModule)
+    assert type(replaced.blocks[0].conv1) is nn.Conv2d
+    assert not activations(replaced, nn.ReLU) and len(activations(replaced, sjpc.ClipReLU)) == 6
+    assert torch.equal(replaced(IMAGES), ann(IMAGES))
+    ann.train(), replaced.train()
+    assert all(torch.equal(a, b) for a, b in zip(replaced(IMAGES), ann(IMAGES), strict=True)), "with its second output"
+    theirs, ours = ann.state_dict(), replaced.state_dict()
+    assert set(theirs) == {key for key in ours if not key.endswith("v_threshold")}
+    assert pickle.loads(pickle.dumps(replaced)).eval()(IMAGES).shape == (4, 5)
+
+
+def test_what_is_lost_of_training_mode_is_said() -> None:
+    ann = FunctionalAuxiliary()
+    with pytest.warns(UserWarning, match="FunctionalAuxiliary computes something else in training mode") as caught:
+        replaced = sjpc.replace_activations(ann, sjpc.ClipReLU, v_threshold=1e6)
+    assert caught[0].filename == __file__ and len(caught) == 1
+    assert isinstance(replaced, fx.GraphModule)
+    assert torch.equal(replaced.eval()(IMAGES), ann.eval()(IMAGES))
+
+
+class SharedBlock(nn.Module):
+    """A block that is called twice: two call sites of its ReLU, whatever way it is spelt."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.stem, self.block = nn.Conv2d(3, 4, 3), block
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block(self.block(self.stem(x)))
+
+
+class FunctionalBlock(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x - 0.1)
+
+
+@pytest.mark.parametrize(("block", "sites"), [(Block(), 4), (FunctionalBlock(), 2), (nn.Sequential(nn.ReLU()), 2)])
+@torch.no_grad()
+def test_blocks_that_are_called_twice_get_an_own_activation_for_each_call(block: nn.Module, sites: int) -> None:
+    ann = SharedBlock(block).eval()
+    replaced = sjpc.replace_activations(ann, sjpc.ClipReLU, v_threshold=1e6)
+    assert len(activations(replaced, sjpc.ClipReLU)) == sites
+    assert torch.equal(replaced(IMAGES), ann(IMAGES))
+
+
+def test_the_same_module_at_two_places_of_a_sequence() -> None:
+    relu = nn.ReLU()
+    ann = nn.Sequential(nn.Linear(3, 3), relu, nn.Linear(3, 3), relu)
+    replaced = sjpc.replace_activations(ann, sjpc.QCFS, levels=4)
+    assert type(replaced) is nn.Sequential and replaced[1] is not replaced[3]
+
+
+@torch.no_grad()
+def test_torchvision_network_with_auxiliary_heads() -> None:
+    models = pytest.importorskip("torchvision.models")
+    torch.manual_seed(0)
+    ann = models.googlenet(weights=None, aux_logits=True, init_weights=False, num_classes=10).eval()
+    x = torch.randn(2, 3, 64, 64)
+    replaced = sjpc.replace_activations(ann, sjpc.ClipReLU, v_threshold=1e6)
+    assert type(replaced) is type(ann) and replaced.aux_logits
+    assert torch.equal(replaced(x), ann(x))
+    assert type(replaced.train()(x)).__name__ == "GoogLeNetOutputs"
+    options = {"time_steps": 4, "threshold": "max", "calibration": "none", "show_progress": False}
+    snn = sjpc.ParallelConverter([x], **options).convert(replaced)
+    assert snn.predict(x).shape == (2, 10) and replaced.training
+
+
+@torch.no_grad()
+def test_torchvision_resnet_can_be_indexed() -> None:
+    models = pytest.importorskip("torchvision.models")
+    torch.manual_seed(0)
+    replaced = sjpc.replace_activations(models.resnet18(), sjpc.QCFS, levels=4)
+    assert isinstance(replaced.layer1[0].conv1, nn.Conv2d) and replaced.training
+    assert len(activations(replaced, sjpc.QCFS)) == 17

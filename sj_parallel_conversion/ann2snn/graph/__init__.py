@@ -3,7 +3,7 @@
 from .activations import RELUS, SUPPORTED, activation_sites, standardise_activations
 from .passes import fuse_batchnorms, one_module_per_call, remove_inplace, replace_module
 from .source import check_single_input, plain_copy
-from .tracing import check_outputs, trace
+from .tracing import check_outputs, trace, trace_own
 
 __all__ = [
     "RELUS",
@@ -18,4 +18,5 @@ __all__ = [
     "replace_module",
     "standardise_activations",
     "trace",
+    "trace_own",
 ]

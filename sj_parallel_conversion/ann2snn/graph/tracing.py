@@ -36,14 +36,32 @@ class _Tracer(fx.Tracer):
         return forward, [root, *inputs]
 
 
-def trace(model: nn.Module) -> fx.GraphModule:
+class _OwnTracer(_Tracer):
+    def is_leaf_module(self, module: nn.Module, module_qualified_name: str) -> bool:
+        return True
+
+
+def trace_own(module: nn.Module) -> fx.GraphModule | None:
+    """
+    :param module: any module
+    :return: the graph of its own ``forward``, with each submodule as one call, and the same submodules; ``None`` if it
+        cannot be traced
+    """
+    try:
+        graph = _OwnTracer().trace(module)
+    except Exception:
+        return None
+    return fx.GraphModule(module, graph, class_name=type(module).__name__)
+
+
+def trace(model: nn.Module, training: bool = False) -> fx.GraphModule:
     """
     :param model: any module; it is left as it was
-    :return: the graph of a :func:`~.source.plain_copy` in evaluation mode; optional arguments of its ``forward`` have
-        their default values
+    :param training: whether the graph of training mode is wanted
+    :return: the graph of a :func:`~.source.plain_copy`; optional arguments of its ``forward`` have their default values
     :raises ConversionError: if the model cannot be copied or traced; the message names the line of the model
     """
-    root = plain_copy(model).eval()
+    root = plain_copy(model).train(training)
     name = type(root).__name__
     tracer = _Tracer()
     try:
@@ -54,7 +72,7 @@ def trace(model: nn.Module) -> fx.GraphModule:
             "Replace control flow that depends on tensor values or sizes by operations on tensors, or move it out of "
             "the model and convert the part that computes"
         ) from error
-    return fx.GraphModule(root, graph).eval()
+    return fx.GraphModule(root, graph).train(training)
 
 
 @torch.no_grad()
