@@ -60,9 +60,11 @@ class ParallelConverter:
 def check_device(device: object) -> None:
     """:raises ConfigError: if ``device`` is neither ``None`` nor a device of this machine"""
     try:
-        torch.empty(0, device=device)
+        usable = not torch.empty(0, device=device).is_meta
     except (RuntimeError, TypeError, AssertionError) as error:
         raise ConfigError(f"device={device!r} cannot be used: {error}") from error
+    if not usable:
+        raise ConfigError(f"device={device!r} cannot be used: it holds no values")
 
 
 def run_recipe(converter: object, ann: nn.Module) -> SpikingNetwork:

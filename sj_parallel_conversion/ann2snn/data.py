@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset
 from tqdm import tqdm
 
 from ..errors import DataError, as_data_error
@@ -21,7 +22,7 @@ def model_input(batch: object, index: int) -> Tensor:
 
     :param batch: what a dataloader yielded
     :param index: its number, for the error message
-    :raises DataError: if there is no tensor in it, or the tensor is empty, complex, or has NaN or infinite values
+    :raises DataError: if there is no tensor in it, or it is empty, complex or sparse, or has NaN or infinite values
     """
     x = _find_input(batch)
     if x is None:
@@ -32,8 +33,8 @@ def model_input(batch: object, index: int) -> Tensor:
     if x.dim() < 2 or x.numel() == 0:
         shape = list(x.shape)
         raise DataError(f"dataloader: batch {index} has shape {shape}; give batches [N, ...] with N >= 1")
-    if x.is_complex():
-        raise DataError(f"dataloader: batch {index} has dtype {x.dtype}; give real values")
+    if x.is_complex() or x.layout != torch.strided:
+        raise DataError(f"dataloader: batch {index} is {x.dtype}, {x.layout}; give dense tensors of real values")
     if x.is_floating_point() and not torch.isfinite(x).all():
         raise DataError(f"dataloader: batch {index} has NaN or infinite values")
     return x
@@ -53,15 +54,20 @@ def replayable(dataloader: Iterable) -> Iterable:
     """
     :param dataloader: what the user gave
     :return: the same, or its batches if it is an iterator that can be read only once
-    :raises DataError: if it is None or not iterable
+    :raises DataError: if it is None, not iterable, or yields samples instead of batches
     """
     if dataloader is None:
         raise DataError(
             "dataloader=None: conversion needs calibration data (some tens to thousands of unlabelled inputs, such "
             "as a DataLoader of training images) to choose thresholds"
         )
+    if isinstance(dataloader, Dataset) and not isinstance(dataloader, IterableDataset):
+        raise DataError(
+            f"dataloader is a Dataset ({type(dataloader).__name__}), which yields samples without the batch axis; give "
+            "torch.utils.data.DataLoader(dataset, batch_size=64)"
+        )
     readable = isinstance(dataloader, Iterable) or hasattr(dataloader, "__getitem__")
-    if isinstance(dataloader, (Tensor, Mapping, str)) or not readable:
+    if isinstance(dataloader, (Tensor, Mapping, str, type)) or not readable:
         raise DataError(
             f"dataloader must be an iterable of batches, got {type(dataloader).__name__}; wrap one batch x as [x]"
         )

@@ -58,6 +58,7 @@ class ParallelConversionRecipe(ModuleConversionRecipe):
         """:raises DataError: if the dataloader is None or no iterable of batches"""
         self.dataloader = replayable(self.dataloader)
 
+    @torch.inference_mode(False)  # its tensors could not be trained later
     @torch.no_grad()
     def convert_module(self, converter: object, ann: nn.Module) -> SpikingNetwork:
         """
@@ -75,7 +76,7 @@ class ParallelConversionRecipe(ModuleConversionRecipe):
         sites = prepare(ann, model, data, self.config)
         snn = place_neurons(model, sites, data, self.config)
         CALIBRATIONS[self.config.calibration](model, snn, sites, data, self.config)
-        return SpikingNetwork(snn, self.config)
+        return SpikingNetwork(snn, self.config).eval()
 
 
 def prepare(ann: nn.Module, model: fx.GraphModule, data: CalibrationData, config: ConversionConfig) -> list[Site]:
@@ -89,6 +90,7 @@ def prepare(ann: nn.Module, model: fx.GraphModule, data: CalibrationData, config
     :return: the sites
     :raises ConversionError: if the plain form cannot be found, or computes something else than ``ann``
     """
+    graph.bake_weights(model)
     graph.remove_inplace(model)
     graph.standardise_activations(model)
     graph.one_module_per_call(model)

@@ -151,7 +151,7 @@ def test_bad_options(convert: Convert, ann: nn.Module, x: Tensor, option: dict[s
 
 
 @pytest.mark.parametrize("name", [name for name in ENTRY_POINTS if "ModuleConverter" not in name])  # upstream's own
-@pytest.mark.parametrize("device", ["foo", 1.5, ["cpu"], "cuda:99"], ids=repr)
+@pytest.mark.parametrize("device", ["foo", 1.5, ["cpu"], "cuda:99", "meta"], ids=repr)
 def test_unknown_devices(name: str, ann: nn.Module, x: Tensor, device: object) -> None:
     with pytest.raises(sjpc.ConfigError) as error:
         ENTRY_POINTS[name](ann, [x], device=device, **QUICK)

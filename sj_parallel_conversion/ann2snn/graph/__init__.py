@@ -2,13 +2,14 @@
 
 from .activations import RELUS, SUPPORTED, activation_sites, standardise_activations
 from .passes import fuse_batchnorms, one_module_per_call, remove_inplace, replace_module
-from .source import check_single_input, plain_copy
+from .source import bake_weights, check_single_input, plain_copy
 from .tracing import check_outputs, trace, trace_own
 
 __all__ = [
     "RELUS",
     "SUPPORTED",
     "activation_sites",
+    "bake_weights",
     "check_outputs",
     "check_single_input",
     "fuse_batchnorms",

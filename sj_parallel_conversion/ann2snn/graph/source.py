@@ -6,7 +6,11 @@ import copy
 import inspect
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize, prune
+from torch.nn.utils.spectral_norm import SpectralNorm, remove_spectral_norm
+from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm
 
 from ...compat import MemoryModule, MultiStepModule
 from ...errors import ConversionError
@@ -24,8 +28,11 @@ def plain_copy(model: nn.Module) -> nn.Module:
     """
     _check_kind(model)
     model = _unwrapped(model)
+    held = (value for module in model.modules() for value in vars(module).values())
+    # deepcopy refuses results of computations, such as the weights of pruning and of the old weight_norm
+    copied = {id(value): value.detach().clone() for value in held if isinstance(value, Tensor) and not value.is_leaf}
     try:
-        root = copy.deepcopy(model)
+        root = copy.deepcopy(model, copied)
     except Exception as error:
         raise ConversionError(
             f"{type(model).__name__} cannot be copied ({error}). If it holds results of a forward pass, detach or "
@@ -57,6 +64,28 @@ def check_single_input(model: nn.Module) -> None:
         )
 
 
+def bake_weights(model: nn.Module) -> None:
+    """
+    Make parameters of weights that are computed at each call (weight and spectral norm, pruning and every other
+    parametrisation), in place: a pass may then change them.
+    """
+    for module in list(model.modules()):
+        if parametrize.is_parametrized(module):
+            # not remove_parametrizations: it changes the class, which the user's module shares
+            weights = {name: getattr(module, name).detach().clone() for name in module.parametrizations}
+            module.__class__ = parametrize.type_before_parametrizations(module)
+            del module.parametrizations
+            for name, weight in weights.items():
+                module.register_parameter(name, nn.Parameter(weight))
+        for hook in list(module._forward_pre_hooks.values()):
+            if isinstance(hook, WeightNorm):
+                remove_weight_norm(module, hook.name)
+            elif isinstance(hook, SpectralNorm):
+                remove_spectral_norm(module, hook.name)
+            elif isinstance(hook, prune.BasePruningMethod):
+                prune.remove(module, hook._tensor_name)
+
+
 def _unwrapped(model: nn.Module) -> nn.Module:
     while True:
         inner = model.module if isinstance(model, _WRAPPERS) else getattr(model, "_orig_mod", None)  # torch.compile
@@ -78,5 +107,8 @@ def _check_kind(model: nn.Module) -> None:
             raise ConversionError(
                 f"{type(model).__name__} {what}: {', '.join(found[:_NAMED])}{more}. Convert {instead}"
             )
+    lazy = [name for name, parameter in model.named_parameters() if is_lazy(parameter)]
+    if lazy:
+        raise ConversionError(f"{lazy[0]} of {type(model).__name__} has no shape yet; run the model on one batch first")
     if any(tensor.is_meta for tensor in [*model.parameters(), *model.buffers()]):
         raise ConversionError(f"{type(model).__name__} has parameters without values (device 'meta'); load them first")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from nets import IMAGES
 from spikingjelly.activation_based import layer, neuron
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune
 
 import sj_parallel_conversion as sjpc
 from sj_parallel_conversion.ann2snn import graph
@@ -60,6 +62,7 @@ def test_wrappers_are_taken_off(wrap: Callable[[nn.Module], nn.Module]) -> None:
         (lambda: nn.Sequential(nn.ReLU(), layer.Dropout()), r"keeps a state over time: 1 \(Dropout\)"),
         (lambda: torch.jit.trace(network(), IMAGES), "compiled by TorchScript: model"),
         (lambda: nn.Sequential(torch.jit.trace(network(), IMAGES), nn.ReLU()), r"TorchScript: 0 \("),
+        (lambda: nn.Sequential(nn.LazyLinear(3), nn.ReLU()), r"0\.weight of Sequential has no shape yet"),
         (lambda: network().to("meta"), "has parameters without values"),
     ],
 )
@@ -122,3 +125,48 @@ def test_optional_inputs_have_their_defaults() -> None:
     ann = Everything().eval()
     assert torch.equal(graph.trace(ann)(IMAGES), ann(IMAGES))
     assert torch.equal(convert(ann).predict(IMAGES), convert(ann.net).predict(IMAGES) * 2)
+
+
+COMPUTED_WEIGHTS: dict[str, Callable[[nn.Module], object]] = {
+    "weight_norm": parametrizations.weight_norm,
+    "spectral_norm": parametrizations.spectral_norm,
+    "old weight_norm": nn.utils.weight_norm,
+    "old spectral_norm": nn.utils.spectral_norm,
+    "pruning": lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
+    "pruning of bias and weight": lambda layer: [prune.l1_unstructured(layer, n, 0.5) for n in ("bias", "weight")],
+}
+
+
+@pytest.mark.parametrize("change", COMPUTED_WEIGHTS.values(), ids=COMPUTED_WEIGHTS)
+@pytest.mark.parametrize("calibration", ["none", "weights"])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_weights_that_are_computed_at_each_call(change: Callable, calibration: str, training: bool) -> None:
+    torch.manual_seed(0)
+    ann = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(400, 5))
+    change(ann[0]), change(ann[4])
+    ann.train(training)
+    state, modules = copy.deepcopy(ann.state_dict()), [type(module) for module in ann.modules()]
+    options = QUICK | {"time_steps": 64, "calibration": calibration}
+    snn = sjpc.ParallelConverter([IMAGES], **options).convert(ann)
+    names = {key.rpartition(".")[2] for key in snn.state_dict()}
+    assert names <= {"weight", "bias", "v_threshold", "shift", "amplitude"}
+    assert all(torch.equal(value, state[key]) for key, value in ann.state_dict().items())
+    assert [type(module) for module in ann.modules()] == modules and ann(IMAGES).requires_grad
+    ann.load_state_dict(state)
+    with torch.no_grad():
+        expected = ann.eval()(IMAGES)
+        assert (snn.predict(IMAGES) - expected).abs().max() < 0.05 * expected.abs().max()
+
+
+@pytest.mark.parametrize("calibration", ["none", "least_squares", "weights"])
+def test_what_was_converted_in_inference_mode_can_be_trained(calibration: str) -> None:
+    with torch.inference_mode():
+        snn = sjpc.ParallelConverter([IMAGES], **QUICK | {"calibration": calibration}).convert(network())
+    snn.predict(IMAGES).sum().backward()
+    assert all(parameter.grad is not None for parameter in snn.parameters())
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_what_is_converted_is_in_evaluation_mode(training: bool) -> None:
+    assert not any(module.training for module in convert(network().train(training)).modules())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import threading
 
 import pytest
 import torch
@@ -72,9 +73,16 @@ def test_not_a_module(model: object) -> None:
 
 def test_a_model_that_cannot_be_copied() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU())
-    model.last = model(torch.ones(1, 3))  # deepcopy refuses results of a forward pass
+    model.last = threading.Lock()
     with pytest.raises(sjpc.ConversionError, match="Sequential cannot be copied"):
         graph.trace(model)
+
+
+def test_a_model_that_holds_results_can_be_copied() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU())
+    model.last = model(torch.ones(1, 3))  # deepcopy refuses results of a forward pass
+    assert graph.trace(model)(torch.ones(1, 3)).shape == (1, 4)
+    assert model.last.requires_grad
 
 
 @pytest.mark.parametrize("activation", [sjpc.QCFS(4), sjpc.DAQCFS(4), sjpc.ClipReLU()])
