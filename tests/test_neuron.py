@@ -275,3 +275,17 @@ def test_is_a_multi_step_module_like_spikingjellys_psn(make: type[nn.Module]) ->
 
 def test_repr() -> None:
     assert repr(ParallelConversionNode(4)) == "ParallelConversionNode(T=4, channels=any, channel_dim=1)"
+
+
+@pytest.mark.parametrize("have", [{}, {"psi": 0.3}, {"amplitude": torch.ones(3), "shift": torch.zeros(3)}], ids=str)
+@pytest.mark.parametrize("saved", [{}, {"psi": 0.2}, {"amplitude": torch.ones(3) * 2, "shift": torch.ones(3)}], ids=str)
+def test_a_checkpoint_brings_its_corrections(have: dict, saved: dict) -> None:
+    node, other = (ParallelConversionNode(4, torch.ones(3), **options) for options in (have, saved))
+    node.load_state_dict(other.state_dict())
+    x_seq = torch.rand(4, 5, 3)
+    assert torch.equal(node.decode(node(x_seq)), other.decode(other(x_seq)))
+    assert node.state_dict().keys() == other.state_dict().keys()
+    node.load_state_dict({}, strict=False)
+    assert node.state_dict().keys() == other.state_dict().keys(), "nothing was saved, so nothing changes"
+    with pytest.raises(RuntimeError, match="size mismatch for v_threshold"):
+        node.load_state_dict(ParallelConversionNode(4, torch.ones(5)).state_dict())

@@ -109,6 +109,17 @@ class SpikingNode(nn.Module, MultiStepModule):
         weights = unit.new_tensor(self.code.weights(self.T)) * self.T
         return (spike_seq * weights.view(-1, *[1] * unit.dim()) * unit).to(spike_seq.dtype)
 
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
+        # Which of these a neuron has depends on the calibration; a checkpoint brings those that it was saved with.
+        if prefix + "v_threshold" in state_dict:
+            for name in ("shift", "psi", "amplitude"):
+                saved, own = state_dict.get(prefix + name), getattr(self, name)
+                if saved is None and name != "shift":
+                    setattr(self, name, None)
+                elif saved is not None and (own is None or own.dim() != saved.dim()):
+                    setattr(self, name, nn.Parameter(self.v_threshold.new_empty(saved.shape)))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def extra_repr(self) -> str:
         channels = max(p.numel() for p in self.parameters())
         return f"T={self.T}, channels={channels if channels > 1 else 'any'}, channel_dim={self.channel_dim}"

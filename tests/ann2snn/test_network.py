@@ -266,6 +266,19 @@ def test_save_and_load(snn: sjpc.SpikingNetwork, tmp_path) -> None:
     assert torch.equal(fresh.predict(IMAGES), snn.predict(IMAGES))
 
 
+@pytest.mark.parametrize("saved", ["none", "da_qcfs", "least_squares", "weights"])
+@pytest.mark.parametrize("fresh", ["none", "da_qcfs", "least_squares"])
+@torch.no_grad()
+def test_state_dict_loads_whatever_the_calibration(saved: str, fresh: str) -> None:
+    ann, x = net("concatenated")
+    one, other = (convert(ann, x, calibration=calibration) for calibration in (saved, fresh))
+    other.load_state_dict(one.state_dict())
+    assert other.state_dict().keys() == one.state_dict().keys()
+    assert torch.equal(other.predict(x), one.predict(x))
+    with pytest.raises(RuntimeError, match=r"size mismatch for .*v_threshold"):
+        convert(ann, x, per_channel=False).load_state_dict(one.state_dict())
+
+
 @pytest.mark.parametrize("execution", ["spikes", "packed"])
 @pytest.mark.parametrize("mode", ["s", "m"])
 def test_can_be_fine_tuned(execution: str, mode: str) -> None:
