@@ -8,6 +8,7 @@ from torch.utils._pytree import tree_map
 
 from ..compat import MemoryModule
 from ..errors import DataError
+from ..kernels import BACKENDS
 from .config import ConversionConfig, check_choice
 from .sites import SpikingActivation
 from .timeline import Steps, Timeline, mean_input, mean_over_time
@@ -35,6 +36,7 @@ class SpikingNetwork(MemoryModule):
         self.config = config
         self.step_mode = "s"
         self.execution = "spikes"
+        self.backend = config.backend
         self.step_by_step = False
         self.register_memory("window_input", None)
         self.register_memory("window_output", None)
@@ -59,6 +61,25 @@ class SpikingNetwork(MemoryModule):
         self._execution = value
         for site in self.neurons():
             site.packed = value == "packed"
+
+    @property
+    def backend(self) -> str:
+        """
+        What the neurons run on: ``"torch"`` or ``"cupy"``; ``"mixed"`` if they were set one by one. Setting it sets all
+        of them, and raises ConfigError where a node does.
+        """
+        backends = {site.node.backend for site in self.neurons()}
+        return backends.pop() if len(backends) == 1 else "mixed"
+
+    @backend.setter
+    def backend(self, value: str) -> None:
+        for site in self.neurons():
+            site.node.backend = value
+
+    @property
+    def supported_backends(self) -> tuple[str, ...]:
+        """What :attr:`backend` can be; SpikingJelly 0.0.0.0.14's ``functional.set_backend`` asks for it."""
+        return BACKENDS
 
     def neurons(self) -> list[SpikingActivation]:
         """The places where neurons stand."""

@@ -28,28 +28,34 @@ STORED = {
 }
 EMITTED = STORED | {torch.int8: "signed char", torch.uint8: "unsigned char"}
 CODES = {"sorted": "Sorted", "binary": "Binary", "signed_digit": "SignedDigit"}
+Affine = tuple[Tensor, Tensor | None, Tensor]  # v_threshold, psi, shift
 BYTES_PER_LOAD = 16  # the widest that a thread does at once
+WIDE_FROM = 2**31  # elements a step: indices need 64 bits, which take longer to divide
 
 
 def check_closed_form(node: SpikingNode) -> None:
     """:raises ConfigError: if ``node`` runs a loop over time, which has no kernel"""
     if not node.closed_form:
         raise ConfigError(
-            f"{type(node).__name__}: backend='cupy' computes closed forms; the serial form, and a tau other than 2, run on "
-            "backend='torch'"
+            f"{type(node).__name__}: backend='cupy' has kernels for closed forms; serial=True, and a tau other than 2, "
+            "run on backend='torch'"
         )
 
 
-def spike_train(node: SpikingNode, x_seq: Tensor, torch_form: Callable[[Tensor], Tensor]) -> Tensor:
+def spike_train(
+    node: SpikingNode, x_seq: Tensor, torch_form: Callable[[Tensor], Tensor], dtype: torch.dtype | None = None
+) -> Tensor:
     """
     :param node: a node in closed form
     :param x_seq: currents ``[T, N, ...]`` on a CUDA device; one step is read where it is expanded along time (stride 0)
     :param torch_form: the node's own form of the same function, for its gradient
-    :return: spikes ``[T, N, ...]`` in the dtype of ``x_seq``, each step laid out as a step of ``x_seq``
+    :param dtype: of the spikes: int8, uint8 (without negative spikes), or that of ``x_seq``, which ``None`` means; a
+        train of integers has no gradient
+    :return: spikes ``[T, N, ...]``, each step laid out as a step of ``x_seq``
     :raises DataError: if ``x_seq`` or the node is not on a CUDA device, or the dtype is not floating
     :raises ConfigError: if ``node`` is not in closed form
     """
-    kernel = functools.partial(_emit_train, node)
+    kernel = functools.partial(_emit_train, node, x_seq.dtype if dtype is None else dtype)
     parameters = [p for p in (node.v_threshold, node.shift, node.psi) if p is not None]
     return _KernelWithTorchGradient.apply(x_seq, kernel, torch_form, *parameters)
 
@@ -91,21 +97,24 @@ class _KernelWithTorchGradient(torch.autograd.Function):
         return of_x, None, None, *of_parameters
 
 
-def _emit_train(node: SpikingNode, x_seq: Tensor) -> Tensor:
+def _emit_train(node: SpikingNode, dtype: torch.dtype, x_seq: Tensor) -> Tensor:
     x_seq = _readable(x_seq)
     step = x_seq[0]
-    out = torch.empty_strided(
-        (node.T, *step.shape), (step.numel(), *step.stride()), dtype=x_seq.dtype, device=x_seq.device
-    )
-    _launch("spike_train", node, x_seq, out, None)
+    out = torch.empty_strided((node.T, *step.shape), (step.numel(), *step.stride()), dtype=dtype, device=x_seq.device)
+    _launch("spike_train", node, x_seq, out, _affine(node))
     return out
 
 
 def _emit_value(node: SpikingNode, x: Tensor) -> Tensor:
     x_seq = _readable(x.unsqueeze(0))
     out = torch.empty_strided(x.shape, x_seq[0].stride(), dtype=x.dtype, device=x.device)
-    _launch("decoded_level", node, x_seq, out, node.v_threshold if node.amplitude is None else node.amplitude)
+    amplitude = node.v_threshold if node.amplitude is None else node.amplitude
+    _launch("decoded_level", node, x_seq, out, _affine(node), amplitude)
     return out
+
+
+def _affine(node: SpikingNode) -> Affine:
+    return node.v_threshold, node.psi, node.shift
 
 
 def _readable(x_seq: Tensor) -> Tensor:
@@ -117,23 +126,22 @@ def _readable(x_seq: Tensor) -> Tensor:
     return x_seq if dense else x_seq.contiguous()
 
 
-def _launch(entry: str, node: SpikingNode, x_seq: Tensor, out: Tensor, amplitude: Tensor | None) -> None:
-    owner, step, size = type(node).__name__, x_seq[0], x_seq[0].numel()
-    check_closed_form(node)
-    if x_seq.dtype not in STORED:
-        names = ", ".join(str(dtype) for dtype in STORED)
-        raise DataError(f"{owner}(backend='cupy') takes {names}, got {x_seq.dtype}: convert it, or set backend='torch'")
-    launch.check_device(owner, x_seq, list(node.parameters()))
-    numbers = [
-        None if p is None else along_channels(p, step, node.channel_dim, owner).contiguous()
-        for p in (node.v_threshold, node.psi, node.shift, amplitude)
-    ]
+def _launch(
+    entry: str, node: SpikingNode, x_seq: Tensor, out: Tensor, affine: Affine | None, amplitude: Tensor | None = None
+) -> None:
+    """
+    :param affine: ``v_threshold``, ``psi`` and ``shift``; ``None`` for currents that arrive in levels
+    :param amplitude: what ``levels_per_threshold`` levels are worth; ``None`` for bare levels
+    """
+    step, size = x_seq[0], x_seq[0].numel()
+    _check(node, x_seq)
+    n = node.code.levels_per_threshold(node.T)
+    parameters = [_along(node, p, step) for p in (*(affine or (None, None, None)), amplitude)]
+    if amplitude is not None and n != 1:
+        parameters[-1] = parameters[-1] / n  # by torch, whose rounding of a division by a number depends on the device
     if size == 0:
         return
-    n = node.code.levels_per_threshold(node.T)
-    if amplitude is not None and n != 1:
-        numbers[3] = numbers[3] / n  # by torch, whose rounding of a division by a number depends on the device
-    channel_wise = any(p is not None and p.numel() > 1 for p in numbers)
+    channel_wise = any(p is not None and p.numel() > 1 for p in parameters)
     compute = np.float64 if x_seq.dtype == torch.float64 else np.float32
     vector = _vector(x_seq, size)
     arguments = (
@@ -145,14 +153,29 @@ def _launch(entry: str, node: SpikingNode, x_seq: Tensor, out: Tensor, amplitude
         np.int32(node.T),
         np.int32(step.shape[node.channel_dim] if channel_wise else 1),
         np.int64(step.stride(node.channel_dim) if channel_wise else 1),
-        *(number for p in numbers for number in _address_and_step(p)),
+        *(number for p in parameters for number in _address_and_step(p)),
         compute(n),
-        compute(n / node.T),
+        compute((1 if affine is None else n) / node.T),
         compute(node.min_level),
         compute(node.code.max_level(node.T)),
     )
-    macros = _macros(x_seq.dtype, out.dtype, node.code, vector, wide=size >= 2**31)
+    macros = _macros(x_seq.dtype, out.dtype, node.code, vector, wide=size >= WIDE_FROM)
     launch.launch(entry, macros, arguments, size // vector, x_seq.device)
+
+
+def _check(node: SpikingNode, x_seq: Tensor) -> None:
+    check_closed_form(node)
+    owner = type(node).__name__
+    if x_seq.dtype not in STORED:
+        names = ", ".join(str(dtype) for dtype in STORED)
+        raise DataError(f"{owner}(backend='cupy') takes {names}, got {x_seq.dtype}: convert it, or set backend='torch'")
+    launch.check_device(owner, x_seq, list(node.parameters()))
+
+
+def _along(node: SpikingNode, parameter: Tensor | None, step: Tensor) -> Tensor | None:
+    if parameter is None:
+        return None
+    return along_channels(parameter, step, node.channel_dim, type(node).__name__).contiguous()
 
 
 def _address_and_step(parameter: Tensor | None) -> tuple[np.int64, np.int32]:

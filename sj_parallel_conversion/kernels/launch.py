@@ -37,13 +37,13 @@ def _check_cupy(owner: str) -> None:
         import cupy  # noqa: F401
     except ImportError as error:
         raise ConfigError(
-            f"{owner}: backend='cupy' needs CuPy: pip install cupy-cuda12x (or cupy-cuda13x, as the CUDA of your torch), "
-            "or use backend='torch'"
+            f"{owner}: backend='cupy' needs CuPy: pip install cupy-cuda12x (or cupy-cuda13x, like the CUDA of your "
+            "torch), or use backend='torch'"
         ) from error
     if torch.version.cuda is None or not torch.cuda.is_available():
         raise ConfigError(
-            f"{owner}: backend='cupy' needs a CUDA device, and torch sees none: install a torch with CUDA and check the "
-            "driver (nvidia-smi), or use backend='torch'"
+            f"{owner}: backend='cupy' needs a CUDA device, and torch sees none: install a torch with CUDA, check the "
+            "driver with nvidia-smi, or use backend='torch'"
         )
 
 
