@@ -26,7 +26,7 @@ STORED = {
     torch.float32: "float",
     torch.float64: "double",
 }
-EMITTED = STORED | {torch.int8: "signed char", torch.uint8: "unsigned char"}
+EMITTED = STORED | {torch.int8: "int8", torch.uint8: "uint8"}
 CODES = {"sorted": "Sorted", "binary": "Binary", "signed_digit": "SignedDigit"}
 Affine = tuple[Tensor, Tensor | None, Tensor]  # v_threshold, psi, shift
 BYTES_PER_LOAD = 16  # the widest that a thread does at once
@@ -199,5 +199,5 @@ def _macros(stored: torch.dtype, emitted: torch.dtype, code: Code, vector: int, 
         f"EMITTED={EMITTED[emitted]}",
         f"CODE={CODES[code.name]}",
         f"VECTOR={vector}",
-        f"INDEX=unsigned {'long long' if wide else 'int'}",
+        f"INDEX={'uint64' if wide else 'uint32'}",
     )

@@ -8,30 +8,34 @@
 // Compiled with these macros, which launch.py sets:
 //   STORED   float16, bfloat16, float or double: the currents
 //   COMPUTE  float, or double for double: the equations and the parameters
-//   EMITTED  STORED, signed char or unsigned char: the output
+//   EMITTED  STORED, int8 or uint8: the output
 //   CODE     Sorted, Binary or SignedDigit
 //   VECTOR   how many neighbours in memory one thread takes
-//   INDEX    unsigned int, or unsigned long long for 2^31 elements a step and more
+//   INDEX    uint32, or uint64 for 2^31 elements a step and more
 //
 // Nothing is included, so that it compiles wherever CuPy does, and with a C++ compiler, which is how the tests run it.
 
+typedef signed char int8;
+typedef unsigned char uint8;
+typedef unsigned int uint32;
+typedef unsigned long long uint64;
 struct float16 { unsigned short bits; };
 struct bfloat16 { unsigned short bits; };
-union Word { unsigned int bits; float value; };
+union Word { uint32 bits; float value; };
 
 __device__ inline float widen(float x) { return x; }
 __device__ inline double widen(double x) { return x; }
 
 __device__ inline float widen(bfloat16 x) {
     Word word;
-    word.bits = (unsigned int)x.bits << 16;
+    word.bits = (uint32)x.bits << 16;
     return word.value;
 }
 
 __device__ inline void narrow(float x, float& to) { to = x; }
 __device__ inline void narrow(double x, double& to) { to = x; }
-__device__ inline void narrow(COMPUTE x, signed char& to) { to = (signed char)x; }
-__device__ inline void narrow(COMPUTE x, unsigned char& to) { to = (unsigned char)x; }
+__device__ inline void narrow(COMPUTE x, int8& to) { to = (int8)x; }
+__device__ inline void narrow(COMPUTE x, uint8& to) { to = (uint8)x; }
 
 __device__ inline void narrow(float x, bfloat16& to) {  // to nearest, ties to even
     Word word;
@@ -81,22 +85,22 @@ struct Binary {
 };
 
 struct SignedDigit {
-    unsigned int plus, minus;
+    uint32 plus, minus;
 
     // The non-adjacent form is (3k - k) / 2 digit by digit. Where it would need a digit of weight 2^T, that digit and
     // the next non-zero one, 2^T - 2^j, become ones from T-1 down to j, which is: both words less 2^j.
     __device__ void encode(int level, int T) {
-        const unsigned int k = level < 0 ? -level : level;
-        const unsigned int three_halves = 3 * k >> 1, half = k >> 1;
+        const uint32 k = level < 0 ? -level : level;
+        const uint32 three_halves = 3 * k >> 1, half = k >> 1;
         plus = three_halves & ~half;
         minus = half & ~three_halves;
         if (plus >> T) {
-            const unsigned int last = highest_bit(minus);
+            const uint32 last = highest_bit(minus);
             plus -= last;
             minus -= last;
         }
         if (level < 0) {
-            const unsigned int swapped = plus;
+            const uint32 swapped = plus;
             plus = minus;
             minus = swapped;
         }
@@ -104,7 +108,7 @@ struct SignedDigit {
 
     __device__ int at(int left) const { return (int)((plus >> (left - 1)) & 1) - (int)((minus >> (left - 1)) & 1); }
 
-    __device__ static unsigned int highest_bit(unsigned int x) {
+    __device__ static uint32 highest_bit(uint32 x) {
         for (int shift = 1; shift < 32; shift *= 2) x |= x >> shift;
         return x - (x >> 1);
     }

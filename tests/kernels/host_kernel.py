@@ -39,7 +39,7 @@ def build(code: str, macros: tuple[str, ...] = ()) -> ctypes.CDLL:
     with tempfile.TemporaryDirectory() as folder:
         text, library = Path(folder, "node.cpp"), Path(folder, "node.so")
         text.write_text(code)
-        flags = ["-std=c++17", "-O1", "-ffp-contract=off", "-shared", "-fPIC", "-w"]
+        flags = ["-std=c++17", "-ffp-contract=off", "-shared", "-fPIC", "-w"]
         command = [COMPILER, *flags, *(f"-D{macro}" for macro in macros), str(text), "-o", str(library)]
         run = subprocess.run(command, capture_output=True, text=True, timeout=300)
         if run.returncode:

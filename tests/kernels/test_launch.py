@@ -50,7 +50,7 @@ def test_compiles_for_gpus(code: str, stored: torch.dtype, emitted: torch.dtype 
 
 
 def test_source_names_what_it_cannot_compile() -> None:
-    macros = ("STORED=float", "COMPUTE=float", "EMITTED=float", "CODE=Ternary", "VECTOR=1", "INDEX=int")
+    macros = ("STORED=float", "COMPUTE=float", "EMITTED=float", "CODE=Ternary", "VECTOR=1", "INDEX=uint32")
     with pytest.raises(AssertionError, match="Ternary"):
         compile_for_gpu(macros, "compute_90")
 
@@ -69,10 +69,9 @@ class Entered:
 
 
 @pytest.fixture
-def log(host_backend: None, monkeypatch: pytest.MonkeyPatch) -> list:
+def log(compiler: None, monkeypatch: pytest.MonkeyPatch) -> list:
     """What a stand-in for CuPy, with the host in the place of a GPU, was asked to do."""
     log = []
-    monkeypatch.undo()
     monkeypatch.setattr(launch, "check_device", lambda owner, x, parameters: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
