@@ -186,8 +186,8 @@ def _address_and_step(parameter: Tensor | None) -> tuple[np.int64, np.int32]:
 
 def _vector(x_seq: Tensor, size: int) -> int:
     """How many neighbours a thread can read at once: addresses must be multiples of what is read."""
-    width = BYTES_PER_LOAD // x_seq.element_size()
-    while size % width or x_seq.data_ptr() % (width * x_seq.element_size()) or (len(x_seq) > 1 and x_seq.stride(0) % width):
+    width, time_stride = BYTES_PER_LOAD // x_seq.element_size(), x_seq.stride(0) if len(x_seq) > 1 else 0
+    while size % width or time_stride % width or x_seq.data_ptr() % (width * x_seq.element_size()):
         width //= 2
     return width
 

@@ -6,59 +6,27 @@ import importlib.util
 
 import pytest
 import torch
+from forms import DTYPES, KINDS, assert_same, both, near_ties
 from nets import net
-from torch import Tensor
 
 import sj_parallel_conversion as sjpc
 from sj_parallel_conversion.functional import CODES
 from sj_parallel_conversion.kernels import spike_train
-from sj_parallel_conversion.neuron import SpikingNode
 
 HAS_BOTH = torch.cuda.is_available() and torch.version.cuda is not None and importlib.util.find_spec("cupy") is not None
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not HAS_BOTH, reason="needs a CUDA GPU and CuPy")]
-
-DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
-KINDS = {
-    "sorted": sjpc.ParallelConversionNode,
-    "binary": sjpc.SpikePackNode,
-    "signed_digit": sjpc.TSANode,
-    "signed output": lambda T, *args, **options: sjpc.TSANode(T, *args, signed=True, **options),
-}
-
-
-def near_ties(shape: tuple[int, ...], node: SpikingNode, dtype: torch.dtype) -> Tensor:
-    """Currents over the whole range of the node, half of them as near to a tie as floats come."""
-    levels, n = node.code.max_level(node.T), node.code.levels_per_threshold(node.T)
-    x = torch.randn(shape, device="cuda") * levels / n
-    ties = (torch.randint(-2, int(levels) + 2, shape, device="cuda") - 0.5) / n * node.v_threshold.max()
-    return torch.where(torch.rand(shape, device="cuda") < 0.5, x, ties).to(dtype)
-
-
-def both(node: SpikingNode, x: Tensor, call: str = "forward") -> tuple[Tensor, Tensor]:
-    results = []
-    for backend in ("torch", "cupy"):
-        node.backend = backend
-        results.append(getattr(node, call)(x))
-    return tuple(results)
-
-
-def assert_same(node: SpikingNode, x_seq: Tensor) -> None:
-    for x, call in ((x_seq, "forward"), (x_seq[0], "decoded")):
-        expected, actual = both(node, x, call)
-        assert actual.dtype == expected.dtype and actual.device == expected.device
-        assert torch.equal(actual, expected)
 
 
 @pytest.mark.parametrize("T", [1, 4, 8, 12])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_static_input_gives_the_torch_form_to_the_bit(kind: str, dtype: torch.dtype, T: int) -> None:
-    torch.manual_seed(T)
+    generator = torch.Generator("cuda").manual_seed(T)
     for theta in (torch.tensor(0.7), torch.rand(16) + 0.2):
         shift, psi, amplitude = torch.rand_like(theta) - 0.5, torch.rand_like(theta), theta + 0.1
         for options in ({}, {"shift": shift, "psi": psi, "amplitude": amplitude}):
             node = KINDS[kind](T, theta, **options).requires_grad_(False).cuda()
-            x = near_ties((5, 16, 12, 12), node, dtype)
+            x = near_ties(node, (5, 16, 12, 12), generator).to(dtype)
             for step in (x, x.contiguous(memory_format=torch.channels_last), x[..., 1:-2]):
                 assert_same(node, step.expand(T, *step.shape))
             assert_same(node, x.unsqueeze(0).repeat(T, 1, 1, 1, 1))

@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 import torch
+from forms import DTYPES, KINDS, assert_same, both, near_ties
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -13,18 +14,10 @@ from torch import Tensor
 import sj_parallel_conversion as sjpc
 from sj_parallel_conversion.functional import CODES, encode
 from sj_parallel_conversion.kernels import fused, spike_train
-from sj_parallel_conversion.neuron import SpikingNode
 
 pytestmark = pytest.mark.usefixtures("host_backend")
 with_fixture = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
-DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
-KINDS = {
-    "sorted": sjpc.ParallelConversionNode,
-    "binary": sjpc.SpikePackNode,
-    "signed_digit": sjpc.TSANode,
-    "signed output": lambda T, *args, **options: sjpc.TSANode(T, *args, signed=True, **options),
-}
 LAYOUTS = {
     "contiguous": lambda x: x,
     "channels last": lambda x: x.contiguous(memory_format=torch.channels_last),
@@ -34,28 +27,11 @@ LAYOUTS = {
 }
 
 
-def both(node: SpikingNode, x_seq: Tensor, call: str = "forward") -> tuple[Tensor, Tensor]:
-    """What the torch form and the kernel give."""
-    results = []
-    for backend in ("torch", "cupy"):
-        node.backend = backend
-        results.append(getattr(node, call)(x_seq))
-    return tuple(results)
-
-
-def assert_same(node: SpikingNode, x_seq: Tensor) -> None:
-    for x, call in ((x_seq, "forward"), (x_seq[0], "decoded")):
-        expected, actual = both(node, x, call)
-        assert actual.dtype == expected.dtype
-        assert torch.equal(actual, expected)
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", KINDS)
 @with_fixture
 @given(data=st.data())
 def test_static_input_gives_the_torch_form_to_the_bit(kind: str, dtype: torch.dtype, data: st.DataObject) -> None:
-    """Half of the inputs are as near to a tie as floats come."""
     T = data.draw(st.integers(1, 40 if kind == "sorted" else 12))
     shape = tuple(data.draw(st.lists(st.integers(1, 5), min_size=2, max_size=4)))
     channel_dim = data.draw(st.sampled_from([1, -1]))
@@ -69,11 +45,7 @@ def test_static_input_gives_the_torch_form_to_the_bit(kind: str, dtype: torch.dt
     options = {"shift": shift} if data.draw(st.booleans()) else {}
     options |= {"psi": psi, "amplitude": amplitude} if data.draw(st.booleans()) else {}
     node = KINDS[kind](T, theta, channel_dim=channel_dim, **options).requires_grad_(False)
-    levels = node.code.max_level(T)
-    n = node.code.levels_per_threshold(T)
-    x = torch.randn(shape, generator=generator) * levels / n
-    ties = (torch.randint(-2, int(levels) + 2, shape, generator=generator) - 0.5) / n
-    x = torch.where(torch.rand(shape, generator=generator) < 0.5, x, ties * theta.max()).to(dtype)
+    x = near_ties(node, shape, generator).to(dtype)
     assert_same(node, x.expand(T, *shape))
     assert_same(node, x.unsqueeze(0).repeat(T, *[1] * len(shape)))
 

@@ -7,14 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from forms import DTYPES
 from host_kernel import launch_on_host
 
 import sj_parallel_conversion as sjpc
 from sj_parallel_conversion.functional import CODES
 from sj_parallel_conversion.kernels import fused, launch
-
-DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
-
 
 def compile_for_gpu(macros: tuple[str, ...], architecture: str) -> str:
     """The PTX of node.cu. NVRTC comes with every torch for CUDA and needs no GPU."""
