@@ -14,6 +14,7 @@ import sj_parallel_conversion as sjpc
 from sj_parallel_conversion.functional import CODES
 from sj_parallel_conversion.kernels import fused, launch
 
+
 def compile_for_gpu(macros: tuple[str, ...], architecture: str) -> str:
     """The PTX of node.cu. NVRTC comes with every torch for CUDA and needs no GPU."""
     nvrtc = pytest.importorskip("cuda.bindings.nvrtc", reason="needs NVRTC (cuda-bindings, as in a torch for CUDA)")
