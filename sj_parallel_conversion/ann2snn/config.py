@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 
 from ..errors import ConfigError
+from ..kernels import check_backend
 from ..neuron import ParallelConversionNode, SpikePackNode, SpikingNode, TSANode
 from .calibration import CALIBRATIONS
 from .threshold import check_threshold
@@ -34,6 +35,8 @@ class ConversionConfig:
         :data:`~sj_parallel_conversion.ann2snn.calibration.CALIBRATIONS`
     :param per_channel: one threshold a channel, or one a layer
     :param show_progress: whether progress bars are drawn
+    :param backend: what the neurons of the converted network run on, ``"torch"`` or ``"cupy"``; a calibration runs on
+        torch, wherever its data are
     :raises ConfigError: if an option is out of range; the message lists what is valid
     """
 
@@ -43,11 +46,13 @@ class ConversionConfig:
     calibration: str = "least_squares"
     per_channel: bool = True
     show_progress: bool = True
+    backend: str = "torch"
 
     def __post_init__(self) -> None:
         check_choice("mode", self.mode, list(MODES))
         check_choice("calibration", self.calibration, list(CALIBRATIONS))
         check_threshold(self.threshold)
+        check_backend("ConversionConfig", self.backend)
         if isinstance(self.time_steps, bool) or not isinstance(self.time_steps, int) or self.time_steps < 1:
             raise ConfigError(f"time_steps must be an integer >= 1, got {self.time_steps!r}")
         try:

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_map
 
 from ..compat import MemoryModule
 from ..errors import DataError, as_data_error
+from ..kernels import BACKENDS
 from .config import ConversionConfig, check_choice
 from .sites import SpikingActivation
 from .timeline import Steps, Timeline, mean_input, mean_over_time
@@ -44,6 +45,7 @@ class SpikingNetwork(MemoryModule):
         placeholder = next(node for node in net.graph.nodes if node.op == "placeholder")
         self.input_shape: tuple[int, ...] | None = placeholder.meta.get("shape")  # of a calibration batch
         self.execution = "spikes"
+        self.backend = config.backend
         self.step_by_step = False
         self.register_memory("window_input", None)
         self.register_memory("window_output", None)
@@ -68,6 +70,25 @@ class SpikingNetwork(MemoryModule):
         self._execution = value
         for site in self.neurons():
             site.packed = value == "packed"
+
+    @property
+    def backend(self) -> str:
+        """
+        What the neurons run on: ``"torch"`` or ``"cupy"``; ``"mixed"`` if they were set one by one. Setting it sets all
+        of them, and raises ConfigError where a node does.
+        """
+        backends = {site.node.backend for site in self.neurons()}
+        return backends.pop() if len(backends) == 1 else "mixed"
+
+    @backend.setter
+    def backend(self, value: str) -> None:
+        for site in self.neurons():
+            site.node.backend = value
+
+    @property
+    def supported_backends(self) -> tuple[str, ...]:
+        """What :attr:`backend` can be; SpikingJelly 0.0.0.0.14's ``functional.set_backend`` asks for it."""
+        return BACKENDS
 
     def neurons(self) -> list[SpikingActivation]:
         """The places where neurons stand."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from .. import kernels
 from ..compat import MultiStepModule
 from ..errors import DataError
 from ..functional import Code, decode, encode, level
@@ -32,7 +33,8 @@ class SpikingNode(nn.Module, MultiStepModule):
     :param shift: psi_DA, added to the mean input; a number or one value a channel
     :param amplitude: theta + phi_DA, what the spikes stand for; ``None`` means ``v_threshold``
     :param channel_dim: the axis of ``[N, C, ...]`` (without time) along which per-channel values lie
-    :raises ConfigError: if an argument is out of range
+    :param backend: ``"torch"``, or ``"cupy"`` for one fused CUDA kernel
+    :raises ConfigError: if an argument is out of range, or the backend cannot be used here
 
     Shapes: ``x_seq`` ``[T, N, ...]`` -> spikes ``[T, N, ...]``. An input expanded along time (stride 0) is read once.
     Always multi-step. As with SpikingJelly's ``PSN`` no ``step_mode`` is set, so that ``functional.set_step_mode``
@@ -40,6 +42,9 @@ class SpikingNode(nn.Module, MultiStepModule):
     """
 
     code: Code
+    min_level = 0
+    closed_form = True  # False for a node that runs a loop over time, which only torch's form does
+    _backend = "torch"
 
     def __init__(
         self,
@@ -49,6 +54,7 @@ class SpikingNode(nn.Module, MultiStepModule):
         shift: float | Tensor = 0.0,
         amplitude: float | Tensor | None = None,
         channel_dim: int = 1,
+        backend: str = "torch",
     ) -> None:
         super().__init__()
         self.code.check_steps(T)
@@ -59,6 +65,28 @@ class SpikingNode(nn.Module, MultiStepModule):
         self.shift = neuron_parameter(owner, "shift", shift)
         self.psi = None if psi is None else neuron_parameter(owner, "psi", psi)
         self.amplitude = None if amplitude is None else neuron_parameter(owner, "amplitude", amplitude)
+        self.backend = backend
+
+    @property
+    def supported_backends(self) -> tuple[str, ...]:
+        """What :attr:`backend` can be; SpikingJelly 0.0.0.0.14's ``functional.set_backend`` asks for it."""
+        return kernels.BACKENDS if self.closed_form else ("torch",)
+
+    @property
+    def backend(self) -> str:
+        """
+        ``"torch"``: torch's operations, on any device; ``"cupy"``: one CUDA kernel, written with CuPy, that gives the
+        same result. Setting it raises ConfigError if the name is unknown, CuPy or a CUDA device is missing, or the node
+        has no closed form.
+        """
+        return self._backend
+
+    @backend.setter
+    def backend(self, value: str) -> None:
+        if value == "cupy":
+            kernels.check_closed_form(self)
+        kernels.check_backend(type(self).__name__, value)
+        self._backend = value
 
     def forward(self, x_seq: Tensor) -> Tensor:
         """
@@ -70,7 +98,9 @@ class SpikingNode(nn.Module, MultiStepModule):
             raise DataError(
                 f"{type(self).__name__}(T={self.T}) needs an input [T={self.T}, N, ...], got shape {list(x_seq.shape)}"
             )
-        return self._spikes(x_seq).to(x_seq.dtype)
+        if self.backend == "cupy":
+            return kernels.spike_train(self, x_seq, self._torch_train)
+        return self._torch_train(x_seq)
 
     def level(self, x: Tensor) -> Tensor:
         """
@@ -86,7 +116,9 @@ class SpikingNode(nn.Module, MultiStepModule):
         :param x: mean input ``[N, ...]``
         :return: ``[N, ...]``, equal to ``decode(forward(x_seq))`` for any ``x_seq`` with this mean
         """
-        return self.value(self.level(x)).to(x.dtype)
+        if self.backend == "cupy":
+            return kernels.decoded(self, x, self._torch_decoded)
+        return self._torch_decoded(x)
 
     def value(self, level: Tensor) -> Tensor:
         """What a ``level`` ``[N, ...]`` stands for."""
@@ -124,6 +156,12 @@ class SpikingNode(nn.Module, MultiStepModule):
         channels = max(p.numel() for p in self.parameters())
         return f"T={self.T}, channels={channels if channels > 1 else 'any'}, channel_dim={self.channel_dim}"
 
+    def _torch_train(self, x_seq: Tensor) -> Tensor:
+        return self._spikes(x_seq).to(x_seq.dtype)
+
+    def _torch_decoded(self, x: Tensor) -> Tensor:
+        return self.value(self.level(x)).to(x.dtype)
+
     def _spikes(self, x_seq: Tensor) -> Tensor:
         return encode(self._level(self._total_of(x_seq)), self.code, self.T)
 
@@ -142,7 +180,7 @@ class SpikingNode(nn.Module, MultiStepModule):
         return self._total(x_seq[0]) + (difference if n == self.T else difference * (n / self.T))
 
     def _level(self, total: Tensor) -> Tensor:
-        return level(total, *self._threshold_and_psi(total), self.code.max_level(self.T))
+        return level(total, *self._threshold_and_psi(total), self.code.max_level(self.T), self.min_level)
 
     def _threshold_and_psi(self, total: Tensor) -> tuple[Tensor, Tensor]:
         v_threshold = self._along(self.v_threshold, total)

@@ -24,6 +24,7 @@ class SpikePackNode(SpikingNode):
 
     :param tau: base of the weights, > 1. Other bases than 2 have no closed form and run the loop
     :param serial: run the paper's loop also for tau = 2; the result is the same
+    :param backend: ``"torch"``, or ``"cupy"`` for one fused CUDA kernel (closed form only)
 
     :param options: ``psi``, ``shift``, ``amplitude``, ``channel_dim`` as in :class:`SpikingNode`
 
@@ -33,7 +34,14 @@ class SpikePackNode(SpikingNode):
     code = CODES["binary"]
 
     def __init__(
-        self, T: int, v_threshold: float | Tensor = 1.0, *, tau: float = 2.0, serial: bool = False, **options: object
+        self,
+        T: int,
+        v_threshold: float | Tensor = 1.0,
+        *,
+        tau: float = 2.0,
+        serial: bool = False,
+        backend: str = "torch",
+        **options: object,
     ) -> None:
         if isinstance(tau, bool) or not isinstance(tau, (int, float)) or not 1 < tau < float("inf"):
             raise ConfigError(f"SpikePackNode: tau must be a number > 1, got {tau!r}")
@@ -41,14 +49,20 @@ class SpikePackNode(SpikingNode):
         self.serial = serial
         if tau != 2:
             self.code = dataclasses.replace(self.code, base=tau, digits=None)
+        self.backend = backend
 
     @property
     def tau(self) -> float:
         """Base of the spikes' weights."""
         return self.code.base
 
+    @property
+    def closed_form(self) -> bool:
+        """Whether the node computes its level instead of running the loop."""
+        return self.tau == 2 and not self.serial
+
     def _spikes(self, x_seq: Tensor) -> Tensor:
-        if self.tau == 2 and not self.serial:
+        if self.closed_form:
             return super()._spikes(x_seq)
         total = self._total_of(x_seq)
         return encode_like(self._loop(total), self._level(total), self.code)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..functional import CODES, encode_like, level
+from ..functional import CODES, encode_like
 from .base import SpikingNode
 
 
@@ -31,6 +31,7 @@ class TSANode(SpikingNode):
     :param serial: run the serial form, which sees the input step by step; with one silent step it differs from the
         closed form by one level at most
     :param silent_steps: k, how many steps the serial form listens before it fires
+    :param backend: ``"torch"``, or ``"cupy"`` for one fused CUDA kernel (closed form only)
 
     :param options: ``psi``, ``shift``, ``amplitude``, ``channel_dim`` as in :class:`SpikingNode`
 
@@ -47,19 +48,27 @@ class TSANode(SpikingNode):
         signed: bool = False,
         serial: bool = False,
         silent_steps: int = 1,
+        backend: str = "torch",
         **options: object,
     ) -> None:
         if isinstance(silent_steps, bool) or not isinstance(silent_steps, int) or silent_steps < 0:
             raise ConfigError(f"TSANode: silent_steps must be an integer >= 0, got {silent_steps!r}")
         super().__init__(T, v_threshold, **options)
         self.signed, self.serial, self.silent_steps = signed, serial, silent_steps
+        self.backend = backend
 
-    def _level(self, total: Tensor) -> Tensor:
-        max_level = self.code.max_level(self.T)
-        return level(total, *self._threshold_and_psi(total), max_level, -max_level if self.signed else 0)
+    @property
+    def min_level(self) -> float:
+        """The smallest level: 0 with the gate that makes the neuron a ReLU."""
+        return -self.code.max_level(self.T) if self.signed else 0
+
+    @property
+    def closed_form(self) -> bool:
+        """Whether the node computes its level instead of running the serial form."""
+        return not self.serial
 
     def _spikes(self, x_seq: Tensor) -> Tensor:
-        if not self.serial:
+        if self.closed_form:
             return super()._spikes(x_seq)
         return encode_like(self._serial(x_seq), self._level(self._total_of(x_seq)), self.code)
 

@@ -21,6 +21,7 @@ def test_defaults() -> None:
         "calibration": "least_squares",
         "per_channel": True,
         "show_progress": True,
+        "backend": "torch",
     }
 
 
@@ -52,6 +53,9 @@ def test_defaults() -> None:
         ("time_steps", None, ["integer >= 1"]),
         ("per_channel", 1, ["True or False"]),
         ("show_progress", "yes", ["True or False"]),
+        ("backend", "triton", ["'torch'", "'cupy'"]),
+        ("backend", None, ["'torch'", "'cupy'"]),
+        ("backend", ["cupy"], ["'torch'", "'cupy'"]),
     ],
 )
 @pytest.mark.parametrize("make", ["config", "recipe", "converter"])
