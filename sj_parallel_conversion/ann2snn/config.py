@@ -9,6 +9,8 @@ from ..neuron import ParallelConversionNode, SpikePackNode, SpikingNode, TSANode
 from .calibration import CALIBRATIONS
 from .threshold import check_threshold
 
+INPUT_ENCODINGS = ("analogue", "spikes")
+
 MODES: dict[str, type[SpikingNode]] = {
     "parallel": ParallelConversionNode,
     "spikepack": SpikePackNode,
@@ -34,6 +36,9 @@ class ConversionConfig:
         :data:`~sj_parallel_conversion.ann2snn.calibration.CALIBRATIONS`
     :param per_channel: one threshold a channel, or one a layer
     :param show_progress: whether progress bars are drawn
+    :param input_encoding: ``"analogue"``: the first layer sees the input itself, as a current that is the same at each
+        step; ``"spikes"``: a neuron of the mode's code stands before it. Its thresholds span the largest inputs of the
+        calibration data, by channel; inputs that may be negative get a pair of trains (symbols -1, 0, 1)
     :raises ConfigError: if an option is out of range; the message lists what is valid
     """
 
@@ -43,10 +48,12 @@ class ConversionConfig:
     calibration: str = "least_squares"
     per_channel: bool = True
     show_progress: bool = True
+    input_encoding: str = "analogue"
 
     def __post_init__(self) -> None:
         check_choice("mode", self.mode, list(MODES))
         check_choice("calibration", self.calibration, list(CALIBRATIONS))
+        check_choice("input_encoding", self.input_encoding, list(INPUT_ENCODINGS))
         check_threshold(self.threshold)
         if isinstance(self.time_steps, bool) or not isinstance(self.time_steps, int) or self.time_steps < 1:
             raise ConfigError(f"time_steps must be an integer >= 1, got {self.time_steps!r}")

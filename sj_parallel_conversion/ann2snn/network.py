@@ -7,7 +7,7 @@ from torch import Tensor, fx
 from torch.utils._pytree import tree_map
 
 from ..compat import MemoryModule
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from .config import ConversionConfig, check_choice
 from .sites import SpikingActivation
 from .timeline import Steps, Timeline, mean_input, mean_over_time
@@ -36,6 +36,7 @@ class SpikingNetwork(MemoryModule):
         self.step_mode = "s"
         self.execution = "spikes"
         self.step_by_step = False
+        self.serial = False
         self.register_memory("window_input", None)
         self.register_memory("window_output", None)
         self.register_memory("step", 0)
@@ -59,6 +60,26 @@ class SpikingNetwork(MemoryModule):
         self._execution = value
         for site in self.neurons():
             site.packed = value == "packed"
+
+    @property
+    def serial(self) -> bool:
+        """
+        Whether neurons of a weighted code run their serial form: one digit at each step, as it would be on hardware,
+        from the digits that have come so far. The network then runs step by step, whatever :attr:`execution` is.
+        Mode ``"spikepack"`` answers as before; ``"css"`` may differ by one level at each neuron.
+        """
+        return self._serial
+
+    @serial.setter
+    def serial(self, value: bool) -> None:
+        nodes = [site.node for site in self.neurons()]
+        if value and not all(hasattr(node, "serial") for node in nodes):
+            raise ConfigError(f"mode={self.config.mode!r} has no serial form: its neurons need the whole window. "
+                              "Convert with mode='spikepack' or 'css'")
+        for node in nodes:
+            if hasattr(node, "serial"):
+                node.serial = value
+        self._serial = value
 
     def neurons(self) -> list[SpikingActivation]:
         """The places where neurons stand."""
@@ -109,7 +130,7 @@ class SpikingNetwork(MemoryModule):
         :param inputs: ``[N, ...]``, shown at every step
         :return: the decoded output ``[N, ...]``; works in either step mode and leaves a running window alone
         """
-        if self.step_by_step:
+        if self.step_by_step or self.serial:
             return self.decode(self._run(inputs))
         # The trains of the last neurons are decoded before the readout, so that both executions agree to the bit.
         return self.net(*inputs)
@@ -119,8 +140,8 @@ class SpikingNetwork(MemoryModule):
 
     def _run(self, inputs: tuple) -> object:
         """The output sequence for inputs that are a :class:`Steps` or the same at each step."""
-        if self.execution == "spikes" or self.step_by_step:
-            return Timeline(self.net, self.time_steps, self.step_by_step).run_sequence(inputs)
+        if self.execution == "spikes" or self.step_by_step or self.serial:
+            return Timeline(self.net, self.time_steps, self.step_by_step, self.serial).run_sequence(inputs)
         y = self.net(*(x.mean if isinstance(x, Steps) else x for x in inputs))
         return tree_map(lambda v: v.expand(self.time_steps, *v.shape) if isinstance(v, Tensor) else v, y)
 

@@ -21,6 +21,7 @@ def test_defaults() -> None:
         "calibration": "least_squares",
         "per_channel": True,
         "show_progress": True,
+        "input_encoding": "analogue",
     }
 
 
@@ -49,6 +50,8 @@ def test_defaults() -> None:
         ("time_steps", None, ["integer >= 1"]),
         ("per_channel", 1, ["True or False"]),
         ("show_progress", "yes", ["True or False"]),
+        ("input_encoding", "rate", ["'analogue'", "'spikes'"]),
+        ("input_encoding", None, ["'analogue'", "'spikes'"]),
     ],
 )
 @pytest.mark.parametrize("make", ["config", "recipe", "converter"])
