@@ -77,7 +77,7 @@ class Sweep:
         return ann_output, snn_output
 
     def _differs(self, node: fx.Node) -> bool:
-        """Whether the two networks compute different things at ``node``: at the sites, and where the input is encoded."""
+        """Whether the networks compute different things at ``node``: at the sites, and where the input is encoded."""
         if node.op != "call_module":
             return False
         return node.target in self._sites or isinstance(self._pair[1].submodules[node.target], SpikingActivation)

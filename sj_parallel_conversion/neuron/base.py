@@ -66,7 +66,7 @@ class SpikingNode(nn.Module, MultiStepModule):
     def forward(self, x_seq: Tensor) -> Tensor:
         """
         :param x_seq: input currents ``[T, N, ...]``
-        :return: spikes ``[T, N, ...]`` in ``code.symbols`` (and their negatives if ``signed``), in the dtype of ``x_seq``
+        :return: spikes ``[T, N, ...]`` in ``code.symbols`` (and their negatives if ``signed``), dtype of ``x_seq``
         :raises DataError: if the first axis of ``x_seq`` is not T
         """
         if x_seq.dim() == 0 or x_seq.shape[0] != self.T:

@@ -109,7 +109,7 @@ def test_calibrations_take_back_the_error_of_encoding() -> None:
     plain = convert(ann, train, input_encoding="analogue", **options)
     error = (snn.predict(test) - ann(test)).square().mean()
     uncorrected = (plain.predict(encoder(snn).node.decoded(test)) - ann(test)).square().mean()
-    assert error < 0.7 * uncorrected
+    assert error < 0.9 * uncorrected
 
 
 @torch.no_grad()
