@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
+
+from sj_parallel_conversion import SpikingNetwork
 
 Predict = Callable[[Tensor], Tensor]
 
@@ -25,6 +27,7 @@ class Result:
     :param agreement: inputs given the class that the ANN gives them, in percent
     :param images_per_second: speed, of the fastest batch
     :param setting: of the method, where several were tried
+    :param digits: spikes per activation, where they were counted
     """
 
     method: str
@@ -33,6 +36,7 @@ class Result:
     agreement: float
     images_per_second: float
     setting: str = ""
+    digits: float | None = None
 
 
 @dataclass(frozen=True)
@@ -73,12 +77,15 @@ class Evaluation:
             speed = max(speed, len(batch) / (time.perf_counter() - start))
         return torch.cat(classes), speed
 
-    def measure(self, method: str, time_steps: int | None, predict: Predict, setting: str = "") -> Result:
+    def measure(
+        self, method: str, time_steps: int | None, predict: Predict, setting: str = "", digits: float | None = None
+    ) -> Result:
         """
         :param method: what to call it
         :param time_steps: T, ``None`` for an ANN
         :param predict: ``[N, ...]`` images to ``[N, classes]`` logits
         :param setting: of the method
+        :param digits: see :func:`digits_per_activation`
         :return: accuracy, agreement with the ANN and speed
         """
         name = method if time_steps is None else f"{method}, T={time_steps}"
@@ -90,6 +97,7 @@ class Evaluation:
             percent(classes == self.ann_classes),
             speed,
             setting,
+            digits,
         )
 
 
@@ -99,6 +107,29 @@ def percent(hits: Tensor) -> float:
     :return: the share of true ones, in percent
     """
     return 100 * hits.double().mean().item()
+
+
+@torch.no_grad()
+def digits_per_activation(snn: SpikingNetwork, images: Tensor, batch_size: int = 100) -> float:
+    """
+    :param snn: converted network, in execution "spikes"
+    :param images: ``[N, ...]``
+    :param batch_size: images in one call
+    :return: how many spikes (non-zero digits, of either sign) a neuron emits in the whole window, on average over all
+        neurons and images
+    """
+    counts: list[tuple[Tensor, int]] = []
+
+    def see(node: nn.Module, args: tuple, train: Tensor) -> None:
+        counts.append((train.count_nonzero(), train[0].numel()))
+
+    hooks = [site.node.register_forward_hook(see) for site in snn.neurons()]
+    for batch in images.split(batch_size):
+        snn.predict(batch)
+    for hook in hooks:
+        hook.remove()
+    spikes, activations = zip(*counts, strict=True)
+    return int(sum(spikes)) / sum(activations)
 
 
 def synchronise(device: torch.device) -> None:
@@ -114,10 +145,11 @@ def table(results: Sequence[Result]) -> str:
     """
     names = [f"{r.method} ({r.setting})" if r.setting else r.method for r in results]
     width = max(len(name) for name in ["method", *names])
-    lines = [f"{'method':<{width}} {'T':>4} {'accuracy %':>11} {'agreement %':>12} {'images/s':>10}"]
+    lines = [f"{'method':<{width}} {'T':>4} {'accuracy %':>11} {'agreement %':>12} {'images/s':>10} {'digits':>7}"]
     lines.append("-" * len(lines[0]))
     for name, r in zip(names, results, strict=True):
         steps = "" if r.time_steps is None else r.time_steps
         values = f"{r.accuracy:>11.2f} {r.agreement:>12.2f} {r.images_per_second:>10,.0f}"
-        lines.append(f"{name:<{width}} {steps:>4} {values}")
+        digits = "" if r.digits is None else f"{r.digits:.2f}"
+        lines.append(f"{name:<{width}} {steps:>4} {values} {digits:>7}".rstrip())
     return "\n".join(lines)

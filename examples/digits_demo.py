@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 import torch
-from common import Evaluation, Result, table
+from common import Evaluation, Result, digits_per_activation, table
 from models import digits_cnn
 from plots import plot
 from rate_coding import best_rate_coding
@@ -22,6 +22,7 @@ from tqdm import tqdm, trange
 import sj_parallel_conversion as sjpc
 
 TIME_STEPS = [2, 4, 8, 16, 32]
+WEIGHTED_TIME_STEPS = [2, 4, 8]  # 2^T levels: more steps add nothing that a label could show
 TRAINING_IMAGES = 1200
 
 
@@ -62,8 +63,27 @@ def parallel_conversion(ann: nn.Module, loader: DataLoader, evaluation: Evaluati
     results = []
     for T in tqdm(TIME_STEPS, desc="parallel conversion"):
         snn = sjpc.ParallelConverter(loader, time_steps=T, calibration="weights", show_progress=False).convert(ann)
+        digits = digits_per_activation(snn, evaluation.images)
         for snn.execution in ("spikes", "packed"):
-            results.append(evaluation.measure(f"parallel conversion, {snn.execution}", T, snn.predict))
+            method = f"parallel conversion, {snn.execution}"
+            results.append(evaluation.measure(method, T, snn.predict, digits=digits))
+    return results
+
+
+def weighted_codes(ann: nn.Module, loader: DataLoader, evaluation: Evaluation) -> list[Result]:
+    """
+    :param ann: trained network
+    :param loader: calibration data
+    :param evaluation: test data
+    :return: a result for each T and each of the two weighted codes
+    """
+    results = []
+    for mode in ("spikepack", "css"):
+        for T in tqdm(WEIGHTED_TIME_STEPS, desc=mode):
+            options = {"mode": mode, "time_steps": T, "calibration": "weights", "show_progress": False}
+            snn = sjpc.ParallelConverter(loader, **options).convert(ann)
+            digits = digits_per_activation(snn, evaluation.images)
+            results.append(evaluation.measure(f"{mode}, spikes", T, snn.predict, digits=digits))
     return results
 
 
@@ -83,8 +103,10 @@ def main() -> None:
     evaluation = Evaluation(images, labels, ann)
     results = [evaluation.measure("ANN", None, ann)]
     results += parallel_conversion(ann, loader, evaluation)
+    results += weighted_codes(ann, loader, evaluation)
     results += best_rate_coding(ann, loader, evaluation, TIME_STEPS)
     print(table(results))
+    print("digits: spikes that a neuron emits in the whole window, on average")
     print("rate coding: at each T the setting that does best on these very test images")
     print(f"plot: {plot(results, args.output)}")
 

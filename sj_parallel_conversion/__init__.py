@@ -10,6 +10,7 @@ from .ann2snn import (
     ConversionConfig,
     ParallelConversionRecipe,
     ParallelConverter,
+    SpikingActivation,
     SpikingNetwork,
     replace_activations,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "RegistrationError",
     "SJPCError",
     "SpikePackNode",
+    "SpikingActivation",
     "SpikingNetwork",
     "SpikingNode",
     "TSANode",

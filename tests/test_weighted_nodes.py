@@ -83,6 +83,33 @@ def test_signed_outputs() -> None:
     assert decode(sjpc.TSANode(4, 1.0)(x.expand(4, -1)), node.code).min() == 0
 
 
+@pytest.mark.parametrize("node_type", [sjpc.ParallelConversionNode, *NODES])
+@given(T=st.integers(1, 10), seed=st.integers(0, 2**20))
+def test_signed_levels_in_every_code(node_type: type, T: int, seed: int) -> None:
+    """A pair of trains: the level's size in the code, with the sign on every digit; packed and spikes agree."""
+    node, plain = node_type(T, 0.7, signed=True), node_type(T, 0.7)
+    k_max = node.code.max_level(T)
+    x = torch.randn(200, generator=torch.Generator().manual_seed(seed)) * k_max * node.value(torch.ones(()))
+    k = node.level(x)
+    assert torch.equal(k, ((node._total(x) + node.v_threshold / 2) / node.v_threshold).floor().clamp(-k_max, k_max))
+    train = node(x.expand(T, -1))
+    assert torch.equal(decode(train, node.code), k) and torch.equal(node.decode(train), node.decoded(x))
+    assert torch.equal(train, encode(k.abs(), node.code, T) * k.sign())
+    positive = x.clamp(min=0)
+    assert torch.equal(node(positive.expand(T, -1)), plain(positive.expand(T, -1)))
+    if node_type is sjpc.SpikePackNode:
+        node.serial = True
+        assert torch.equal(node(x.expand(T, -1)), train)
+
+
+@pytest.mark.parametrize("node_type", [sjpc.ParallelConversionNode, *NODES])
+def test_gradient_of_signed_levels(node_type: type) -> None:
+    node = node_type(4, 0.5, signed=True)
+    x = torch.tensor([-900.0, -0.3, 0.0, 0.2, 900.0], requires_grad=True)
+    node.amplify(node(x.expand(4, -1))).mean(0).sum().backward()
+    torch.testing.assert_close(x.grad, torch.tensor([0.0, 1.0, 1.0, 1.0, 0.0]))
+
+
 @pytest.mark.parametrize("node_type", [*NODES, lambda T, theta: sjpc.SpikePackNode(T, theta, tau=1.5)])
 @pytest.mark.parametrize("serial", [False, True])
 def test_gradient_is_that_of_the_clipped_line(node_type: type, serial: bool) -> None:
@@ -106,6 +133,7 @@ def test_pickle_and_deepcopy(node_type: type) -> None:
         (lambda: sjpc.SpikePackNode(25), "T=25"),
         (lambda: sjpc.SpikePackNode(4, tau=1.0), "tau"),
         (lambda: sjpc.SpikePackNode(4, tau="2"), "tau"),
+        (lambda: sjpc.SpikePackNode(4, tau=1.5, signed=True), "tau=2"),
         (lambda: sjpc.TSANode(4, silent_steps=-1), "silent_steps"),
         (lambda: sjpc.TSANode(0), "T"),
     ],

@@ -5,11 +5,13 @@ from .converter import ParallelConverter
 from .network import SpikingNetwork
 from .recipe import ParallelConversionRecipe
 from .replace import replace_activations
+from .sites import SpikingActivation
 
 __all__ = [
     "ConversionConfig",
     "ParallelConversionRecipe",
     "ParallelConverter",
+    "SpikingActivation",
     "SpikingNetwork",
     "replace_activations",
 ]

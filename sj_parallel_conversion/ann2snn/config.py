@@ -10,6 +10,8 @@ from ..neuron import ParallelConversionNode, SpikePackNode, SpikingNode, TSANode
 from .calibration import CALIBRATIONS
 from .threshold import check_threshold
 
+INPUT_ENCODINGS = ("analogue", "spikes")
+
 MODES: dict[str, type[SpikingNode]] = {
     "parallel": ParallelConversionNode,
     "spikepack": SpikePackNode,
@@ -37,6 +39,9 @@ class ConversionConfig:
     :param show_progress: whether progress bars are drawn
     :param backend: what the neurons of the converted network run on, ``"torch"`` or ``"cupy"``; a calibration runs on
         torch, wherever its data are
+    :param input_encoding: ``"analogue"``: the first layer sees the input itself, as a current that is the same at each
+        step; ``"spikes"``: a neuron of the mode's code stands before it. Its thresholds span the largest inputs of the
+        calibration data, by channel; inputs that may be negative get a pair of trains (symbols -1, 0, 1)
     :raises ConfigError: if an option is out of range; the message lists what is valid
     """
 
@@ -47,10 +52,12 @@ class ConversionConfig:
     per_channel: bool = True
     show_progress: bool = True
     backend: str = "torch"
+    input_encoding: str = "analogue"
 
     def __post_init__(self) -> None:
         check_choice("mode", self.mode, list(MODES))
         check_choice("calibration", self.calibration, list(CALIBRATIONS))
+        check_choice("input_encoding", self.input_encoding, list(INPUT_ENCODINGS))
         check_threshold(self.threshold)
         check_backend("ConversionConfig", self.backend)
         if isinstance(self.time_steps, bool) or not isinstance(self.time_steps, int) or self.time_steps < 1:

@@ -10,14 +10,14 @@ from torch import Tensor, fx
 from torch.utils._pytree import tree_map
 
 from ..compat import MemoryModule
-from ..errors import DataError, as_data_error
+from ..errors import ConfigError, DataError, as_data_error
 from ..kernels import BACKENDS
 from .config import ConversionConfig, check_choice
 from .sites import SpikingActivation
 from .timeline import Steps, Timeline, mean_input, mean_over_time
 
 EXECUTIONS = ("spikes", "packed")
-_WINDOW_DEPENDS_ON = ("_step_mode", "_execution", "step_by_step", "training")
+_WINDOW_DEPENDS_ON = ("_step_mode", "_execution", "step_by_step", "_serial", "training")
 
 
 class SpikingNetwork(MemoryModule):
@@ -47,6 +47,7 @@ class SpikingNetwork(MemoryModule):
         self.execution = "spikes"
         self.backend = config.backend
         self.step_by_step = False
+        self.serial = False
         self.register_memory("window_input", None)
         self.register_memory("window_output", None)
         self.register_memory("step", 0)
@@ -89,6 +90,26 @@ class SpikingNetwork(MemoryModule):
     def supported_backends(self) -> tuple[str, ...]:
         """What :attr:`backend` can be; SpikingJelly 0.0.0.0.14's ``functional.set_backend`` asks for it."""
         return BACKENDS
+
+    @property
+    def serial(self) -> bool:
+        """
+        Whether neurons of a weighted code run their serial form: one digit at each step, as it would be on hardware,
+        from the digits that have come so far. The network then runs step by step, whatever :attr:`execution` is.
+        Mode ``"spikepack"`` answers as before; ``"css"`` may differ by one level at each neuron.
+        """
+        return self._serial
+
+    @serial.setter
+    def serial(self, value: bool) -> None:
+        nodes = [site.node for site in self.neurons()]
+        if value and not all(hasattr(node, "serial") for node in nodes):
+            raise ConfigError(f"mode={self.config.mode!r} has no serial form: its neurons need the whole window. "
+                              "Convert with mode='spikepack' or 'css'")
+        for node in nodes:
+            if hasattr(node, "serial"):
+                node.serial = value
+        self._serial = value
 
     def neurons(self) -> list[SpikingActivation]:
         """The places where neurons stand."""
@@ -137,7 +158,7 @@ class SpikingNetwork(MemoryModule):
         :raises DataError: if the input cannot be run
         """
         self._check_input(x)
-        if self.step_by_step:
+        if self.step_by_step or self.serial:
             return self.decode(self._run(x))
         # The trains of the last neurons are decoded before the readout, so that both executions agree to the bit.
         with self._naming_input(x):
@@ -149,8 +170,8 @@ class SpikingNetwork(MemoryModule):
     def _run(self, x: Tensor | Steps) -> object:
         """The output sequence for an input that is a :class:`Steps` or the same at each step."""
         with self._naming_input(x):
-            if self.execution == "spikes" or self.step_by_step:
-                return Timeline(self.net, self.time_steps, self.step_by_step).run_sequence((x,))
+            if self.execution == "spikes" or self.step_by_step or self.serial:
+                return Timeline(self.net, self.time_steps, self.step_by_step, self.serial).run_sequence((x,))
             y = self.net(x.mean if isinstance(x, Steps) else x)
         return tree_map(lambda v: v.expand(self.time_steps, *v.shape) if isinstance(v, Tensor) else v, y)
 

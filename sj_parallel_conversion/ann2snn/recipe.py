@@ -13,6 +13,7 @@ from . import graph
 from .calibration import CALIBRATIONS, SEARCH_THRESHOLDS
 from .config import ConversionConfig
 from .data import CalibrationData, replayable
+from .encoder import add_encoder, place_encoder
 from .graph.shapes import record_shapes
 from .network import SpikingNetwork
 from .sites import Site, SpikingActivation, find_sites, make_node
@@ -74,7 +75,10 @@ class ParallelConversionRecipe(ModuleConversionRecipe):
         model.to(device)
         data = CalibrationData(self.dataloader, device, dtype, self.config.show_progress)
         sites = prepare(ann, model, data, self.config)
+        encoder = add_encoder(model, self.config.per_channel) if self.config.input_encoding == "spikes" else None
         snn = place_neurons(model, sites, data, self.config)
+        if encoder is not None:
+            place_encoder(snn, encoder, data, self.config)
         CALIBRATIONS[self.config.calibration](model, snn, sites, data, self.config)
         return SpikingNetwork(snn, self.config).eval()
 

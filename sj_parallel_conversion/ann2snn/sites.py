@@ -76,13 +76,18 @@ class SpikingActivation(StepModeContainer):
     A neuron in the place of an activation: decoded values ``[N, ...]`` go in and come out, the spike train passes
     between. A StepModeContainer, because SpikingJelly's ``set_step_mode`` leaves what is inside one alone.
 
+    To train a spiking network from scratch, put it where a ReLU would be. With ``packed=True`` nothing in forward or
+    backward depends on T (gradients are straight-through, as in SpikePack, ICCV 2025); ``packed = False`` then gives
+    the same values with real trains.
+
     :param node: the neuron
+    :param packed: whether decoded levels pass and no trains
     """
 
-    def __init__(self, node: SpikingNode) -> None:
+    def __init__(self, node: SpikingNode, packed: bool = False) -> None:
         super().__init__(False)
         self.node = node
-        self.packed = False
+        self.packed = packed
 
     def forward(self, x: Tensor) -> Tensor:
         """:param x: mean input ``[N, ...]``. :return: the mean output ``[N, ...]``"""

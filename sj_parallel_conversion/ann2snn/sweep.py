@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, fx
 from tqdm import tqdm
 
+from .sites import SpikingActivation
+
 Batches = list[Tensor]
 
 
@@ -67,12 +69,18 @@ class Sweep:
             visitor.before(node, *values[node.args[0]])
         same = all(values[n][0] is values[n][1] for n in node.all_input_nodes)
         ann_output = [self._compute(0, node, values, b) for b in range(count)]
-        if same and not (node.op == "call_module" and node.target in self._sites):
+        if same and not self._differs(node):
             return ann_output, ann_output
         snn_output = [self._compute(1, node, values, b) for b in range(count)]
         if visited:
             visitor.after(node, values[node.args[0]][1], ann_output, snn_output)
         return ann_output, snn_output
+
+    def _differs(self, node: fx.Node) -> bool:
+        """Whether the networks compute different things at ``node``: at the sites, and where the input is encoded."""
+        if node.op != "call_module":
+            return False
+        return node.target in self._sites or isinstance(self._pair[1].submodules[node.target], SpikingActivation)
 
     def _compute(self, stream: int, node: fx.Node, values: dict, batch: int) -> object:
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: values[n][stream][batch])

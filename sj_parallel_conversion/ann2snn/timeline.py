@@ -36,10 +36,11 @@ class Steps:
 
     :param steps: the T forms
     :param mean: their mean, if it is known exactly
+    :param rest: the form at a step at which no neuron fires, where serial neurons need it
     """
 
-    def __init__(self, steps: list, mean: object = None) -> None:
-        self.steps = steps
+    def __init__(self, steps: list, mean: object = None, rest: object = None) -> None:
+        self.steps, self.rest = steps, rest
         if mean is not None:
             self.mean = mean
 
@@ -60,14 +61,18 @@ class Timeline(fx.Interpreter):
     :param net: the converted graph
     :param time_steps: T
     :param step_by_step: run all synapses at each step, as hardware would (the slow reference)
+    :param serial: ``step_by_step``, for neurons that read their input digit by digit: what reaches them without a spike
+        (biases, an analogue input) is injected once, at the first step
     """
 
-    def __init__(self, net: fx.GraphModule, time_steps: int, step_by_step: bool = False) -> None:
+    def __init__(
+        self, net: fx.GraphModule, time_steps: int, step_by_step: bool = False, serial: bool = False
+    ) -> None:
         super().__init__(net)
         self.extra_traceback = False  # errors go out as they are, without lines about the graph
-        self._T = time_steps
+        self._T, self._serial = time_steps, serial
         self._in_steps = affine_tail(net)
-        if step_by_step:
+        if step_by_step or serial:
             self._in_steps = {n for n in net.graph.nodes if is_affine(net, n) or is_max_pool(net, n)}
 
     def run_sequence(self, inputs: tuple) -> object:
@@ -75,6 +80,8 @@ class Timeline(fx.Interpreter):
         :param inputs: for each input of the network a :class:`Steps`, or a value that is the same at each step
         :return: the output, with a time axis in front of each tensor
         """
+        if self._serial:
+            inputs = _at(inputs, lambda value: value.mean)
         return tree_map(self._with_time, self.run(*inputs, enable_io_processing=False))
 
     def run_node(self, node: fx.Node) -> object:
@@ -90,14 +97,27 @@ class Timeline(fx.Interpreter):
             return self._call(node, at_mean)
         if is_max_pool(self.module, node):
             x = args[0] if args else kwargs["input"]
-            return Steps(max_pool_steps(self.module, node, *at_mean, x.steps), self._call(node, at_mean))
-        return Steps([self._call(node, _at((args, kwargs), lambda value, t=t: value.steps[t])) for t in range(self._T)])
+            pooled = max_pool_steps(self.module, node, *at_mean, [*x.steps, x.rest] if self._serial else x.steps)
+            return Steps(pooled[: self._T], self._call(node, at_mean), pooled[-1])
+        steps = [self._call(node, _at((args, kwargs), lambda value, t=t: value.steps[t])) for t in range(self._T)]
+        rest = self._call(node, _at((args, kwargs), lambda value: value.rest)) if self._serial else None
+        return Steps(steps, rest=rest)
 
     def _fire(self, node: fx.Node, site: SpikingActivation, x: object) -> object:
+        if self._serial:
+            train = site.node(self._injected_once(x))
+            return Steps(list(site.node.amplify(train)), site.node.decode(train), torch.zeros_like(train[0]))
         if not any(user in self._in_steps or user.op == "output" for user in node.users):
             return site(_at(x, lambda value: value.mean))
         train = site.node(torch.stack(x.steps) if isinstance(x, Steps) else site.constant(x))
         return Steps(list(site.node.amplify(train)), site.node.decode(train))
+
+    def _injected_once(self, x: object) -> Tensor:
+        """Weighted digits carry most of their value in the first steps; biases that trickled in would come too late."""
+        steps, rest = (torch.stack(x.steps), x.rest) if isinstance(x, Steps) else (x.expand(self._T, *x.shape), x)
+        x_seq = steps - rest
+        x_seq[0] += self._T * rest
+        return x_seq
 
     def _call(self, node: fx.Node, arguments: tuple) -> object:
         return getattr(self, node.op)(node.target, *arguments)

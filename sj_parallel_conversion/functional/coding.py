@@ -133,7 +133,7 @@ def encode_like(train: Tensor, level: Tensor, code: Code) -> Tensor:
     return train
 
 
-def encode(level: Tensor, code: Code, T: int) -> Tensor:
+def encode(level: Tensor, code: Code, T: int, signed: bool = False) -> Tensor:
     r"""
     Write integer levels as spike trains.
 
@@ -141,10 +141,14 @@ def encode(level: Tensor, code: Code, T: int) -> Tensor:
         a floating dtype
     :param code: a row of :data:`CODES`
     :param T: number of time-steps
-    :return: train ``[T, N, ...]`` of the same dtype, with values in ``code.symbols``; its gradient is that of
-        :func:`encode_like`
+    :param signed: whether levels may be negative in every code: the train of their size with the opposite sign, a
+        pair of trains written as one
+    :return: train ``[T, N, ...]`` of the same dtype, with values in ``code.symbols`` (and their negatives if
+        ``signed``); its gradient is that of :func:`encode_like`
     """
-    return encode_like(code.digits(level.detach().to(torch.int32), T).to(level.dtype), level, code)
+    k = level.detach().to(torch.int32)
+    train = code.digits(k.abs(), T) * k.sign().to(torch.int8) if signed else code.digits(k, T)
+    return encode_like(train.to(level.dtype), level, code)
 
 
 def greedy_digits(u: Tensor, weights: list[float]) -> Tensor:

@@ -72,16 +72,18 @@ __device__ inline double round_down(double x) { return floor(x); }
 
 // The codes: encode(k, T) makes the code word of level k, at(left) is the symbol of the step that is left-th from the end.
 
+// A negative level is the train of its size with negative spikes: the second of a pair of trains.
+
 struct Sorted {
-    int level;
-    __device__ void encode(int k, int) { level = k; }
-    __device__ int at(int left) const { return level >= left; }
+    int size, sign;
+    __device__ void encode(int k, int) { size = k < 0 ? -k : k, sign = k < 0 ? -1 : 1; }
+    __device__ int at(int left) const { return size >= left ? sign : 0; }
 };
 
 struct Binary {
-    int level;
-    __device__ void encode(int k, int) { level = k; }
-    __device__ int at(int left) const { return (level >> (left - 1)) & 1; }
+    int size, sign;
+    __device__ void encode(int k, int) { size = k < 0 ? -k : k, sign = k < 0 ? -1 : 1; }
+    __device__ int at(int left) const { return (size >> (left - 1)) & 1 ? sign : 0; }
 };
 
 struct SignedDigit {

@@ -33,6 +33,8 @@ class SpikingNode(nn.Module, MultiStepModule):
     :param shift: psi_DA, added to the mean input; a number or one value a channel
     :param amplitude: theta + phi_DA, what the spikes stand for; ``None`` means ``v_threshold``
     :param channel_dim: the axis of ``[N, C, ...]`` (without time) along which per-channel values lie
+    :param signed: whether levels may be negative, :math:`-k_{max} \le k \le k_{max}`, :math:`s = \mathrm{sign}(k)\,
+        \mathrm{code}(|k|)`: a pair of trains, of which one is silent, written as symbols in {-1, 0, 1}
     :param backend: ``"torch"``, or ``"cupy"`` for one fused CUDA kernel
     :raises ConfigError: if an argument is out of range, or the backend cannot be used here
 
@@ -42,7 +44,6 @@ class SpikingNode(nn.Module, MultiStepModule):
     """
 
     code: Code
-    min_level = 0
     closed_form = True  # False for a node that runs a loop over time, which only torch's form does
     _backend = "torch"
 
@@ -54,18 +55,25 @@ class SpikingNode(nn.Module, MultiStepModule):
         shift: float | Tensor = 0.0,
         amplitude: float | Tensor | None = None,
         channel_dim: int = 1,
+        signed: bool = False,
         backend: str = "torch",
     ) -> None:
         super().__init__()
         self.code.check_steps(T)
         self.T = T
         self.channel_dim = channel_dim
+        self.signed = signed
         owner = type(self).__name__
         self.v_threshold = neuron_parameter(owner, "v_threshold", v_threshold, positive=True)
         self.shift = neuron_parameter(owner, "shift", shift)
         self.psi = None if psi is None else neuron_parameter(owner, "psi", psi)
         self.amplitude = None if amplitude is None else neuron_parameter(owner, "amplitude", amplitude)
         self.backend = backend
+
+    @property
+    def min_level(self) -> float:
+        """The smallest level of the node's code."""
+        return -self.code.max_level(self.T) if self.signed else 0
 
     @property
     def supported_backends(self) -> tuple[str, ...]:
@@ -91,7 +99,7 @@ class SpikingNode(nn.Module, MultiStepModule):
     def forward(self, x_seq: Tensor) -> Tensor:
         """
         :param x_seq: input currents ``[T, N, ...]``
-        :return: spikes ``[T, N, ...]`` in ``code.symbols``, in the dtype of ``x_seq``
+        :return: spikes ``[T, N, ...]`` in ``code.symbols`` (and their negatives if ``signed``), dtype of ``x_seq``
         :raises DataError: if the first axis of ``x_seq`` is not T
         """
         if x_seq.dim() == 0 or x_seq.shape[0] != self.T:
@@ -163,7 +171,7 @@ class SpikingNode(nn.Module, MultiStepModule):
         return self.value(self.level(x)).to(x.dtype)
 
     def _spikes(self, x_seq: Tensor) -> Tensor:
-        return encode(self._level(self._total_of(x_seq)), self.code, self.T)
+        return encode(self._level(self._total_of(x_seq)), self.code, self.T, self.signed)
 
     def _total(self, x: Tensor) -> Tensor:
         x = full_precision(x)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..functional import CODES, encode_like
+from ..functional.quantise import full_precision
 from .base import SpikingNode
 
 
@@ -53,14 +54,9 @@ class TSANode(SpikingNode):
     ) -> None:
         if isinstance(silent_steps, bool) or not isinstance(silent_steps, int) or silent_steps < 0:
             raise ConfigError(f"TSANode: silent_steps must be an integer >= 0, got {silent_steps!r}")
-        super().__init__(T, v_threshold, **options)
-        self.signed, self.serial, self.silent_steps = signed, serial, silent_steps
+        super().__init__(T, v_threshold, signed=signed, **options)
+        self.serial, self.silent_steps = serial, silent_steps
         self.backend = backend
-
-    @property
-    def min_level(self) -> float:
-        """The smallest level: 0 with the gate that makes the neuron a ReLU."""
-        return -self.code.max_level(self.T) if self.signed else 0
 
     @property
     def closed_form(self) -> bool:
@@ -75,11 +71,14 @@ class TSANode(SpikingNode):
     @torch.no_grad()
     def _serial(self, x_seq: Tensor) -> Tensor:
         k = self.silent_steps
-        x_seq = torch.stack([self._total(x) for x in x_seq])
+        x_seq = full_precision(x_seq)
         v_threshold, psi = self._threshold_and_psi(x_seq[0])
-        # The hardware form injects each step with its own weight; half thresholds bring psi = theta / 2 with them.
+        # Spikes come amplified by T w_t; the serial form doubles what it has instead, and so reads bare digits.
+        # Constants are there from the first step on; half thresholds bring psi = theta / 2 with them.
+        constant = self._total(torch.zeros_like(x_seq[0])) + psi - v_threshold / 2
         weights = x_seq.new_tensor(self.code.weights(self.T)).view(-1, *[1] * (x_seq.dim() - 1))
-        currents = (x_seq + psi - v_threshold / 2) / (v_threshold * self.T * weights)
+        currents = x_seq / (v_threshold * self.T * weights)
+        currents[0] += constant / (v_threshold * weights[0])
         v, emitted, spikes = torch.zeros_like(x_seq[0]), torch.zeros_like(x_seq[0]), []
         for n in range(self.T + k):
             v = 2 * v + currents[n] if n < self.T else 2 * v

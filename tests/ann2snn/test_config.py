@@ -22,6 +22,7 @@ def test_defaults() -> None:
         "per_channel": True,
         "show_progress": True,
         "backend": "torch",
+        "input_encoding": "analogue",
     }
 
 
@@ -56,6 +57,8 @@ def test_defaults() -> None:
         ("backend", "triton", ["'torch'", "'cupy'"]),
         ("backend", None, ["'torch'", "'cupy'"]),
         ("backend", ["cupy"], ["'torch'", "'cupy'"]),
+        ("input_encoding", "rate", ["'analogue'", "'spikes'"]),
+        ("input_encoding", None, ["'analogue'", "'spikes'"]),
     ],
 )
 @pytest.mark.parametrize("make", ["config", "recipe", "converter"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -14,7 +16,9 @@ KINDS = {
     "sorted": sjpc.ParallelConversionNode,
     "binary": sjpc.SpikePackNode,
     "signed_digit": sjpc.TSANode,
-    "signed output": lambda T, *args, **options: sjpc.TSANode(T, *args, signed=True, **options),
+    "sorted, signed": functools.partial(sjpc.ParallelConversionNode, signed=True),
+    "binary, signed": functools.partial(sjpc.SpikePackNode, signed=True),
+    "signed_digit, signed": functools.partial(sjpc.TSANode, signed=True),
 }
 
 

@@ -73,6 +73,16 @@ def channel_axis(model: fx.GraphModule, node: fx.Node) -> int | None:
         source = source.args[0]
 
 
+def input_axis(model: fx.GraphModule, source: fx.Node) -> int | None:
+    """
+    :param model: a network after :func:`record_shapes`
+    :param source: its input
+    :return: the axis of the input that the first layers read as channels; ``None`` where that cannot be told
+    """
+    axes = [axis for user in source.users if (axis := _own_axis(model, user)) is not None]
+    return axes[0] if axes else (1 if len(source.meta.get("shape", ())) == 2 else None)
+
+
 def _own_axis(model: fx.GraphModule, node: fx.Node) -> int | None:
     module = model.get_submodule(node.target) if node.op == "call_module" else None
     if isinstance(module, (_ConvNd, _BatchNorm, nn.GroupNorm)):

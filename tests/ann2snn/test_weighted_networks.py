@@ -1,0 +1,124 @@
+"""Networks of weighted codes: max pooling, and the serial forms in a network."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from nets import IMAGES, NETS, net
+from spikingjelly.activation_based import functional, monitor
+from torch import Tensor, nn
+
+import sj_parallel_conversion as sjpc
+from sj_parallel_conversion.ann2snn.timeline import Timeline
+
+MODES = ["spikepack", "css"]
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+
+
+def convert(ann: nn.Module, x: Tensor, **options: object) -> sjpc.SpikingNetwork:
+    flags = {"mode": "css", "time_steps": 4, "threshold": "max", "calibration": "da_qcfs", "show_progress": False}
+    return sjpc.ParallelConverter([x], **(flags | options)).convert(ann)
+
+
+def pooled(pool: nn.Module) -> nn.Module:
+    """Max pooling between neurons and before the readout."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), pool, nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), pool]
+    return nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(5))
+
+
+@pytest.mark.parametrize("encoding", ["analogue", "spikes"])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("pool", [nn.MaxPool2d(2), nn.MaxPool2d(3, stride=2, padding=1), nn.AdaptiveMaxPool2d(3)])
+@torch.no_grad()
+def test_max_pooling_is_exact(pool: nn.Module, mode: str, encoding: str) -> None:
+    ann = pooled(pool)
+    ann(IMAGES)
+    snn = convert(ann, IMAGES, mode=mode, input_encoding=encoding)
+    snn.execution = "packed"
+    expected = snn.predict(IMAGES)
+    snn.execution = "spikes"
+    assert torch.equal(snn.predict(IMAGES), expected)
+    functional.set_step_mode(snn, "m")
+    sequence = IMAGES.expand(4, *IMAGES.shape)
+    torch.testing.assert_close(snn.decode(snn(sequence)), expected, **CLOSE)
+    snn.step_by_step = True
+    torch.testing.assert_close(snn.decode(snn(sequence)), expected, **CLOSE)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@torch.no_grad()
+def test_step_by_step_a_pool_passes_on_the_train_of_the_largest(mode: str) -> None:
+    ann = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2))
+    snn = convert(ann, IMAGES, mode=mode)
+    recorder = monitor.OutputMonitor(snn, type(snn.neurons()[0].node))
+    y_seq = Timeline(snn.net, 4, step_by_step=True).run_sequence((IMAGES,))
+    node, train = snn.neurons()[0].node, recorder.records[0]
+    values, winners = nn.functional.max_pool2d(node.decode(train), 2, return_indices=True)
+    expected = torch.stack([s.flatten(2).gather(2, winners.flatten(2)).view_as(values) for s in node.amplify(train)])
+    assert torch.equal(y_seq, expected)
+    torch.testing.assert_close(y_seq.mean(0), values)
+    recorder.remove_hooks()
+
+
+def error(actual: Tensor, expected: Tensor) -> float:
+    return ((actual - expected).norm() / expected.norm()).item()
+
+
+@pytest.mark.parametrize("encoding", ["analogue", "spikes"])
+@pytest.mark.parametrize("name", NETS)
+@torch.no_grad()
+def test_serial_networks(name: str, encoding: str) -> None:
+    """SpikePack's loop answers as the closed form does; TSA neurons are near it, and nearer with more steps."""
+    ann, x = net(name)
+    for mode, T, tolerance in (("spikepack", 4, 1e-4), ("css", 4, 0.3), ("css", 8, 0.05)):
+        snn = convert(ann, x, mode=mode, time_steps=T, input_encoding=encoding)
+        expected = snn.predict(x)
+        snn.serial = True
+        assert error(snn.predict(x), expected) < tolerance, (mode, T)
+        functional.set_step_mode(snn, "m")
+        torch.testing.assert_close(snn.decode(snn(x.expand(T, *x.shape))), snn.predict(x), **CLOSE)
+        snn.serial = False
+        assert torch.equal(snn.predict(x), expected)
+
+
+@torch.no_grad()
+def test_constants_are_injected_once() -> None:
+    """A bias that cancels most of the digits' current: were it spread over the window, the neuron would over-fire."""
+    torch.manual_seed(0)
+    ann = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4))
+    ann[2].weight.data.abs_()
+    ann[2].bias.data -= ann[2](ann[1](ann[0](torch.randn(64, 6)))).mean(0)
+    x = torch.randn(64, 6)
+    snn = convert(ann, x, time_steps=6, calibration="none")
+    levels = [snn.neurons()[1].node.decode]
+    recorder = monitor.OutputMonitor(snn, sjpc.TSANode)
+    snn.predict(x)
+    snn.serial = True
+    snn.predict(x)
+    closed, serial = (levels[0](record) for record in recorder.records[1::2])
+    step = snn.neurons()[1].node.v_threshold
+    # the input of this layer may differ by a level as well, so a few levels and not one
+    assert ((closed - serial).abs() / step).mean() < 1
+    assert snn.serial and all(site.node.serial for site in snn.neurons())
+    recorder.remove_hooks()
+
+
+@torch.no_grad()
+def test_serial_copies() -> None:
+    ann, x = net("concatenated")
+    snn = convert(ann, x)
+    snn.serial, snn.execution = True, "packed"
+    for twin in (copy.deepcopy(snn), pickle.loads(pickle.dumps(snn))):
+        assert twin.serial and torch.equal(twin.predict(x), snn.predict(x))
+
+
+def test_sorted_codes_have_no_serial_form() -> None:
+    snn = convert(*net("mlp"), mode="parallel")
+    with pytest.raises(sjpc.ConfigError, match=r"mode='parallel'.*'spikepack' or 'css'"):
+        snn.serial = True
+    snn.serial = False
+    assert not snn.serial
