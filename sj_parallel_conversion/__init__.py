@@ -11,6 +11,8 @@ from .ann2snn import (
     ParallelConversionRecipe,
     ParallelConverter,
     SpikingNetwork,
+    register_activation,
+    register_leaf,
     replace_activations,
 )
 from .errors import (
@@ -44,6 +46,8 @@ __all__ = [
     "TSANode",
     "UnsupportedReleaseError",
     "register",
+    "register_activation",
+    "register_leaf",
     "replace_activations",
     "unregister",
 ]

@@ -2,6 +2,7 @@
 
 from .config import ConversionConfig
 from .converter import ParallelConverter
+from .graph import register_activation, register_leaf
 from .network import SpikingNetwork
 from .recipe import ParallelConversionRecipe
 from .replace import replace_activations
@@ -11,5 +12,7 @@ __all__ = [
     "ParallelConversionRecipe",
     "ParallelConverter",
     "SpikingNetwork",
+    "register_activation",
+    "register_leaf",
     "replace_activations",
 ]

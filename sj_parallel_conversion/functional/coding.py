@@ -130,7 +130,7 @@ def encode_like(train: Tensor, level: Tensor, code: Code) -> Tensor:
     return train
 
 
-def encode(level: Tensor, code: Code, T: int) -> Tensor:
+def encode(level: Tensor, code: Code, T: int, signed: bool = False) -> Tensor:
     r"""
     Write integer levels as spike trains.
 
@@ -138,10 +138,17 @@ def encode(level: Tensor, code: Code, T: int) -> Tensor:
         a floating dtype
     :param code: a row of :data:`CODES`
     :param T: number of time-steps
-    :return: train ``[T, N, ...]`` of the same dtype, with values in ``code.symbols``; its gradient is that of
-        :func:`encode_like`
+    :param signed: take negative levels in every code: a pair of trains, the magnitude in the positive or in the
+        negative one, written in one tensor of {-1, 0, 1} because at most one of the two ever fires
+    :return: train ``[T, N, ...]`` of the same dtype, with values in ``code.symbols``, or in {-1, 0, 1} if ``signed``;
+        its gradient is that of :func:`encode_like`
     """
-    return encode_like(code.digits(level.detach().to(torch.int32), T).to(level.dtype), level, code)
+    k = level.detach().to(torch.int32)
+    if signed and -1 not in code.symbols:
+        train = code.digits(k.abs(), T) * k.sign().to(torch.int8)
+    else:
+        train = code.digits(k, T)
+    return encode_like(train.to(level.dtype), level, code)
 
 
 def greedy_digits(u: Tensor, weights: list[float]) -> Tensor:
