@@ -28,10 +28,16 @@ FAMILIES = {
     "segmentation": torchvision.models.segmentation,
     "video": torchvision.models.video,
 }
-SETTINGS = {"css, T=8": ("css", 8), "css, T=12": ("css", 12), "spikepack, T=8": ("spikepack", 8),
-            "parallel, T=32": ("parallel", 32)}  # fmt: skip
+# mode, time-steps, and the bias of BatchNorms
+SETTINGS = {
+    "css, T=8": ("css", 8, 0.0),
+    "css, T=8, bias 1": ("css", 8, 1.0),
+    "css, T=12": ("css", 12, 0.0),
+    "spikepack, T=8": ("spikepack", 8, 0.0),
+    "parallel, T=32": ("parallel", 32, 0.0),
+}
 # The smallest inputs that these accept; 64 elsewhere.
-SIDES = {"alexnet": 64, "inception_v3": 75, "maxvit_t": 224, "mvit": 224}
+SIDES = {"alexnet": 64, "inception_v3": 75, "maxvit_t": 224, "mvit": 224, "s3d": 224}
 
 
 def family_of(name: str) -> str:
@@ -59,10 +65,11 @@ def build(name: str) -> tuple[nn.Module, tuple[int, ...]]:
 
 
 @torch.no_grad()
-def wake(model: nn.Module, x: Tensor) -> None:
+def wake(model: nn.Module, x: Tensor, bias: float = 0.0) -> None:
     """
     :param model: what is zero or almost so in a fresh network is filled, and BatchNorms get the statistics of ``x``
     :param x: images ``[N, ...]``
+    :param bias: of all BatchNorms
     """
     model.eval()
     for parameter in model.parameters():
@@ -71,6 +78,7 @@ def wake(model: nn.Module, x: Tensor) -> None:
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     for norm in norms:
         norm.momentum = 1.0
+        nn.init.constant_(norm.bias, bias)
         norm.train()
     if norms:
         model(x)
@@ -96,16 +104,16 @@ def measure(name: str, settings: list[str]) -> dict[str, object]:
     torch.manual_seed(0)
     model, shape = build(name)
     images = torch.randn(2, *shape)
-    wake(model, images)
-    expected, errors, agree = model(images), {}, True
+    errors, agree = {}, True
     for setting in settings:
-        mode, time_steps = SETTINGS[setting]
+        mode, time_steps, bias = SETTINGS[setting]
+        wake(model, images, bias)
         options = {"threshold": "max", "calibration": "none", "show_progress": False}
         snn = sjpc.ParallelConverter([images], mode, time_steps, **options).convert(model)
         spikes = snn.predict(images)
         snn.execution = "packed"
         agree &= all(map(torch.equal, tree_leaves(spikes), tree_leaves(snn.predict(images))))
-        errors[setting] = relative_error(spikes, expected)
+        errors[setting] = relative_error(spikes, model(images))
         activations = [site.node.activation for site in snn.neurons()]
         del snn
     kinds = sorted({"ReLU" if f is None else type(f).__name__ for f in activations})
