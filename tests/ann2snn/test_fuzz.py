@@ -1,6 +1,6 @@
 """
-Random networks through the whole conversion: each converts, or is refused with this project's own error. 50
-that of them are the same in every run; ``pytest --fuzz`` looks at 2,000 new ones.
+Random networks through the whole conversion: each converts, or is refused with this project's own error. The same 50
+in every run; ``pytest --fuzz`` looks at 2,000 new ones.
 """
 
 from __future__ import annotations
