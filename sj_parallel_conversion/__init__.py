@@ -12,6 +12,8 @@ from .ann2snn import (
     ParallelConverter,
     SpikingActivation,
     SpikingNetwork,
+    register_activation,
+    register_leaf,
     replace_activations,
 )
 from .errors import (
@@ -47,6 +49,8 @@ __all__ = [
     "TSANode",
     "UnsupportedReleaseError",
     "register",
+    "register_activation",
+    "register_leaf",
     "replace_activations",
     "unregister",
 ]

@@ -8,8 +8,12 @@ from collections.abc import Callable
 
 from torch import fx, nn
 
+from ..activation import DAQCFS, QCFS, ClipReLU
 from ..errors import ConfigError, ConversionError
 from . import graph
+
+_RELUS = (nn.ReLU, nn.Hardtanh)  # nn.ReLU6 is a Hardtanh
+_OWN = (QCFS, DAQCFS, ClipReLU)
 
 
 def replace_activations(ann: nn.Module, activation: Callable[..., nn.Module], **kwargs: object) -> nn.Module:
@@ -21,16 +25,16 @@ def replace_activations(ann: nn.Module, activation: Callable[..., nn.Module], **
 
     :param ann: a network with ReLUs (modules, functions or methods); it is left as it was
     :param activation: what to put in their places: :class:`~sj_parallel_conversion.QCFS`, ``DAQCFS``, ``ClipReLU``,
-        or any callable that makes a module
+        or any callable that makes a module. Activations other than ReLU, ReLU6 and their like stay
     :param kwargs: handed to each ``activation(...)``, such as ``levels=4``
     :return: a network with the same parameters and training flags
-    :raises ConversionError: if ``ann`` cannot be traced or has no activation to replace
+    :raises ConversionError: if ``ann`` cannot be traced or has no ReLU to replace
     :raises ConfigError: if ``activation`` cannot be called
     """
     if not callable(activation) or isinstance(activation, nn.Module):
         raise ConfigError(f"activation must be a class such as sj_parallel_conversion.QCFS, got {activation!r}")
     traced = _plain(graph.trace(ann))
-    graph.activation_sites(traced)  # what cannot be replaced is said here
+    _check_replaceable(traced)
     model = _keeping_classes(graph.plain_copy(ann))
     if not _computes_like(model, traced):
         _warn_of_training_graph(ann)
@@ -46,8 +50,15 @@ def replace_activations(ann: nn.Module, activation: Callable[..., nn.Module], **
 def _plain(model: fx.GraphModule) -> fx.GraphModule:
     graph.remove_inplace(model)
     graph.standardise_activations(model)
-    graph.one_module_per_call(model, graph.RELUS)
+    graph.one_module_per_call(model, _RELUS)
     return model
+
+
+def _check_replaceable(model: fx.GraphModule) -> None:
+    activations = {node.target: model.get_submodule(node.target) for node in graph.activation_sites(model)}
+    if not any(_is_relu(module) or isinstance(module, _OWN) for module in activations.values()):
+        found = ", ".join(f"{name} ({type(module).__name__})" for name, module in activations.items())
+        raise ConversionError(f"nothing to replace: the model has no ReLU; its activations are {found}")
 
 
 def _keeping_classes(model: nn.Module) -> nn.Module:
@@ -104,7 +115,7 @@ def _relu_calls(model: fx.GraphModule) -> list[fx.Node]:
 
 
 def _is_relu(module: nn.Module) -> bool:
-    return isinstance(module, graph.RELUS) and getattr(module, "min_val", 0) == 0
+    return isinstance(module, _RELUS) and graph.is_rectifier(module)
 
 
 def _warn_of_training_graph(ann: nn.Module) -> None:

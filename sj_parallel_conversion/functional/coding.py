@@ -141,13 +141,16 @@ def encode(level: Tensor, code: Code, T: int, signed: bool = False) -> Tensor:
         a floating dtype
     :param code: a row of :data:`CODES`
     :param T: number of time-steps
-    :param signed: whether levels may be negative in every code: the train of their size with the opposite sign, a
-        pair of trains written as one
-    :return: train ``[T, N, ...]`` of the same dtype, with values in ``code.symbols`` (and their negatives if
-        ``signed``); its gradient is that of :func:`encode_like`
+    :param signed: take negative levels in every code: a pair of trains, the magnitude in the positive or in the
+        negative one, written in one tensor of {-1, 0, 1} because at most one of the two ever fires
+    :return: train ``[T, N, ...]`` of the same dtype, with values in ``code.symbols``, or in {-1, 0, 1} if ``signed``;
+        its gradient is that of :func:`encode_like`
     """
     k = level.detach().to(torch.int32)
-    train = code.digits(k.abs(), T) * k.sign().to(torch.int8) if signed else code.digits(k, T)
+    if signed and -1 not in code.symbols:
+        train = code.digits(k.abs(), T) * k.sign().to(torch.int8)
+    else:
+        train = code.digits(k, T)
     return encode_like(train.to(level.dtype), level, code)
 
 

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from .. import kernels
 from ..compat import MultiStepModule
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from ..functional import Code, decode, encode, level
 from ..functional.quantise import full_precision
-from ..parameters import along_channels, neuron_parameter
+from ..parameters import along_channels, evaluate, neuron_parameter
 
 
 class SpikingNode(nn.Module, MultiStepModule):
@@ -20,12 +20,14 @@ class SpikingNode(nn.Module, MultiStepModule):
 
     .. math::
 
-        k = \mathrm{clip}\left(\left\lfloor \frac{n\,(\mathrm{mean}_t I_t + \psi_{DA}) + \psi}{\theta} \right\rfloor,
-        0, k_{max}\right), \qquad s = \mathrm{code}(k)
+        k = \mathrm{clip}\left(\left\lfloor \frac{n\,f(\mathrm{mean}_t I_t + \psi_{DA}) + \psi}{\theta} \right\rfloor,
+        k_{min}, k_{max}\right), \qquad s = \mathrm{code}(k)
 
-    with n = T for the sorted code (so that n mean = sum) and 1 for weighted codes. The node emits the bare symbols
-    of its code, so that monitors and counters see real spikes; what a spike is worth, :math:`A_t = T w_t \Delta`, is
-    applied after it (:meth:`amplify`), so that the plain mean over time decodes every code.
+    with n = T for the sorted code (so that n mean = sum) and 1 for weighted codes, and f the identity, for which the
+    quantiser's lower end makes the ReLU, or the activation that the neuron stands for: a neuron that sees the whole
+    window can apply any. The node emits the bare symbols of its code, so that monitors and counters see real spikes;
+    what a spike is worth, :math:`A_t = T w_t \Delta`, is applied after it (:meth:`amplify`), so that the plain mean
+    over time decodes every code.
 
     :param T: number of time-steps
     :param v_threshold: theta > 0, a number or one value a channel
@@ -33,9 +35,12 @@ class SpikingNode(nn.Module, MultiStepModule):
     :param shift: psi_DA, added to the mean input; a number or one value a channel
     :param amplitude: theta + phi_DA, what the spikes stand for; ``None`` means ``v_threshold``
     :param channel_dim: the axis of ``[N, C, ...]`` (without time) along which per-channel values lie
-    :param signed: whether levels may be negative, :math:`-k_{max} \le k \le k_{max}`, :math:`s = \mathrm{sign}(k)\,
-        \mathrm{code}(|k|)`: a pair of trains, of which one is silent, written as symbols in {-1, 0, 1}
-    :param backend: ``"torch"``, or ``"cupy"`` for one fused CUDA kernel
+    :param signed: whether the output may be negative: :math:`k_{min} = -k_{max}` instead of 0. Codes without a
+        negative symbol become a pair of trains, a positive and a negative one, of which at most one fires, written
+        in one tensor of {-1, 0, 1}
+    :param activation: f, a module that works on each value of ``[N, ...]`` alone; ``None`` is the identity
+    :param backend: ``"torch"``, or ``"cupy"`` for one fused CUDA kernel; a node with an activation of its own runs on
+        torch whatever the backend
     :raises ConfigError: if an argument is out of range, or the backend cannot be used here
 
     Shapes: ``x_seq`` ``[T, N, ...]`` -> spikes ``[T, N, ...]``. An input expanded along time (stride 0) is read once.
@@ -56,14 +61,20 @@ class SpikingNode(nn.Module, MultiStepModule):
         amplitude: float | Tensor | None = None,
         channel_dim: int = 1,
         signed: bool = False,
+        activation: nn.Module | None = None,
         backend: str = "torch",
     ) -> None:
         super().__init__()
         self.code.check_steps(T)
         self.T = T
         self.channel_dim = channel_dim
-        self.signed = signed
         owner = type(self).__name__
+        if not isinstance(signed, bool):
+            raise ConfigError(f"{owner}: signed must be True or False, got {signed!r}")
+        if activation is not None and not isinstance(activation, nn.Module):
+            raise ConfigError(f"{owner}: activation must be a torch.nn.Module or None, got {activation!r}")
+        self.signed = signed
+        self.activation = activation
         self.v_threshold = neuron_parameter(owner, "v_threshold", v_threshold, positive=True)
         self.shift = neuron_parameter(owner, "shift", shift)
         self.psi = None if psi is None else neuron_parameter(owner, "psi", psi)
@@ -96,19 +107,37 @@ class SpikingNode(nn.Module, MultiStepModule):
         kernels.check_backend(type(self).__name__, value)
         self._backend = value
 
+    @property
+    def _fused(self) -> bool:
+        return self.backend == "cupy" and self.activation is None
+
     def forward(self, x_seq: Tensor) -> Tensor:
         """
         :param x_seq: input currents ``[T, N, ...]``
-        :return: spikes ``[T, N, ...]`` in ``code.symbols`` (and their negatives if ``signed``), dtype of ``x_seq``
+        :return: spikes ``[T, N, ...]`` in :attr:`symbols`, in the dtype of ``x_seq``
         :raises DataError: if the first axis of ``x_seq`` is not T
         """
         if x_seq.dim() == 0 or x_seq.shape[0] != self.T:
             raise DataError(
                 f"{type(self).__name__}(T={self.T}) needs an input [T={self.T}, N, ...], got shape {list(x_seq.shape)}"
             )
-        if self.backend == "cupy":
+        if self._fused:
             return kernels.spike_train(self, x_seq, self._torch_train)
         return self._torch_train(x_seq)
+
+    @property
+    def symbols(self) -> tuple[int, ...]:
+        """The values that a spike can take."""
+        return (-1, 0, 1) if self.signed else self.code.symbols
+
+    def charge(self, x: Tensor) -> Tensor:
+        """
+        :param x: mean input ``[N, ...]``
+        :return: what the quantiser sees, f(x + psi_DA), in float32 at least
+        """
+        x = full_precision(x)
+        x = x + self._along(self.shift, x)
+        return x if self.activation is None else evaluate(self.activation, x)
 
     def level(self, x: Tensor) -> Tensor:
         """
@@ -124,7 +153,7 @@ class SpikingNode(nn.Module, MultiStepModule):
         :param x: mean input ``[N, ...]``
         :return: ``[N, ...]``, equal to ``decode(forward(x_seq))`` for any ``x_seq`` with this mean
         """
-        if self.backend == "cupy":
+        if self._fused:
             return kernels.decoded(self, x, self._torch_decoded)
         return self._torch_decoded(x)
 
@@ -161,8 +190,9 @@ class SpikingNode(nn.Module, MultiStepModule):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
-        channels = max(p.numel() for p in self.parameters())
-        return f"T={self.T}, channels={channels if channels > 1 else 'any'}, channel_dim={self.channel_dim}"
+        channels = max(p.numel() for p in self.parameters(recurse=False))
+        signed = ", signed=True" if self.signed else ""
+        return f"T={self.T}, channels={channels if channels > 1 else 'any'}, channel_dim={self.channel_dim}{signed}"
 
     def _torch_train(self, x_seq: Tensor) -> Tensor:
         return self._spikes(x_seq).to(x_seq.dtype)
@@ -174,8 +204,7 @@ class SpikingNode(nn.Module, MultiStepModule):
         return encode(self._level(self._total_of(x_seq)), self.code, self.T, self.signed)
 
     def _total(self, x: Tensor) -> Tensor:
-        x = full_precision(x)
-        return (x + self._along(self.shift, x)) * self.code.levels_per_threshold(self.T)
+        return self.charge(x) * self.code.levels_per_threshold(self.T)
 
     def _total_of(self, x_seq: Tensor) -> Tensor:
         if x_seq.stride(0) == 0 or self.T == 1:
@@ -185,6 +214,8 @@ class SpikingNode(nn.Module, MultiStepModule):
         n = self.code.levels_per_threshold(self.T)
         x_seq = full_precision(x_seq)
         difference = (x_seq - x_seq[0]).sum(0)
+        if self.activation is not None:
+            return self._total(x_seq[0] + difference / self.T)
         return self._total(x_seq[0]) + (difference if n == self.T else difference * (n / self.T))
 
     def _level(self, total: Tensor) -> Tensor:

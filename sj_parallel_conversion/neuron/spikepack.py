@@ -26,7 +26,8 @@ class SpikePackNode(SpikingNode):
     :param serial: run the paper's loop also for tau = 2; the result is the same
     :param backend: ``"torch"``, or ``"cupy"`` for one fused CUDA kernel (closed form only)
 
-    :param options: ``psi``, ``shift``, ``amplitude``, ``channel_dim``, ``signed`` as in :class:`SpikingNode`
+    :param options: ``psi``, ``shift``, ``amplitude``, ``channel_dim``, ``signed`` (tau = 2 only) and ``activation`` as
+        in :class:`SpikingNode`
 
     Shapes as in :class:`SpikingNode`; ``v_threshold`` is the value of one level.
     """
@@ -46,9 +47,9 @@ class SpikePackNode(SpikingNode):
         if isinstance(tau, bool) or not isinstance(tau, (int, float)) or not 1 < tau < float("inf"):
             raise ConfigError(f"SpikePackNode: tau must be a number > 1, got {tau!r}")
         super().__init__(T, v_threshold, **options)
-        if tau != 2 and self.signed:
-            raise ConfigError(f"SpikePackNode: signed=True needs tau=2, got tau={tau!r}")
         self.serial = serial
+        if tau != 2 and self.signed:
+            raise ConfigError(f"SpikePackNode: signed=True needs the closed form that only tau=2 has, got tau={tau}")
         if tau != 2:
             self.code = dataclasses.replace(self.code, base=tau, digits=None)
         self.backend = backend
@@ -81,7 +82,7 @@ class SpikePackNode(SpikingNode):
     @torch.no_grad()
     def _loop(self, total: Tensor) -> Tensor:
         weights = self.code.weights(self.T)
-        if self.signed:  # each of the pair of trains sees the size of its own levels
+        if self.signed:  # of the pair of neurons, one runs the loop on the level's magnitude
             k = self._level(total)
             return greedy_digits(k.abs(), weights) * k.sign()
         v_threshold, psi = self._threshold_and_psi(total)
