@@ -6,6 +6,7 @@ again.
 """
 
 from .activation import DAQCFS, QCFS, ClipReLU
+from .analysis import Inspection, inspect
 from .ann2snn import (
     ConversionConfig,
     ParallelConversionRecipe,
@@ -34,6 +35,7 @@ __all__ = [
     "ConversionConfig",
     "ConversionError",
     "DataError",
+    "Inspection",
     "ParallelConversionNode",
     "ParallelConversionRecipe",
     "ParallelConverter",
@@ -43,6 +45,7 @@ __all__ = [
     "SpikingNetwork",
     "TSANode",
     "UnsupportedReleaseError",
+    "inspect",
     "register",
     "replace_activations",
     "unregister",

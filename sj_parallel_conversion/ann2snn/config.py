@@ -34,6 +34,9 @@ class ConversionConfig:
         :data:`~sj_parallel_conversion.ann2snn.calibration.CALIBRATIONS`
     :param per_channel: one threshold a channel, or one a layer
     :param show_progress: whether progress bars are drawn
+    :param spiking_inputs: whether a neuron with signed spikes is placed wherever a layer other than the first would
+        receive a graded value, such as another layer's output
+    :param strict: ``spiking_inputs``, and an operation that stays analogue is an error
     :raises ConfigError: if an option is out of range; the message lists what is valid
     """
 
@@ -43,6 +46,8 @@ class ConversionConfig:
     calibration: str = "least_squares"
     per_channel: bool = True
     show_progress: bool = True
+    spiking_inputs: bool = False
+    strict: bool = False
 
     def __post_init__(self) -> None:
         check_choice("mode", self.mode, list(MODES))
@@ -51,7 +56,7 @@ class ConversionConfig:
         if isinstance(self.time_steps, bool) or not isinstance(self.time_steps, int) or self.time_steps < 1:
             raise ConfigError(f"time_steps must be an integer >= 1, got {self.time_steps!r}")
         self.node_type.code.check_steps(self.time_steps)
-        for argument in ("per_channel", "show_progress"):
+        for argument in ("per_channel", "show_progress", "spiking_inputs", "strict"):
             if not isinstance(getattr(self, argument), bool):
                 raise ConfigError(f"{argument} must be True or False, got {getattr(self, argument)!r}")
 

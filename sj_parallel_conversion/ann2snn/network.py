@@ -8,6 +8,7 @@ from torch.utils._pytree import tree_map
 
 from ..compat import MemoryModule
 from ..errors import DataError
+from . import graph
 from .config import ConversionConfig, check_choice
 from .sites import SpikingActivation
 from .timeline import Steps, Timeline, mean_input, mean_over_time
@@ -27,12 +28,17 @@ class SpikingNetwork(MemoryModule):
 
     :param net: the graph, with a :class:`SpikingActivation` in the place of each activation
     :param config: the options of the conversion
+    :param example: an input, of which shape and dtype of one sample are kept
     """
 
-    def __init__(self, net: fx.GraphModule, config: ConversionConfig) -> None:
+    def __init__(self, net: fx.GraphModule, config: ConversionConfig, example: Tensor | None = None) -> None:
         super().__init__()
         self.net = net
         self.config = config
+        self.sample_shape = None if example is None else tuple(example.shape[1:])
+        self.sample_dtype = None if example is None else example.dtype
+        # A graph's functions know the module that they stand in until the graph is pickled.
+        self.operation_names = [graph.operation_name(node) for node in net.graph.nodes]
         self.step_mode = "s"
         self.execution = "spikes"
         self.step_by_step = False

@@ -9,6 +9,7 @@ import torch
 from torch import fx, nn
 
 from ..compat import ModuleConversionRecipe
+from ..errors import ConversionError
 from . import graph
 from .calibration import CALIBRATIONS, SEARCH_THRESHOLDS
 from .config import ConversionConfig
@@ -74,7 +75,7 @@ class ParallelConversionRecipe(ModuleConversionRecipe):
         sites = prepare(ann, model, data, self.config)
         snn = place_neurons(model, sites, data, self.config)
         CALIBRATIONS[self.config.calibration](model, snn, sites, data, self.config)
-        return SpikingNetwork(snn, self.config)
+        return SpikingNetwork(snn, self.config, data.first())
 
 
 def prepare(ann: nn.Module, model: fx.GraphModule, data: CalibrationData, config: ConversionConfig) -> list[Site]:
@@ -99,7 +100,27 @@ def prepare(ann: nn.Module, model: fx.GraphModule, data: CalibrationData, config
     # Fusing changes float rounding, which would move values across the steps of a trained quantiser.
     if not any(site.is_lossless(max_level) for site in sites):
         graph.fuse_batchnorms(model)
-    return sites
+    return give_layers_spikes(model, config) if config.spiking_inputs or config.strict else sites
+
+
+def give_layers_spikes(model: fx.GraphModule, config: ConversionConfig) -> list[Site]:
+    """
+    Change the graph so that every layer but the first receives spikes, in place.
+
+    :param model: the ANN in plain form
+    :param config: the conversion's options
+    :return: the sites, with those that have come in
+    :raises ConversionError: in a strict conversion, if there are operations that stay analogue
+    """
+    graph.pool_after_activation(model)
+    graph.give_layers_spikes(model)
+    analogue = graph.analogue_operations(model)
+    if config.strict and analogue:
+        raise ConversionError(
+            f"strict=True, and no neuron or synapse can stand for: {', '.join(analogue)}. Replace these operations in "
+            "the model, or convert with strict=False, where they stay analogue"
+        )
+    return find_sites(model, config.per_channel)
 
 
 def place_neurons(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from ..activation import DAQCFS, QCFS
+from ..activation import DAQCFS, QCFS, SpikingIdentity
 from ..compat import StepModeContainer
 from ..neuron import SpikingNode
 from .graph import activation_sites
@@ -27,6 +27,11 @@ class Site:
     name: str
     activation: nn.Module
     channel_dim: int | None
+
+    @property
+    def signed(self) -> bool:
+        """Whether the activation gives negative values that its neuron's spikes must stand for."""
+        return isinstance(self.activation, SpikingIdentity)
 
     def by_channel(self, x: Tensor) -> Tensor:
         """``x`` as ``[C, samples]``; C = 1 where the channels are unknown."""
@@ -94,7 +99,7 @@ def make_node(site: Site, node_type: type[SpikingNode], time_steps: int, v_max: 
         return _trained_node(site.activation, node_type, time_steps, channel_dim)
     step = v_max / node_type.code.max_level(time_steps)
     v_threshold = step * node_type.code.levels_per_threshold(time_steps)
-    return node_type(time_steps, v_threshold, channel_dim=channel_dim)
+    return node_type(time_steps, v_threshold, channel_dim=channel_dim, signed=site.signed)
 
 
 def _trained_node(

@@ -68,10 +68,10 @@ def _alive(v_max: Tensor) -> Tensor:
 def _run(
     model: fx.GraphModule, sites: list[Site], data: CalibrationData, what: str, see: Callable[[Site, Tensor], None]
 ) -> None:
-    """Run all batches through ``model`` and show ``see`` the output of each site as ``[C, samples]``."""
+    """Run all batches through ``model`` and show ``see`` the size of each site's output as ``[C, samples]``."""
     hooks = [
         model.get_submodule(site.name).register_forward_hook(
-            lambda module, args, output, site=site: see(site, site.by_channel(output))
+            lambda module, args, output, site=site: see(site, site.by_channel(output.abs() if site.signed else output))
         )
         for site in sites
     ]

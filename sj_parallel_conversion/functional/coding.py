@@ -130,18 +130,21 @@ def encode_like(train: Tensor, level: Tensor, code: Code) -> Tensor:
     return train
 
 
-def encode(level: Tensor, code: Code, T: int) -> Tensor:
+def encode(level: Tensor, code: Code, T: int, signed: bool = False) -> Tensor:
     r"""
     Write integer levels as spike trains.
 
-    :param level: integers ``[N, ...]`` in ``0..code.max_level(T)`` (``signed_digit`` also takes their negatives), in
-        a floating dtype
+    :param level: integers ``[N, ...]`` in ``0..code.max_level(T)``, or their negatives, which are written as the code
+        word of their size with negative spikes; in a floating dtype
     :param code: a row of :data:`CODES`
     :param T: number of time-steps
-    :return: train ``[T, N, ...]`` of the same dtype, with values in ``code.symbols``; its gradient is that of
-        :func:`encode_like`
+    :param signed: whether there may be negative levels
+    :return: train ``[T, N, ...]`` of the same dtype, with values in ``code.symbols`` (or their negatives); its
+        gradient is that of :func:`encode_like`
     """
-    return encode_like(code.digits(level.detach().to(torch.int32), T).to(level.dtype), level, code)
+    k = level.detach().to(torch.int32)
+    digits = code.digits(k.abs(), T) * k.sign().to(torch.int8) if signed else code.digits(k, T)
+    return encode_like(digits.to(level.dtype), level, code)
 
 
 def greedy_digits(u: Tensor, weights: list[float]) -> Tensor:

@@ -20,9 +20,9 @@ class SpikingNode(nn.Module, MultiStepModule):
     .. math::
 
         k = \mathrm{clip}\left(\left\lfloor \frac{n\,(\mathrm{mean}_t I_t + \psi_{DA}) + \psi}{\theta} \right\rfloor,
-        0, k_{max}\right), \qquad s = \mathrm{code}(k)
+        k_{min}, k_{max}\right), \qquad s = \mathrm{sign}(k)\,\mathrm{code}(|k|)
 
-    with n = T for the sorted code (so that n mean = sum) and 1 for weighted codes. The node emits the bare symbols
+    with :math:`k_{min}` = 0, or :math:`-k_{max}` for a signed neuron; n = T for the sorted code (so that n mean = sum) and 1 for weighted codes. The node emits the bare symbols
     of its code, so that monitors and counters see real spikes; what a spike is worth, :math:`A_t = T w_t \Delta`, is
     applied after it (:meth:`amplify`), so that the plain mean over time decodes every code.
 
@@ -32,6 +32,8 @@ class SpikingNode(nn.Module, MultiStepModule):
     :param shift: psi_DA, added to the mean input; a number or one value a channel
     :param amplitude: theta + phi_DA, what the spikes stand for; ``None`` means ``v_threshold``
     :param channel_dim: the axis of ``[N, C, ...]`` (without time) along which per-channel values lie
+    :param signed: whether the output may be negative: a level below zero is written as the code word of its size with
+        negative spikes, as a pair of neurons would emit it
     :raises ConfigError: if an argument is out of range
 
     Shapes: ``x_seq`` ``[T, N, ...]`` -> spikes ``[T, N, ...]``. An input expanded along time (stride 0) is read once.
@@ -47,12 +49,14 @@ class SpikingNode(nn.Module, MultiStepModule):
         shift: float | Tensor = 0.0,
         amplitude: float | Tensor | None = None,
         channel_dim: int = 1,
+        signed: bool = False,
     ) -> None:
         super().__init__()
         self.step_mode = "m"
         self.code.check_steps(T)
         self.T = T
         self.channel_dim = channel_dim
+        self.signed = signed
         owner = type(self).__name__
         self.v_threshold = neuron_parameter(owner, "v_threshold", v_threshold, positive=True)
         self.shift = neuron_parameter(owner, "shift", shift)
@@ -62,7 +66,7 @@ class SpikingNode(nn.Module, MultiStepModule):
     def forward(self, x_seq: Tensor) -> Tensor:
         """
         :param x_seq: input currents ``[T, N, ...]``
-        :return: spikes ``[T, N, ...]`` in ``code.symbols``, in the dtype of ``x_seq``
+        :return: spikes ``[T, N, ...]`` in ``code.symbols`` (or their negatives), in the dtype of ``x_seq``
         :raises DataError: if the first axis of ``x_seq`` is not T
         """
         if x_seq.dim() == 0 or x_seq.shape[0] != self.T:
@@ -110,10 +114,11 @@ class SpikingNode(nn.Module, MultiStepModule):
 
     def extra_repr(self) -> str:
         channels = max(p.numel() for p in self.parameters())
-        return f"T={self.T}, channels={channels if channels > 1 else 'any'}, channel_dim={self.channel_dim}"
+        signed = ", signed=True" if self.signed else ""
+        return f"T={self.T}, channels={channels if channels > 1 else 'any'}, channel_dim={self.channel_dim}{signed}"
 
     def _spikes(self, x_seq: Tensor) -> Tensor:
-        return encode(self._level(self._total_of(x_seq)), self.code, self.T)
+        return encode(self._level(self._total_of(x_seq)), self.code, self.T, self.signed)
 
     def _total(self, x: Tensor) -> Tensor:
         x = full_precision(x)
@@ -130,7 +135,8 @@ class SpikingNode(nn.Module, MultiStepModule):
         return self._total(x_seq[0]) + (difference if n == self.T else difference * (n / self.T))
 
     def _level(self, total: Tensor) -> Tensor:
-        return level(total, *self._threshold_and_psi(total), self.code.max_level(self.T))
+        max_level = self.code.max_level(self.T)
+        return level(total, *self._threshold_and_psi(total), max_level, -max_level if self.signed else 0)
 
     def _threshold_and_psi(self, total: Tensor) -> tuple[Tensor, Tensor]:
         v_threshold = self._along(self.v_threshold, total)

@@ -25,7 +25,7 @@ class SpikePackNode(SpikingNode):
     :param tau: base of the weights, > 1. Other bases than 2 have no closed form and run the loop
     :param serial: run the paper's loop also for tau = 2; the result is the same
 
-    :param options: ``psi``, ``shift``, ``amplitude``, ``channel_dim`` as in :class:`SpikingNode`
+    :param options: ``psi``, ``shift``, ``amplitude``, ``channel_dim``, ``signed`` as in :class:`SpikingNode`
 
     Shapes as in :class:`SpikingNode`; ``v_threshold`` is the value of one level.
     """
@@ -38,6 +38,8 @@ class SpikePackNode(SpikingNode):
         if isinstance(tau, bool) or not isinstance(tau, (int, float)) or not 1 < tau < float("inf"):
             raise ConfigError(f"SpikePackNode: tau must be a number > 1, got {tau!r}")
         super().__init__(T, v_threshold, **options)
+        if self.signed and (serial or tau != 2):
+            raise ConfigError("SpikePackNode: signed=True has a closed form only: use tau=2 and serial=False")
         self.serial = serial
         if tau != 2:
             self.code = dataclasses.replace(self.code, base=tau, digits=None)

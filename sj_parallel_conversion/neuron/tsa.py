@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..functional import CODES, encode_like, level
+from ..functional import CODES, encode_like
 from .base import SpikingNode
 
 
@@ -27,12 +27,13 @@ class TSANode(SpikingNode):
 
     A negative spike is let through only while the output so far is positive, which makes the neuron a ReLU.
 
-    :param signed: drop that gate: the output may be negative
+    A ``signed`` neuron drops that gate.
+
     :param serial: run the serial form, which sees the input step by step; with one silent step it differs from the
         closed form by one level at most
     :param silent_steps: k, how many steps the serial form listens before it fires
 
-    :param options: ``psi``, ``shift``, ``amplitude``, ``channel_dim`` as in :class:`SpikingNode`
+    :param options: ``psi``, ``shift``, ``amplitude``, ``channel_dim``, ``signed`` as in :class:`SpikingNode`
 
     Shapes as in :class:`SpikingNode`; ``v_threshold`` is the value of one level.
     """
@@ -44,7 +45,6 @@ class TSANode(SpikingNode):
         T: int,
         v_threshold: float | Tensor = 1.0,
         *,
-        signed: bool = False,
         serial: bool = False,
         silent_steps: int = 1,
         **options: object,
@@ -52,11 +52,7 @@ class TSANode(SpikingNode):
         if isinstance(silent_steps, bool) or not isinstance(silent_steps, int) or silent_steps < 0:
             raise ConfigError(f"TSANode: silent_steps must be an integer >= 0, got {silent_steps!r}")
         super().__init__(T, v_threshold, **options)
-        self.signed, self.serial, self.silent_steps = signed, serial, silent_steps
-
-    def _level(self, total: Tensor) -> Tensor:
-        max_level = self.code.max_level(self.T)
-        return level(total, *self._threshold_and_psi(total), max_level, -max_level if self.signed else 0)
+        self.serial, self.silent_steps = serial, silent_steps
 
     def _spikes(self, x_seq: Tensor) -> Tensor:
         if not self.serial:

@@ -86,7 +86,10 @@ def fit_neuron(
     max_level = neuron.code.max_level(neuron.T)
     per_threshold = neuron.code.levels_per_threshold(neuron.T)
     shift = (z1 - z0).mean(1)
-    fit = _LevelFit(z0 + shift.unsqueeze(1), y, max_level)
+    z = z0 + shift.unsqueeze(1)
+    if neuron.signed:  # the neuron treats both signs alike, so one side can stand for both
+        z, y = z.abs(), torch.where(z < 0, -y, y)
+    fit = _LevelFit(z, y, max_level)
     step = (neuron.v_threshold / per_threshold).expand(len(y)).float()
     if search:
         step = fit.search(step)

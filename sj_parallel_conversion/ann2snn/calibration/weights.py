@@ -57,7 +57,8 @@ class CorrectWeights(FitNeurons):
     def before(self, node: fx.Node, ann_input: list[Tensor], snn_input: list[Tensor]) -> None:
         layer = self._feeder(node)
         if layer is not None and layer in self.inputs:
-            self._correct(layer, self.inputs.pop(layer), ann_input, snn_input, rectified=True)
+            rectified = not self.snn.get_submodule(node.target).node.signed
+            self._correct(layer, self.inputs.pop(layer), ann_input, snn_input, rectified)
         super().before(node, ann_input, snn_input)
 
     def after(

@@ -10,13 +10,13 @@ from torch import fx, nn
 from torch.nn import functional as F
 from torch.nn.modules import activation as nn_activation
 
-from ...activation import DAQCFS, QCFS, ClipReLU
+from ...activation import DAQCFS, QCFS, ClipReLU, SpikingIdentity
 from ...errors import ConversionError
 from .passes import first_input, free_name
 
 # Activations that a neuron with a clipped, non-negative output can stand for.
 RELUS: tuple[type[nn.Module], ...] = (nn.ReLU, nn.Hardtanh)  # nn.ReLU6 is a Hardtanh
-SUPPORTED: tuple[type[nn.Module], ...] = (nn.ReLU, nn.ReLU6, QCFS, DAQCFS, ClipReLU)
+SUPPORTED: tuple[type[nn.Module], ...] = (nn.ReLU, nn.ReLU6, QCFS, DAQCFS, ClipReLU, SpikingIdentity)
 # In torch's activation file, but they mix values of several neurons, or do nothing to their input's sign.
 _NOT_SCALAR = ("Softmax", "Softmax2d", "LogSoftmax", "Softmin", "MultiheadAttention", "Module", "GLU")
 # Modules of torch that hide activations inside; no neuron could be put there.
