@@ -11,6 +11,7 @@ from .ann2snn import (
     ConversionConfig,
     ParallelConversionRecipe,
     ParallelConverter,
+    PartlySpikingNetwork,
     SpikingNetwork,
     replace_activations,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "ParallelConversionNode",
     "ParallelConversionRecipe",
     "ParallelConverter",
+    "PartlySpikingNetwork",
     "RegistrationError",
     "SJPCError",
     "SpikePackNode",

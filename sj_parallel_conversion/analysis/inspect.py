@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
-from ..ann2snn import SpikingNetwork
+from ..ann2snn import PartlySpikingNetwork, SpikingNetwork
 from ..ann2snn.graph.flow import ANALOGUE, CONSTANT, INPUT, LAYER, NODE, SPIKES, WIRE, Flow
 from ..ann2snn.sites import SpikingActivation
 from ..errors import DataError
-from .macs import count_macs
+from .macs import Calls, count_macs, record_calls
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,8 @@ def inspect(snn: nn.Module, *inputs: object, show: bool = True) -> Inspection:
 
     A layer's multiply-accumulates count as accumulates if it receives nothing but spikes: values that come from neurons
     through reshaping, concatenation, addition, resampling and pooling, which pass each spike on with a fixed weight.
-    A layer that receives another layer's output, or that of an analogue operation, multiplies.
+    A layer that receives another layer's output, or that of an analogue operation, multiplies. Of a model that is
+    converted in parts, the layers outside of them are listed as analogue; other operations outside are not seen.
 
     :param snn: what :meth:`ParallelConverter.convert` returned
     :param inputs: an input of ``snn`` to count operations with; without it one sample of the shape of the calibration
@@ -135,31 +137,54 @@ def inspect(snn: nn.Module, *inputs: object, show: bool = True) -> Inspection:
     :return: the rows of the table, and totals
     :raises DataError: if ``snn`` is not a converted network, or does not know the shape of its input
     """
-    if not isinstance(snn, SpikingNetwork):
+    if not isinstance(snn, (SpikingNetwork, PartlySpikingNetwork)):
         raise DataError(f"inspect needs a converted network, got {type(snn).__name__}")
-    inspection = Inspection(tuple(_rows(snn, inputs)))
+    inputs = inputs or _sample(snn)
+    rows = _partly(snn, inputs) if isinstance(snn, PartlySpikingNetwork) else _rows(snn, [inputs])
+    inspection = Inspection(tuple(replace(row, macs=row.macs // len(inputs[0])) for row in rows))
     if show:
         print(inspection)
     return inspection
 
 
-def _rows(snn: SpikingNetwork, inputs: tuple[object, ...]) -> Iterator[Row]:
+def _rows(snn: SpikingNetwork, calls: list[tuple]) -> Iterator[Row]:
     flow = Flow(snn.net, {name for name, m in snn.net.named_modules() if isinstance(m, SpikingActivation)})
-    macs = count_macs(snn, inputs or (_sample(snn),))
+    macs = count_macs(snn, calls)
     for (node, kind), name in zip(flow.kinds.items(), snn.operation_names, strict=True):
-        if kind in (WIRE, CONSTANT):
-            continue
-        thresholds = None
-        operation = flow.operation(node)
         if kind == NODE:
             neuron = snn.net.get_submodule(node.target).node
             thresholds = (neuron.v_threshold.min().item(), neuron.v_threshold.max().item())
-            operation = type(neuron).__name__
-        yield Row(name, kind, operation, tuple(sorted(flow.received(node))), macs[node], thresholds)
+            yield Row(name, kind, type(neuron).__name__, tuple(sorted(flow.received(node))), macs[node], thresholds)
+        elif kind not in (WIRE, CONSTANT):
+            yield Row(name, kind, flow.operation(node), tuple(sorted(flow.received(node))), macs[node])
 
 
-def _sample(snn: SpikingNetwork) -> Tensor:
-    if snn.sample_shape is None:
+def _partly(network: PartlySpikingNetwork, inputs: tuple) -> Iterator[Row]:
+    calls = record_calls(network, inputs)
+    rest = calls.total
+    for name, module in network.model.named_modules():
+        rows: Iterable[Row] = ()
+        if name in network.parts:
+            rows = _part(name, network.parts[name], calls)
+        elif calls.outside.get(name):
+            rows = [Row(name, ANALOGUE, type(module).__name__, (ANALOGUE,), calls.outside[name])]
+        for row in rows:
+            rest -= row.macs
+            yield row
+    if rest:
+        yield Row("(other operations)", ANALOGUE, "", (ANALOGUE,), rest)
+
+
+def _part(name: str, snn: SpikingNetwork, calls: Calls) -> Iterator[Row]:
+    for row in _rows(snn, calls.inputs.get(name, [])):
+        receives = row.receives
+        if name not in calls.at_input:
+            receives = tuple(ANALOGUE if source == INPUT else source for source in receives)
+        yield replace(row, name=f"{name}.{row.name}", receives=receives)
+
+
+def _sample(snn: SpikingNetwork | PartlySpikingNetwork) -> tuple:
+    if not snn.sample:
         raise DataError("this network does not know the shape of its input: give one, inspect(snn, x)")
-    reference = next(snn.parameters())
-    return torch.zeros(1, *snn.sample_shape, dtype=snn.sample_dtype, device=reference.device)
+    device = next(snn.parameters()).device
+    return tree_map(lambda x: torch.zeros_like(x, device=device) if isinstance(x, Tensor) else x, snn.sample)

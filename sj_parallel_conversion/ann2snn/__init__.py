@@ -3,6 +3,7 @@
 from .config import ConversionConfig
 from .converter import ParallelConverter
 from .network import SpikingNetwork
+from .partly import PartlySpikingNetwork
 from .recipe import ParallelConversionRecipe
 from .replace import replace_activations
 
@@ -10,6 +11,7 @@ __all__ = [
     "ConversionConfig",
     "ParallelConversionRecipe",
     "ParallelConverter",
+    "PartlySpikingNetwork",
     "SpikingNetwork",
     "replace_activations",
 ]

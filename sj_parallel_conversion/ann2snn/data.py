@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from inspect import signature
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..errors import DataError
@@ -39,6 +40,31 @@ def model_input(batch: object, index: int) -> Tensor:
     if candidate.is_floating_point() and not torch.isfinite(candidate).all():
         raise DataError(f"dataloader: batch {index} has NaN or infinite values")
     return candidate
+
+
+def model_arguments(model: nn.Module, batch: object, index: int) -> tuple:
+    """
+    What a model is called with for one batch: as many elements of it as ``model.forward`` requires. A list of images
+    ``[C, H, W]``, which detection models take, is one argument.
+
+    :param model: the model
+    :param batch: what a dataloader yielded
+    :param index: its number, for the error message
+    :return: the arguments
+    :raises DataError: if there is no input in the batch
+    """
+    if isinstance(batch, (tuple, list)) and batch:
+        required = [p for p in signature(model.forward).parameters.values() if p.default is p.empty and p.kind <= 1]
+        if 1 < len(required) <= len(batch):
+            return tuple(batch[: len(required)])
+        for images in (batch, batch[0]):
+            if isinstance(images, (tuple, list)) and images and all(_is_image(image) for image in images):
+                return (list(images),)
+    return (model_input(batch, index),)
+
+
+def _is_image(x: object) -> bool:
+    return isinstance(x, Tensor) and x.dim() == 3 and x.is_floating_point()
 
 
 def replayable(dataloader: Iterable) -> Iterable:

@@ -28,15 +28,14 @@ class SpikingNetwork(MemoryModule):
 
     :param net: the graph, with a :class:`SpikingActivation` in the place of each activation
     :param config: the options of the conversion
-    :param example: an input, of which shape and dtype of one sample are kept
+    :param sample: shape and type of one sample ``[1, ...]`` of its input, as :func:`shape_of_sample` gives them
     """
 
-    def __init__(self, net: fx.GraphModule, config: ConversionConfig, example: Tensor | None = None) -> None:
+    def __init__(self, net: fx.GraphModule, config: ConversionConfig, sample: tuple = ()) -> None:
         super().__init__()
         self.net = net
         self.config = config
-        self.sample_shape = None if example is None else tuple(example.shape[1:])
-        self.sample_dtype = None if example is None else example.dtype
+        self.sample = sample
         # A graph's functions know the module that they stand in until the graph is pickled.
         self.operation_names = [graph.operation_name(node) for node in net.graph.nodes]
         self.step_mode = "s"
@@ -129,6 +128,15 @@ class SpikingNetwork(MemoryModule):
             return Timeline(self.net, self.time_steps, self.step_by_step).run_sequence(inputs)
         y = self.net(*(x.mean if isinstance(x, Steps) else x for x in inputs))
         return tree_map(lambda v: v.expand(self.time_steps, *v.shape) if isinstance(v, Tensor) else v, y)
+
+
+def shape_of_sample(inputs: tuple) -> tuple:
+    """
+    :param inputs: what a model was called with: batches ``[N, ...]``, or lists of images
+    :return: the same for one sample, on the device ``meta``, where tensors have a shape and no values
+    """
+    first = [x[:1] if isinstance(x, (Tensor, list)) else x for x in inputs]
+    return tree_map(lambda x: torch.empty_like(x, device="meta") if isinstance(x, Tensor) else x, tuple(first))
 
 
 def _same(inputs: tuple, others: tuple) -> bool:

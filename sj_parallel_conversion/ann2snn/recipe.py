@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import fx, nn
@@ -15,8 +15,10 @@ from .calibration import CALIBRATIONS, SEARCH_THRESHOLDS
 from .config import ConversionConfig
 from .data import CalibrationData, replayable
 from .graph.shapes import record_shapes
-from .network import SpikingNetwork
+from .network import SpikingNetwork, shape_of_sample
+from .partly import PartlySpikingNetwork, convert_submodules
 from .sites import Site, SpikingActivation, find_sites, make_node
+from .submodules import convertible_submodules
 from .threshold import observe
 
 
@@ -60,22 +62,45 @@ class ParallelConversionRecipe(ModuleConversionRecipe):
         self.dataloader = replayable(self.dataloader)
 
     @torch.no_grad()
-    def convert_module(self, converter: object, ann: nn.Module) -> SpikingNetwork:
+    def convert_module(
+        self, converter: object, ann: nn.Module, submodules: Sequence[str] | None = None
+    ) -> SpikingNetwork | PartlySpikingNetwork:
         """
         :param converter: its ``device`` says where the network goes; ``None`` means where ``ann`` is
         :param ann: the trained network; it is left bit for bit as it was
+        :param submodules: names of the submodules to convert, with wildcards, such as ``["backbone", "head.*"]``;
+            ``None`` converts the whole model
         :return: the spiking network
-        :raises ConversionError: if the model cannot be converted; the message names the layers
+        :raises ConversionError: if the model cannot be converted; the message names the layers, or the submodules
+            that can be converted
         :raises DataError: if the calibration data are unusable
         """
-        model = graph.trace(ann)
-        device, dtype = _placement(model, getattr(converter, "device", None))
+        device = getattr(converter, "device", None)
+        if submodules is None:
+            return self._convert(ann, self.dataloader, device)
+        return convert_submodules(ann, submodules, self.dataloader, device, self._convert)
+
+    def _convert(self, ann: nn.Module, dataloader: Iterable, device: torch.device | str | None) -> SpikingNetwork:
+        model = _trace(ann)
+        device, dtype = _placement(model, device)
         model.to(device)
-        data = CalibrationData(self.dataloader, device, dtype, self.config.show_progress)
+        data = CalibrationData(dataloader, device, dtype, self.config.show_progress)
         sites = prepare(ann, model, data, self.config)
         snn = place_neurons(model, sites, data, self.config)
         CALIBRATIONS[self.config.calibration](model, snn, sites, data, self.config)
-        return SpikingNetwork(snn, self.config, data.first())
+        return SpikingNetwork(snn, self.config, shape_of_sample((data.first(),)))
+
+
+def _trace(ann: nn.Module) -> fx.GraphModule:
+    """:raises ConversionError: if ``ann`` cannot be traced; the message names submodules that can be converted"""
+    try:
+        return graph.trace(ann)
+    except ConversionError as error:
+        parts = convertible_submodules(ann) if isinstance(ann, nn.Module) else []
+        if not parts:
+            raise
+        hint = f"These submodules can be converted in its place: convert(model, submodules={parts})"
+        raise ConversionError(f"{error}.\n{hint}") from error
 
 
 def prepare(ann: nn.Module, model: fx.GraphModule, data: CalibrationData, config: ConversionConfig) -> list[Site]:

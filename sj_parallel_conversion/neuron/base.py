@@ -22,9 +22,10 @@ class SpikingNode(nn.Module, MultiStepModule):
         k = \mathrm{clip}\left(\left\lfloor \frac{n\,(\mathrm{mean}_t I_t + \psi_{DA}) + \psi}{\theta} \right\rfloor,
         k_{min}, k_{max}\right), \qquad s = \mathrm{sign}(k)\,\mathrm{code}(|k|)
 
-    with :math:`k_{min}` = 0, or :math:`-k_{max}` for a signed neuron; n = T for the sorted code (so that n mean = sum) and 1 for weighted codes. The node emits the bare symbols
-    of its code, so that monitors and counters see real spikes; what a spike is worth, :math:`A_t = T w_t \Delta`, is
-    applied after it (:meth:`amplify`), so that the plain mean over time decodes every code.
+    with :math:`k_{min} = 0` (:math:`-k_{max}` for a signed neuron), n = T for the sorted code (so that n mean = sum)
+    and 1 for weighted codes. The node emits the bare symbols of its code, so that monitors and counters see real
+    spikes; what a spike is worth, :math:`A_t = T w_t \Delta`, is applied after it (:meth:`amplify`), so that the plain
+    mean over time decodes every code.
 
     :param T: number of time-steps
     :param v_threshold: theta > 0, a number or one value a channel

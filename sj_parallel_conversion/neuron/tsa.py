@@ -25,9 +25,8 @@ class TSANode(SpikingNode):
         v \leftarrow 2 v + I_n; \quad s = \pm 1 \text{ if } \pm v \ge \theta_k / 2 \text{ (n > k)}; \quad
         v \leftarrow v - s\,\theta_k
 
-    A negative spike is let through only while the output so far is positive, which makes the neuron a ReLU.
-
-    A ``signed`` neuron drops that gate.
+    A negative spike is let through only while the output so far is positive, which makes the neuron a ReLU; a
+    ``signed`` one drops that gate.
 
     :param serial: run the serial form, which sees the input step by step; with one silent step it differs from the
         closed form by one level at most
