@@ -13,6 +13,8 @@ from .ann2snn import (
     ParallelConverter,
     PartlySpikingNetwork,
     SpikingNetwork,
+    register_activation,
+    register_leaf,
     replace_activations,
 )
 from .errors import (
@@ -49,6 +51,8 @@ __all__ = [
     "UnsupportedReleaseError",
     "inspect",
     "register",
+    "register_activation",
+    "register_leaf",
     "replace_activations",
     "unregister",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from .errors import ConfigError, DataError
 
@@ -30,6 +31,17 @@ def neuron_parameter(owner: str, name: str, value: float | Tensor, positive: boo
     if positive and not (tensor > 0).all():
         raise ConfigError(f"{owner}: {name} must be > 0, got {value!r}")
     return nn.Parameter(tensor)
+
+
+def evaluate(module: nn.Module, x: Tensor) -> Tensor:
+    """
+    :param module: an activation
+    :param x: its input
+    :return: ``module(x)``, computed in the dtype of ``x`` whatever that of the module's own parameters is
+    """
+    own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    other = {name: t.to(x.dtype) for name, t in own.items() if t.is_floating_point() and t.dtype != x.dtype}
+    return functional_call(module, other, (x,)) if other else module(x)
 
 
 def along_channels(parameter: Tensor, x: Tensor, channel_dim: int, owner: str) -> Tensor:

@@ -2,6 +2,7 @@
 
 from .config import ConversionConfig
 from .converter import ParallelConverter
+from .graph import register_activation, register_leaf
 from .network import SpikingNetwork
 from .partly import PartlySpikingNetwork
 from .recipe import ParallelConversionRecipe
@@ -13,5 +14,7 @@ __all__ = [
     "ParallelConverter",
     "PartlySpikingNetwork",
     "SpikingNetwork",
+    "register_activation",
+    "register_leaf",
     "replace_activations",
 ]

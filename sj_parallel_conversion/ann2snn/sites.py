@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -9,8 +10,9 @@ from torch import Tensor, fx, nn
 
 from ..activation import DAQCFS, QCFS, SpikingIdentity
 from ..compat import StepModeContainer
+from ..errors import ConversionError
 from ..neuron import SpikingNode
-from .graph import activation_sites
+from . import graph
 from .graph.shapes import channel_axis
 
 
@@ -28,16 +30,16 @@ class Site:
     activation: nn.Module
     channel_dim: int | None
 
-    @property
-    def signed(self) -> bool:
-        """Whether the activation gives negative values that its neuron's spikes must stand for."""
-        return isinstance(self.activation, SpikingIdentity)
-
     def by_channel(self, x: Tensor) -> Tensor:
         """``x`` as ``[C, samples]``; C = 1 where the channels are unknown."""
         if self.channel_dim is None:
             return x.reshape(1, -1)
         return x.movedim(self.channel_dim, 0).flatten(1)
+
+    @property
+    def signed(self) -> bool:
+        """Whether the activation has negative values."""
+        return graph.bounds(self.activation)[0] < 0
 
     def is_lossless(self, max_level: int) -> bool:
         """Whether the activation has the levels of the neuron's code, so that nothing is left to calibrate."""
@@ -49,13 +51,19 @@ def find_sites(model: fx.GraphModule, per_channel: bool = True) -> list[Site]:
     :param model: a standardised graph with recorded shapes
     :param per_channel: whether thresholds may differ between the channels of a layer
     :return: the sites in the order in which they run
-    :raises ConversionError: if there are none, or unsupported activations
+    :raises ConversionError: if there are none, or modules that hide activations, or an activation changes the shape
     """
-    return [_site(model, node, per_channel) for node in activation_sites(model)]
+    return [_site(model, node, per_channel) for node in graph.activation_sites(model)]
 
 
 def _site(model: fx.GraphModule, node: fx.Node, per_channel: bool) -> Site:
     activation = model.get_submodule(node.target)
+    shape, input_shape = node.meta.get("shape"), node.args[0].meta.get("shape")
+    if shape != input_shape:
+        raise ConversionError(
+            f"{node.target!r} ({type(activation).__name__}) turns shape {input_shape} into {shape}: an activation "
+            "works on each value alone"
+        )
     if isinstance(activation, (QCFS, DAQCFS)) and activation.v_threshold.dim() == 1:
         return Site(node.target, activation, activation.channel_dim)
     return Site(node.target, activation, channel_axis(model, node) if per_channel else None)
@@ -99,7 +107,12 @@ def make_node(site: Site, node_type: type[SpikingNode], time_steps: int, v_max: 
         return _trained_node(site.activation, node_type, time_steps, channel_dim)
     step = v_max / node_type.code.max_level(time_steps)
     v_threshold = step * node_type.code.levels_per_threshold(time_steps)
-    return node_type(time_steps, v_threshold, channel_dim=channel_dim, signed=site.signed)
+    # The ANN's module stays its own; a rectifier is what the quantiser's clipping does anyway.
+    plain = isinstance(site.activation, SpikingIdentity) or graph.is_rectifier(site.activation)
+    activation = None if plain else copy.deepcopy(site.activation)
+    return node_type(
+        time_steps, v_threshold, channel_dim=channel_dim, signed=site.signed, activation=activation
+    )
 
 
 def _trained_node(

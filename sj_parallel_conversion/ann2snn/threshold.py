@@ -1,4 +1,4 @@
-"""Observers: from the activations of the calibration data to the largest value of each channel's code."""
+"""Observers: from the activations of the calibration data to the largest magnitude of each channel's code."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, fx
 
-from ..errors import ConfigError, DataError
+from ..activation import DAQCFS
+from ..errors import ConfigError, ConversionError, DataError
 from .data import CalibrationData
+from .graph import bounds
 from .sites import Site
 
 BINS = 2048
@@ -40,6 +42,7 @@ def observe(
     :param max_level: the number of levels above zero that the code has
     :return: a positive tensor ``[C]`` (``[]`` where channels are unknown) for each site's name
     :raises DataError: if an activation is NaN or infinite; the message names the layer
+    :raises ConversionError: if an activation leaves its bounds
     """
     maxima = _maxima(model, sites, data)
     if threshold == "max":
@@ -68,10 +71,10 @@ def _alive(v_max: Tensor) -> Tensor:
 def _run(
     model: fx.GraphModule, sites: list[Site], data: CalibrationData, what: str, see: Callable[[Site, Tensor], None]
 ) -> None:
-    """Run all batches through ``model`` and show ``see`` the size of each site's output as ``[C, samples]``."""
+    """Run all batches through ``model`` and show ``see`` the output of each site as ``[C, samples]``."""
     hooks = [
         model.get_submodule(site.name).register_forward_hook(
-            lambda module, args, output, site=site: see(site, site.by_channel(output.abs() if site.signed else output))
+            lambda module, args, output, site=site: see(site, site.by_channel(output))
         )
         for site in sites
     ]
@@ -87,13 +90,27 @@ def _maxima(model: fx.GraphModule, sites: list[Site], data: CalibrationData) -> 
     maxima: dict[str, Tensor] = {}
 
     def see(site: Site, values: Tensor) -> None:
-        v_max = values.amax(1)
+        low, high = values.aminmax(dim=1)
+        v_max = torch.maximum(high, -low)
         if not torch.isfinite(v_max).all():
             raise DataError(f"layer {site.name!r} gives NaN or infinite activations on the calibration data")
+        _check_bounds(site, low.min(), high.max())
         maxima[site.name] = torch.maximum(maxima[site.name], v_max) if site.name in maxima else v_max
 
     _run(model, sites, data, "largest activations", see)
     return {site.name: maxima[site.name] if site.channel_dim is not None else maxima[site.name][0] for site in sites}
+
+
+def _check_bounds(site: Site, low: Tensor, high: Tensor) -> None:
+    lower, upper = bounds(site.activation)
+    if isinstance(site.activation, DAQCFS):  # a trained amplitude may have any sign
+        return
+    slack = torch.finfo(low.dtype).eps ** 0.5
+    if low < lower - slack or high > upper * (1 + slack) + slack:
+        raise ConversionError(
+            f"layer {site.name!r} ({type(site.activation).__name__}) gives values from {float(low):.3g} to "
+            f"{float(high):.3g}, outside of the bounds {lower:g} to {upper:g} that it is registered with"
+        )
 
 
 def _histograms(
@@ -104,7 +121,7 @@ def _histograms(
 
     def see(site: Site, values: Tensor) -> None:
         v_max = maxima[site.name].reshape(-1, 1)
-        octaves = (values.float() / v_max.float().clamp_min(1e-30)).log2_().clamp_(min=-_OCTAVES - 1)
+        octaves = (values.abs().float() / v_max.float().clamp_min(1e-30)).log2_().clamp_(min=-_OCTAVES - 1)
         bins = ((octaves / _OCTAVES + 1) * BINS).ceil_().clamp_(0, BINS).long()
         bins += torch.arange(len(bins), device=bins.device).unsqueeze(1) * (BINS + 1)
         new = torch.bincount(bins.flatten(), minlength=len(bins) * (BINS + 1)).view(len(bins), -1).double()

@@ -134,17 +134,21 @@ def encode(level: Tensor, code: Code, T: int, signed: bool = False) -> Tensor:
     r"""
     Write integer levels as spike trains.
 
-    :param level: integers ``[N, ...]`` in ``0..code.max_level(T)``, or their negatives, which are written as the code
-        word of their size with negative spikes; in a floating dtype
+    :param level: integers ``[N, ...]`` in ``0..code.max_level(T)`` (``signed_digit`` also takes their negatives), in
+        a floating dtype
     :param code: a row of :data:`CODES`
     :param T: number of time-steps
-    :param signed: whether there may be negative levels
-    :return: train ``[T, N, ...]`` of the same dtype, with values in ``code.symbols`` (or their negatives); its
-        gradient is that of :func:`encode_like`
+    :param signed: take negative levels in every code: a pair of trains, the magnitude in the positive or in the
+        negative one, written in one tensor of {-1, 0, 1} because at most one of the two ever fires
+    :return: train ``[T, N, ...]`` of the same dtype, with values in ``code.symbols``, or in {-1, 0, 1} if ``signed``;
+        its gradient is that of :func:`encode_like`
     """
     k = level.detach().to(torch.int32)
-    digits = code.digits(k.abs(), T) * k.sign().to(torch.int8) if signed else code.digits(k, T)
-    return encode_like(digits.to(level.dtype), level, code)
+    if signed and -1 not in code.symbols:
+        train = code.digits(k.abs(), T) * k.sign().to(torch.int8)
+    else:
+        train = code.digits(k, T)
+    return encode_like(train.to(level.dtype), level, code)
 
 
 def greedy_digits(u: Tensor, weights: list[float]) -> Tensor:

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from ..compat import MultiStepModule
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from ..functional import Code, decode, encode, level
 from ..functional.quantise import full_precision
-from ..parameters import along_channels, neuron_parameter
+from ..parameters import along_channels, evaluate, neuron_parameter
 
 
 class SpikingNode(nn.Module, MultiStepModule):
@@ -19,13 +19,14 @@ class SpikingNode(nn.Module, MultiStepModule):
 
     .. math::
 
-        k = \mathrm{clip}\left(\left\lfloor \frac{n\,(\mathrm{mean}_t I_t + \psi_{DA}) + \psi}{\theta} \right\rfloor,
-        k_{min}, k_{max}\right), \qquad s = \mathrm{sign}(k)\,\mathrm{code}(|k|)
+        k = \mathrm{clip}\left(\left\lfloor \frac{n\,f(\mathrm{mean}_t I_t + \psi_{DA}) + \psi}{\theta} \right\rfloor,
+        k_{min}, k_{max}\right), \qquad s = \mathrm{code}(k)
 
-    with :math:`k_{min} = 0` (:math:`-k_{max}` for a signed neuron), n = T for the sorted code (so that n mean = sum)
-    and 1 for weighted codes. The node emits the bare symbols of its code, so that monitors and counters see real
-    spikes; what a spike is worth, :math:`A_t = T w_t \Delta`, is applied after it (:meth:`amplify`), so that the plain
-    mean over time decodes every code.
+    with n = T for the sorted code (so that n mean = sum) and 1 for weighted codes, and f the identity, for which the
+    quantiser's lower end makes the ReLU, or the activation that the neuron stands for: a neuron that sees the whole
+    window can apply any. The node emits the bare symbols of its code, so that monitors and counters see real spikes;
+    what a spike is worth, :math:`A_t = T w_t \Delta`, is applied after it (:meth:`amplify`), so that the plain mean
+    over time decodes every code.
 
     :param T: number of time-steps
     :param v_threshold: theta > 0, a number or one value a channel
@@ -33,8 +34,10 @@ class SpikingNode(nn.Module, MultiStepModule):
     :param shift: psi_DA, added to the mean input; a number or one value a channel
     :param amplitude: theta + phi_DA, what the spikes stand for; ``None`` means ``v_threshold``
     :param channel_dim: the axis of ``[N, C, ...]`` (without time) along which per-channel values lie
-    :param signed: whether the output may be negative: a level below zero is written as the code word of its size with
-        negative spikes, as a pair of neurons would emit it
+    :param signed: whether the output may be negative: :math:`k_{min} = -k_{max}` instead of 0. Codes without a
+        negative symbol become a pair of trains, a positive and a negative one, of which at most one fires, written
+        in one tensor of {-1, 0, 1}
+    :param activation: f, a module that works on each value of ``[N, ...]`` alone; ``None`` is the identity
     :raises ConfigError: if an argument is out of range
 
     Shapes: ``x_seq`` ``[T, N, ...]`` -> spikes ``[T, N, ...]``. An input expanded along time (stride 0) is read once.
@@ -51,14 +54,20 @@ class SpikingNode(nn.Module, MultiStepModule):
         amplitude: float | Tensor | None = None,
         channel_dim: int = 1,
         signed: bool = False,
+        activation: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.step_mode = "m"
         self.code.check_steps(T)
         self.T = T
         self.channel_dim = channel_dim
-        self.signed = signed
         owner = type(self).__name__
+        if not isinstance(signed, bool):
+            raise ConfigError(f"{owner}: signed must be True or False, got {signed!r}")
+        if activation is not None and not isinstance(activation, nn.Module):
+            raise ConfigError(f"{owner}: activation must be a torch.nn.Module or None, got {activation!r}")
+        self.signed = signed
+        self.activation = activation
         self.v_threshold = neuron_parameter(owner, "v_threshold", v_threshold, positive=True)
         self.shift = neuron_parameter(owner, "shift", shift)
         self.psi = None if psi is None else neuron_parameter(owner, "psi", psi)
@@ -67,7 +76,7 @@ class SpikingNode(nn.Module, MultiStepModule):
     def forward(self, x_seq: Tensor) -> Tensor:
         """
         :param x_seq: input currents ``[T, N, ...]``
-        :return: spikes ``[T, N, ...]`` in ``code.symbols`` (or their negatives), in the dtype of ``x_seq``
+        :return: spikes ``[T, N, ...]`` in :attr:`symbols`, in the dtype of ``x_seq``
         :raises DataError: if the first axis of ``x_seq`` is not T
         """
         if x_seq.dim() == 0 or x_seq.shape[0] != self.T:
@@ -75,6 +84,20 @@ class SpikingNode(nn.Module, MultiStepModule):
                 f"{type(self).__name__}(T={self.T}) needs an input [T={self.T}, N, ...], got shape {list(x_seq.shape)}"
             )
         return self._spikes(x_seq).to(x_seq.dtype)
+
+    @property
+    def symbols(self) -> tuple[int, ...]:
+        """The values that a spike can take."""
+        return (-1, 0, 1) if self.signed else self.code.symbols
+
+    def charge(self, x: Tensor) -> Tensor:
+        """
+        :param x: mean input ``[N, ...]``
+        :return: what the quantiser sees, f(x + psi_DA), in float32 at least
+        """
+        x = full_precision(x)
+        x = x + self._along(self.shift, x)
+        return x if self.activation is None else evaluate(self.activation, x)
 
     def level(self, x: Tensor) -> Tensor:
         """
@@ -114,7 +137,7 @@ class SpikingNode(nn.Module, MultiStepModule):
         return (spike_seq * weights.view(-1, *[1] * unit.dim()) * unit).to(spike_seq.dtype)
 
     def extra_repr(self) -> str:
-        channels = max(p.numel() for p in self.parameters())
+        channels = max(p.numel() for p in self.parameters(recurse=False))
         signed = ", signed=True" if self.signed else ""
         return f"T={self.T}, channels={channels if channels > 1 else 'any'}, channel_dim={self.channel_dim}{signed}"
 
@@ -122,8 +145,7 @@ class SpikingNode(nn.Module, MultiStepModule):
         return encode(self._level(self._total_of(x_seq)), self.code, self.T, self.signed)
 
     def _total(self, x: Tensor) -> Tensor:
-        x = full_precision(x)
-        return (x + self._along(self.shift, x)) * self.code.levels_per_threshold(self.T)
+        return self.charge(x) * self.code.levels_per_threshold(self.T)
 
     def _total_of(self, x_seq: Tensor) -> Tensor:
         if x_seq.stride(0) == 0 or self.T == 1:
@@ -133,6 +155,8 @@ class SpikingNode(nn.Module, MultiStepModule):
         n = self.code.levels_per_threshold(self.T)
         x_seq = full_precision(x_seq)
         difference = (x_seq - x_seq[0]).sum(0)
+        if self.activation is not None:
+            return self._total(x_seq[0] + difference / self.T)
         return self._total(x_seq[0]) + (difference if n == self.T else difference * (n / self.T))
 
     def _level(self, total: Tensor) -> Tensor:

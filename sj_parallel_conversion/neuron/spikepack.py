@@ -25,7 +25,8 @@ class SpikePackNode(SpikingNode):
     :param tau: base of the weights, > 1. Other bases than 2 have no closed form and run the loop
     :param serial: run the paper's loop also for tau = 2; the result is the same
 
-    :param options: ``psi``, ``shift``, ``amplitude``, ``channel_dim``, ``signed`` as in :class:`SpikingNode`
+    :param options: ``psi``, ``shift``, ``amplitude``, ``channel_dim``, ``signed`` (tau = 2 only) and ``activation`` as
+        in :class:`SpikingNode`
 
     Shapes as in :class:`SpikingNode`; ``v_threshold`` is the value of one level.
     """
@@ -38,9 +39,9 @@ class SpikePackNode(SpikingNode):
         if isinstance(tau, bool) or not isinstance(tau, (int, float)) or not 1 < tau < float("inf"):
             raise ConfigError(f"SpikePackNode: tau must be a number > 1, got {tau!r}")
         super().__init__(T, v_threshold, **options)
-        if self.signed and (serial or tau != 2):
-            raise ConfigError("SpikePackNode: signed=True has a closed form only: use tau=2 and serial=False")
         self.serial = serial
+        if tau != 2 and self.signed:
+            raise ConfigError(f"SpikePackNode: signed=True needs the closed form that only tau=2 has, got tau={tau}")
         if tau != 2:
             self.code = dataclasses.replace(self.code, base=tau, digits=None)
 
@@ -53,7 +54,10 @@ class SpikePackNode(SpikingNode):
         if self.tau == 2 and not self.serial:
             return super()._spikes(x_seq)
         total = self._total_of(x_seq)
-        return encode_like(self._loop(total), self._level(total), self.code)
+        level = self._level(total)
+        if self.signed:  # of the pair of neurons, one runs the loop on the level's magnitude
+            return encode_like(greedy_digits(level.abs(), self.code.weights(self.T)) * level.sign(), level, self.code)
+        return encode_like(self._loop(total), level, self.code)
 
     def _level(self, total: Tensor) -> Tensor:
         if self.tau == 2:

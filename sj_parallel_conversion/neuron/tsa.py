@@ -25,14 +25,15 @@ class TSANode(SpikingNode):
         v \leftarrow 2 v + I_n; \quad s = \pm 1 \text{ if } \pm v \ge \theta_k / 2 \text{ (n > k)}; \quad
         v \leftarrow v - s\,\theta_k
 
-    A negative spike is let through only while the output so far is positive, which makes the neuron a ReLU; a
-    ``signed`` one drops that gate.
+    A negative spike is let through only while the output so far is positive, which makes the neuron a ReLU;
+    ``signed=True`` drops that gate.
 
-    :param serial: run the serial form, which sees the input step by step; with one silent step it differs from the
-        closed form by one level at most
+    :param serial: run the serial form, which sees the input step by step and so goes without ``activation``; with one
+        silent step it differs from the closed form by one level at most
     :param silent_steps: k, how many steps the serial form listens before it fires
 
-    :param options: ``psi``, ``shift``, ``amplitude``, ``channel_dim``, ``signed`` as in :class:`SpikingNode`
+    :param options: ``psi``, ``shift``, ``amplitude``, ``channel_dim``, ``signed`` and ``activation`` as in
+        :class:`SpikingNode`
 
     Shapes as in :class:`SpikingNode`; ``v_threshold`` is the value of one level.
     """
@@ -52,14 +53,23 @@ class TSANode(SpikingNode):
             raise ConfigError(f"TSANode: silent_steps must be an integer >= 0, got {silent_steps!r}")
         super().__init__(T, v_threshold, **options)
         self.serial, self.silent_steps = serial, silent_steps
+        self._check_serial()
 
     def _spikes(self, x_seq: Tensor) -> Tensor:
         if not self.serial:
             return super()._spikes(x_seq)
         return encode_like(self._serial(x_seq), self._level(self._total_of(x_seq)), self.code)
 
+    def _check_serial(self) -> None:
+        if self.serial and self.activation is not None:
+            raise ConfigError(
+                "TSANode: the serial form fires before it has seen its whole input, so it cannot apply an activation "
+                "to the mean; use serial=False or activation=None"
+            )
+
     @torch.no_grad()
     def _serial(self, x_seq: Tensor) -> Tensor:
+        self._check_serial()
         k = self.silent_steps
         x_seq = torch.stack([self._total(x) for x in x_seq])
         v_threshold, psi = self._threshold_and_psi(x_seq[0])

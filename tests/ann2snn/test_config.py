@@ -21,6 +21,8 @@ def test_defaults() -> None:
         "calibration": "least_squares",
         "per_channel": True,
         "show_progress": True,
+        "spiking_inputs": False,
+        "strict": False,
     }
 
 

@@ -61,7 +61,10 @@ class _RunningErrors(Visitor):
         site, spiking = self.sites[node.target], self.snn.get_submodule(node.target)
         neuron, (x1,), (x0,) = spiking.node, ann_input, snn_input
         neuron.shift.data = self._average(neuron.shift, _mean_error(site, x1, x0))
-        error = _mean_error(site, self.ann.get_submodule(node.target)(x1), spiking(x0))
+        y1, y0 = self.ann.get_submodule(node.target)(x1), spiking(x0)
+        if neuron.signed:  # the paper's values are >= 0; of others the magnitude lacks
+            y1, y0 = y1 * y0.sign(), y0.abs()
+        error = _mean_error(site, y1, y0)
         # phi is what the full scale lacks; a weighted code's amplitude counts by the level
         error = error * neuron.code.levels_per_threshold(neuron.T) / neuron.code.max_level(neuron.T)
         neuron.amplitude.data = neuron.v_threshold + self._average(neuron.amplitude - neuron.v_threshold, error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -67,11 +68,19 @@ class FitNeurons(Visitor):
         y = _samples(site, [reference(x) for x in ann_input])
         # a trained threshold is kept
         search = self.search and not isinstance(site.activation, (QCFS, DAQCFS))
-        fit_neuron(neuron, z1, z0, y, search, by_channel=site.channel_dim is not None)
+        # a channel's parameters of the activation itself (PReLU) lie along another axis than the neuron's may
+        charge = None if neuron.activation is None else lambda: _samples(site, [neuron.charge(x) for x in snn_input])
+        fit_neuron(neuron, z1, z0, y, search, site.channel_dim is not None, charge)
 
 
 def fit_neuron(
-    neuron: SpikingNode, z1: Tensor, z0: Tensor, y: Tensor, search: bool, by_channel: bool = True
+    neuron: SpikingNode,
+    z1: Tensor,
+    z0: Tensor,
+    y: Tensor,
+    search: bool,
+    by_channel: bool = True,
+    charge: Callable[[], Tensor] | None = None,
 ) -> None:
     """
     :param neuron: its shift, amplitude and, if ``search``, threshold and initial charge are set
@@ -80,23 +89,22 @@ def fit_neuron(
     :param y: the ANN's activation
     :param search: whether the threshold is searched
     :param by_channel: whether the neuron gets one value a channel; otherwise C = 1
+    :param charge: what the neuron quantises at these places, once its shift is set; ``None``: the shifted input
     """
     usual = _usual(z1) & _usual(z0)
     z1, z0, y = z1 * usual, z0 * usual, y * usual
     max_level = neuron.code.max_level(neuron.T)
     per_threshold = neuron.code.levels_per_threshold(neuron.T)
     shift = (z1 - z0).mean(1)
-    z = z0 + shift.unsqueeze(1)
-    if neuron.signed:  # the neuron treats both signs alike, so one side can stand for both
-        z, y = z.abs(), torch.where(z < 0, -y, y)
-    fit = _LevelFit(z, y, max_level)
+    neuron.shift.data = (shift if by_channel else shift[0]).to(neuron.shift.dtype)
+    z = z0 + shift.unsqueeze(1) if charge is None else charge() * usual
+    fit = _LevelFit(z, y, max_level, -max_level if neuron.signed else 0)
     step = (neuron.v_threshold / per_threshold).expand(len(y)).float()
     if search:
         step = fit.search(step)
     own_amplitude(neuron)
     for parameter, value in (
         (neuron.v_threshold, step * per_threshold),
-        (neuron.shift, shift),
         (neuron.amplitude, fit.amplitude(step) * per_threshold),
     ):
         parameter.data = (value if by_channel else value[0]).to(parameter.dtype)
@@ -113,12 +121,12 @@ def _usual(z: Tensor) -> Tensor:
 class _LevelFit:
     """Squared error of ``amplitude * level`` against the ANN's activation, by channel, for any value of ``step``."""
 
-    def __init__(self, z: Tensor, y: Tensor, max_level: int) -> None:
-        self.z, self.y, self.max_level = z, y, max_level
+    def __init__(self, z: Tensor, y: Tensor, max_level: int, min_level: int = 0) -> None:
+        self.z, self.y, self.max_level, self.min_level = z, y, max_level, min_level
 
     def levels(self, step: Tensor) -> Tensor:
         """The level at each sample if one level is worth ``step``."""
-        return (self.z / step.unsqueeze(1)).add_(0.5).floor_().clamp_(0, self.max_level)
+        return (self.z / step.unsqueeze(1)).add_(0.5).floor_().clamp_(self.min_level, self.max_level)
 
     def explained(self, step: Tensor) -> Tensor:
         """How much of sum(y^2) the best amplitude explains; negative amplitudes explain nothing."""
@@ -134,9 +142,9 @@ class _LevelFit:
     def search(self, step: Tensor) -> Tensor:
         """The step that explains most, or ``step`` if none explains more."""
         best = self.explained(step)
-        active = self.y > 0
-        low = 0.7 * (self.y * active).sum(1) / active.sum(1).clamp_min(1) + 1e-12
-        high = 1.15 * self.y.amax(1).clamp_min(1e-12)
+        size = self.y.abs()
+        low = 0.7 * size.sum(1) / (size > 0).sum(1).clamp_min(1) + 1e-12
+        high = 1.15 * size.amax(1).clamp_min(1e-12)
         # geometric, so that an outlier of any size leaves candidates for the rest
         for i in range(_COARSE):
             step, best = self._better(low * (high / low) ** (i / (_COARSE - 1)) / self.max_level, step, best)

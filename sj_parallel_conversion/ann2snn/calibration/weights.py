@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, fx
 
+from ..graph import is_rectifier
 from ..sites import Site
 from ..sweep import Sweep
 from .least_squares import FitNeurons
@@ -57,7 +58,7 @@ class CorrectWeights(FitNeurons):
     def before(self, node: fx.Node, ann_input: list[Tensor], snn_input: list[Tensor]) -> None:
         layer = self._feeder(node)
         if layer is not None and layer in self.inputs:
-            rectified = not self.snn.get_submodule(node.target).node.signed
+            rectified = is_rectifier(self.sites[node.target].activation)
             self._correct(layer, self.inputs.pop(layer), ann_input, snn_input, rectified)
         super().before(node, ann_input, snn_input)
 

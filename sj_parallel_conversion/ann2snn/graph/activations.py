@@ -2,72 +2,48 @@
 
 from __future__ import annotations
 
-import inspect
+import math
 from collections.abc import Callable
 
 import torch
 from torch import fx, nn
 from torch.nn import functional as F
-from torch.nn.modules import activation as nn_activation
 
-from ...activation import DAQCFS, QCFS, ClipReLU, SpikingIdentity
 from ...errors import ConversionError
 from .passes import first_input, free_name
+from .registry import LEAVES, OWN_FUNCTIONS, SPELLINGS, FunctionActivation, bounds
 
-# Activations that a neuron with a clipped, non-negative output can stand for.
-RELUS: tuple[type[nn.Module], ...] = (nn.ReLU, nn.Hardtanh)  # nn.ReLU6 is a Hardtanh
-SUPPORTED: tuple[type[nn.Module], ...] = (nn.ReLU, nn.ReLU6, QCFS, DAQCFS, ClipReLU, SpikingIdentity)
-# In torch's activation file, but they mix values of several neurons, or do nothing to their input's sign.
-_NOT_SCALAR = ("Softmax", "Softmax2d", "LogSoftmax", "Softmin", "MultiheadAttention", "Module", "GLU")
 # Modules of torch that hide activations inside; no neuron could be put there.
 _OPAQUE = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer, nn.Transformer, nn.RNNBase, nn.RNNCellBase)
-_SCALAR_ACTIVATIONS = tuple(
-    cls
-    for name, cls in inspect.getmembers(nn_activation, inspect.isclass)
-    if issubclass(cls, nn.Module) and name not in _NOT_SCALAR
-)
 
 
-def _relu(*args: object, **kwargs: object) -> nn.Module:
-    return nn.ReLU()
-
-
-def _relu6(*args: object, **kwargs: object) -> nn.Module:
-    return nn.ReLU6()
-
-
-def _hardtanh(input: object, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> nn.Module:
-    return nn.Hardtanh(min_val, max_val)
-
-
-def _clamp(input: object, min: float | None = None, max: float | None = None) -> nn.Module | None:
+def _clamp(min: float | None = None, max: float | None = None) -> nn.Module | None:
+    lower, upper = -math.inf if min is None else min, math.inf if max is None else max
     if min == 0 and max is None:
         return nn.ReLU()
-    return nn.Hardtanh(min, max) if isinstance(min, (int, float)) and isinstance(max, (int, float)) else None
+    return nn.Hardtanh(lower, upper) if lower <= 0 <= upper and lower < upper else None
 
 
-def _dropout(input: object, p: float = 0.5, training: bool = True, inplace: bool = False) -> nn.Module | None:
+def _dropout(p: float = 0.5, training: bool = True) -> nn.Module | None:
     # Traced in evaluation mode: as a module it wakes up again when the network is trained.
     return None if training else nn.Dropout(p)
 
 
-# How functions and tensor methods spell modules: the module that does the same, or None if there is none.
-_SPELLINGS: dict[object, Callable[..., nn.Module | None]] = {
-    **dict.fromkeys((F.relu, torch.relu, "relu"), _relu),
-    F.relu6: _relu6,
-    F.hardtanh: _hardtanh,
-    F.dropout: _dropout,
-    **dict.fromkeys((torch.clamp, torch.clip, torch.clamp_min, "clamp", "clip", "clamp_min"), _clamp),
+# Spellings with arguments other than the module's: how to make it (None: nothing to replace), and their names.
+_MAKERS: dict[object, tuple[Callable[..., nn.Module | None], tuple[str, ...]]] = {
+    F.dropout: (_dropout, ("p", "training")),
+    **dict.fromkeys((torch.clamp, torch.clip, "clamp", "clip"), (_clamp, ("min", "max"))),
+    **dict.fromkeys((torch.clamp_min, "clamp_min"), (_clamp, ("min",))),
+    **dict.fromkeys((torch.clamp_max, "clamp_max"), (_clamp, ("max",))),
 }
-_FUNCTION_NAMES = {cls.__name__.lower() for cls in _SCALAR_ACTIVATIONS} | {"clamp", "clip", "clampmin", "clampmax"}
 
 
 def standardise_activations(model: fx.GraphModule) -> None:
     """Turn activations (and dropouts) that are functions or methods into modules at their call sites."""
     for node in list(model.graph.nodes):
-        if node.op not in ("call_function", "call_method") or node.target not in _SPELLINGS:
-            continue
-        module = _SPELLINGS[node.target](*node.args, **node.kwargs)
+        if node.op == "call_module" and not node.args and list(node.kwargs) == ["input"]:
+            node.args, node.kwargs = (node.kwargs["input"],), {}
+        module = _as_module(model, node) if node.op in ("call_function", "call_method") else None
         if module is None:
             continue
         name = free_name(model, _site_name(node))
@@ -76,49 +52,85 @@ def standardise_activations(model: fx.GraphModule) -> None:
     model.recompile()
 
 
+def _as_module(model: fx.GraphModule, node: fx.Node) -> nn.Module | None:
+    """The module that does what the call ``node`` does, if it is an activation with constant arguments."""
+    named = {name: value for name, value in node.kwargs.items() if name not in ("input", "inplace")}
+    constants = not any(isinstance(value, fx.Node) for value in (*node.args[1:], *named.values()))
+    if node.target in OWN_FUNCTIONS:
+        function = getattr(torch, node.target) if isinstance(node.target, str) else node.target
+        known = OWN_FUNCTIONS[node.target]
+        return FunctionActivation(function, known, *node.args[1:], **named) if constants else None
+    if node.target in _MAKERS:
+        make, names = _MAKERS[node.target]
+    elif node.target in SPELLINGS:
+        make, names = SPELLINGS[node.target].module, SPELLINGS[node.target].arguments
+    else:
+        return None
+    arguments = dict(zip(names, node.args[1:], strict=False)) | {n: v for n, v in named.items() if n in names}
+    if make is nn.PReLU:
+        return _prelu(model, arguments["weight"])
+    if make is nn.RReLU and arguments.pop("training", False):
+        return None
+    return make(**arguments) if constants else None
+
+
+def _prelu(model: fx.GraphModule, weight: object) -> nn.Module | None:
+    if not isinstance(weight, fx.Node) or weight.op != "get_attr":
+        return None
+    value = model
+    for part in weight.target.split("."):
+        value = getattr(value, part)
+    module = nn.PReLU(value.numel())
+    module.weight = nn.Parameter(value.detach().clone().flatten())
+    return module
+
+
 def activation_sites(model: fx.GraphModule) -> list[fx.Node]:
     """
     :param model: a graph after :func:`standardise_activations`
     :return: the nodes of the graph that a spiking neuron will replace, in order
-    :raises ConversionError: if there is none, or there are activations that no neuron can stand for; the message
-        lists all of them
+    :raises ConversionError: if there is none, or there are modules that hide activations; the message lists all of
+        them
     """
-    unsupported = [f"{_owner(node)} ({what})" for node in model.graph.nodes if (what := _unsupported(model, node))]
-    if unsupported:
+    opaque = [
+        f"{node.target} ({type(module).__name__})"
+        for node in model.graph.nodes
+        if node.op == "call_module" and _hides_activations(module := model.get_submodule(node.target))
+    ]
+    if opaque:
         raise ConversionError(
-            "these activations cannot be converted: " + ", ".join(unsupported) + ". "
-            "Replace them by ReLU, ReLU6 or sj_parallel_conversion.QCFS and fine-tune"
+            "these modules hide activations, where no neuron can be put: " + ", ".join(opaque) + ". "
+            "Write them out in modules that torch.fx can trace, or keep them analogue with "
+            "sj_parallel_conversion.register_leaf(type)"
         )
-    sites = [node for node in model.graph.nodes if is_site(model, node)]
+    changing = _depend_on_input(model)
+    sites = [node for node in model.graph.nodes if node in changing and is_site(model, node)]
     if not sites:
         raise ConversionError(
-            "nothing to convert: the model has no activation that a spiking neuron can replace "
-            "(ReLU or QCFS, as a module, function or method)"
+            "nothing to convert: the model has no activation that a spiking neuron can replace (ReLU, GELU, SiLU, "
+            "QCFS, ... as a module, function or method; sj_parallel_conversion.register_activation adds your own)"
         )
     return sites
 
 
 def is_site(model: fx.GraphModule, node: fx.Node) -> bool:
     """Whether a neuron can stand for ``node``."""
-    return node.op == "call_module" and _convertible(model.get_submodule(node.target))
+    if node.op != "call_module" or len(node.args) != 1 or node.kwargs or not isinstance(node.args[0], fx.Node):
+        return False
+    return bounds(model.get_submodule(node.target)) is not None and node.meta.get("is_floating_point", True)
 
 
-def _convertible(module: nn.Module) -> bool:
-    return isinstance(module, SUPPORTED) or (isinstance(module, nn.Hardtanh) and module.min_val == 0)
+def _depend_on_input(model: fx.GraphModule) -> set[fx.Node]:
+    """All nodes but those that compute the same for every input, such as a bias from a table of positions."""
+    changing: set[fx.Node] = set()
+    for node in model.graph.nodes:
+        if node.op == "placeholder" or any(source in changing for source in node.all_input_nodes):
+            changing.add(node)
+    return changing
 
 
-def _unsupported(model: fx.GraphModule, node: fx.Node) -> str | None:
-    if node.op == "call_module":
-        module = model.get_submodule(node.target)
-        hidden = any(isinstance(m, _OPAQUE) for m in module.modules())
-        refused = hidden or (isinstance(module, _SCALAR_ACTIVATIONS) and not _convertible(module))
-        return type(module).__name__ if refused else None
-    name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
-    return name if node.op in ("call_function", "call_method") and name.replace("_", "") in _FUNCTION_NAMES else None
-
-
-def _owner(node: fx.Node) -> str:
-    return node.target if node.op == "call_module" else _site_name(node)
+def _hides_activations(module: nn.Module) -> bool:
+    return not isinstance(module, tuple(LEAVES)) and any(isinstance(m, _OPAQUE) for m in module.modules())
 
 
 def _site_name(node: fx.Node) -> str:

@@ -37,12 +37,14 @@ class _ShapeRecorder(fx.Interpreter):
             raise DataError(f"the model fails on a calibration batch, at {where!r}: {error}") from error
         if isinstance(value, Tensor):
             node.meta["shape"] = tuple(value.shape)
+            node.meta["is_floating_point"] = value.is_floating_point()
         return value
 
 
 def record_shapes(model: fx.GraphModule, x: Tensor) -> None:
     """
-    Run one batch and note at each node of the graph the shape of its value, ``node.meta["shape"]``.
+    Run one batch and note at each node of the graph the shape of its value, ``node.meta["shape"]``, and
+    ``node.meta["is_floating_point"]``.
 
     :param model: a traced network
     :param x: a batch

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import copy
+import functools
 import os
 import sys
 import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
-from ...activation import DAQCFS, QCFS, ClipReLU
 from ...errors import ConversionError
-
-LEAVES: tuple[type[nn.Module], ...] = (QCFS, DAQCFS, ClipReLU)
+from .registry import LEAVES, python_functions
 
 
 class _Tracer(fx.Tracer):
-    """Keeps this project's activations whole, where a plain tracer would look inside."""
+    """Keeps this project's activations, and what users registered, whole; a plain tracer would look inside."""
 
     def is_leaf_module(self, module: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(module, LEAVES) or super().is_leaf_module(module, module_qualified_name)
+        return isinstance(module, tuple(LEAVES)) or super().is_leaf_module(module, module_qualified_name)
 
     def create_args_for_root(self, *args: object) -> tuple[object, list]:
         """Optional arguments get their defaults, without which ``if mask is not None`` cannot be traced."""
@@ -52,7 +53,8 @@ def trace(model: nn.Module) -> fx.GraphModule:
         ) from error
     tracer = _Tracer()
     try:
-        graph = tracer.trace(root)
+        with _functions_kept_whole(root):
+            graph = tracer.trace(root)
     except Exception as error:
         raise ConversionError(
             f"torch.fx cannot trace {name}: {error}\n{_user_line(error)}"
@@ -60,6 +62,38 @@ def trace(model: nn.Module) -> fx.GraphModule:
             "the model and convert the part that computes"
         ) from error
     return fx.GraphModule(root, graph).eval()
+
+
+@contextmanager
+def _functions_kept_whole(root: nn.Module) -> Iterator[None]:
+    """Registered functions become one node of the graph, wherever a file or a module of ``root`` has them."""
+    wrapped = {f: _as_one_node(f) for f in python_functions()}
+    places: list[tuple[dict[str, object], str, object]] = []
+    if wrapped:
+        for namespace in [vars(m) for m in (*list(sys.modules.values()), *root.modules()) if hasattr(m, "__dict__")]:
+            places += [(namespace, name, f) for name, f in list(namespace.items()) if _is_key(f, wrapped)]
+    try:
+        for namespace, name, function in places:
+            namespace[name] = wrapped[function]
+        yield
+    finally:
+        for namespace, name, function in places:
+            namespace[name] = function
+
+
+def _is_key(value: object, wrapped: dict[Callable, Callable]) -> bool:
+    return hasattr(type(value), "__code__") and value in wrapped
+
+
+def _as_one_node(function: Callable) -> Callable:
+    @functools.wraps(function)
+    def call(*args: object, **kwargs: object) -> object:
+        proxy = next((value for value in tree_leaves((args, kwargs)) if isinstance(value, fx.Proxy)), None)
+        if proxy is None:
+            return function(*args, **kwargs)
+        return proxy.tracer.create_proxy("call_function", function, args, kwargs)
+
+    return call
 
 
 @torch.no_grad()
