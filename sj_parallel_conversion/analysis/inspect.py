@@ -154,7 +154,8 @@ def _rows(snn: SpikingNetwork, calls: list[tuple]) -> Iterator[Row]:
         if kind == NODE:
             neuron = snn.net.get_submodule(node.target).node
             thresholds = (neuron.v_threshold.min().item(), neuron.v_threshold.max().item())
-            yield Row(name, kind, type(neuron).__name__, tuple(sorted(flow.received(node))), macs[node], thresholds)
+            operation = type(neuron).__name__ + (" (signed)" if neuron.signed else "")
+            yield Row(name, kind, operation, tuple(sorted(flow.received(node))), macs[node], thresholds)
         elif kind not in (WIRE, CONSTANT):
             yield Row(name, kind, flow.operation(node), tuple(sorted(flow.received(node))), macs[node])
 
