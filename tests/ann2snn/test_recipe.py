@@ -165,11 +165,10 @@ def test_dtype_of_the_model(dtype: torch.dtype) -> None:
 class Unsupported(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.gate, self.head = nn.Conv2d(3, 4, 3), nn.Sequential(nn.Sigmoid()), nn.Linear(4, 2)
+        self.body, self.tail = nn.Sequential(nn.Flatten(2), nn.GRU(144, 4)), nn.LSTM(4, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.silu(self.conv(x))
-        return self.head(F.relu(self.gate(x)).mean((2, 3))).tanh()
+        return F.relu(self.tail(self.body(x)[0])[0])
 
 
 class Untraceable(nn.Module):
@@ -207,7 +206,7 @@ RELU_NET = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
             Unsupported(),
             [IMAGES],
             sjpc.ConversionError,
-            ["silu (silu)", "gate.0 (Sigmoid)", "tanh (tanh)", "cannot be converted"],
+            ["body.1 (GRU)", "tail (LSTM)", "register_leaf"],
         ),
         (nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2)), [IMAGES], sjpc.ConversionError, ["nothing to convert"]),
         ("a path", [IMAGES], sjpc.ConversionError, ["torch.nn.Module", "str"]),

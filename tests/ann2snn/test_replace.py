@@ -90,8 +90,16 @@ def test_what_is_no_activation(activation: object) -> None:
 def test_nothing_to_replace() -> None:
     with pytest.raises(sjpc.ConversionError, match="nothing to convert"):
         sjpc.replace_activations(nn.Linear(3, 4), sjpc.QCFS, levels=4)
-    with pytest.raises(sjpc.ConversionError, match=r"1 \(GELU\)"):
+    with pytest.raises(sjpc.ConversionError, match=r"no ReLU.*1 \(GELU\)"):
         sjpc.replace_activations(nn.Sequential(nn.Linear(3, 4), nn.GELU()), sjpc.QCFS, levels=4)
+
+
+def test_other_activations_stay() -> None:
+    ann = nn.Sequential(nn.Linear(3, 4), nn.GELU(), nn.Linear(4, 4), nn.Hardtanh(), nn.ReLU6(), nn.Sigmoid())
+    replaced = sjpc.replace_activations(ann, sjpc.QCFS, levels=4)
+    assert [type(module) for module in replaced.children()] == [
+        nn.Linear, nn.GELU, nn.Linear, nn.Hardtanh, sjpc.QCFS, nn.Sigmoid
+    ]  # fmt: skip
 
 
 def test_train_then_convert() -> None:

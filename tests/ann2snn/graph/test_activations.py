@@ -1,6 +1,8 @@
-"""Activations are found however they are spelt, and those that no neuron can stand for are all named."""
+"""Activations are found however they are spelt; what is none stays in the graph."""
 
 from __future__ import annotations
+
+import math
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch.nn import functional as F
 
 import sj_parallel_conversion as sjpc
 from sj_parallel_conversion.ann2snn import graph
+from sj_parallel_conversion.ann2snn.graph import registry
 
 RELUS = {
     "F.relu": F.relu,
@@ -40,23 +43,69 @@ BOUNDED = {
     "torch.clamp(x, 0, 6)": lambda x: torch.clamp(x, 0, 6),
     "torch.clamp(input=x)": lambda x: torch.clamp(input=x, min=0, max=1),
 }
-UNSUPPORTED_FUNCTIONS = {
-    "sigmoid": torch.sigmoid,
-    "tanh": lambda x: x.tanh(),
-    "gelu": F.gelu,
-    "silu": F.silu,
-    "hardswish": F.hardswish,
-    "leaky_relu": lambda x: F.leaky_relu(x, 0.1),
-    "elu": F.elu,
-    "softplus": F.softplus,
-    "hardtanh": F.hardtanh,
-    "clamp": lambda x: x.clamp(-1, 1),
-    "clamp_max": lambda x: x.clamp_max(1),
+OTHERS = {
+    "F.sigmoid": (nn.Sigmoid(), F.sigmoid),
+    "torch.sigmoid": (nn.Sigmoid(), torch.sigmoid),
+    "torch.sigmoid_": (nn.Sigmoid(), torch.sigmoid_),
+    "torch.special.expit": (nn.Sigmoid(), torch.special.expit),
+    "x.sigmoid": (nn.Sigmoid(), lambda x: x.sigmoid()),
+    "x.sigmoid_": (nn.Sigmoid(), lambda x: x.sigmoid_()),
+    "F.hardsigmoid": (nn.Hardsigmoid(), F.hardsigmoid),
+    "F.hardsigmoid(inplace)": (nn.Hardsigmoid(), lambda x: F.hardsigmoid(x, inplace=True)),
+    "F.tanh": (nn.Tanh(), F.tanh),
+    "torch.tanh": (nn.Tanh(), torch.tanh),
+    "x.tanh": (nn.Tanh(), lambda x: x.tanh()),
+    "x.tanh_": (nn.Tanh(), lambda x: x.tanh_()),
+    "F.gelu": (nn.GELU(), F.gelu),
+    "F.gelu(tanh)": (nn.GELU("tanh"), lambda x: F.gelu(x, approximate="tanh")),
+    "F.silu": (nn.SiLU(), F.silu),
+    "F.silu(input=, inplace)": (nn.SiLU(), lambda x: F.silu(input=x, inplace=True)),
+    "F.mish": (nn.Mish(), F.mish),
+    "F.hardswish": (nn.Hardswish(), F.hardswish),
+    "F.softplus": (nn.Softplus(), F.softplus),
+    "F.softplus(2, 5)": (nn.Softplus(2, 5), lambda x: F.softplus(x, 2, threshold=5)),
+    "F.softsign": (nn.Softsign(), F.softsign),
+    "F.elu": (nn.ELU(), F.elu),
+    "F.elu(0.5)": (nn.ELU(0.5), lambda x: F.elu(x, alpha=0.5)),
+    "F.elu_": (nn.ELU(), F.elu_),
+    "F.celu": (nn.CELU(0.7), lambda x: F.celu(x, 0.7)),
+    "torch.celu": (nn.CELU(), torch.celu),
+    "F.selu": (nn.SELU(), F.selu),
+    "torch.selu": (nn.SELU(), torch.selu),
+    "torch.selu_": (nn.SELU(), torch.selu_),
+    "F.leaky_relu": (nn.LeakyReLU(0.1), lambda x: F.leaky_relu(x, 0.1)),
+    "F.leaky_relu(input=)": (nn.LeakyReLU(), lambda x: F.leaky_relu(input=x, inplace=True)),
+    "F.leaky_relu_": (nn.LeakyReLU(0.3), lambda x: F.leaky_relu_(x, 0.3)),
+    "F.rrelu": (nn.RReLU(), F.rrelu),
+    "torch.rrelu": (nn.RReLU(0.1, 0.2), lambda x: torch.rrelu(x, 0.1, 0.2)),
+    "F.logsigmoid": (nn.LogSigmoid(), F.logsigmoid),
+    "F.hardshrink": (nn.Hardshrink(0.2), lambda x: F.hardshrink(x, 0.2)),
+    "x.hardshrink": (nn.Hardshrink(), lambda x: x.hardshrink()),
+    "F.softshrink": (nn.Softshrink(0.2), lambda x: F.softshrink(x, lambd=0.2)),
+    "F.tanhshrink": (nn.Tanhshrink(), F.tanhshrink),
+    "F.threshold": (nn.Threshold(0.1, -0.2), lambda x: F.threshold(x, 0.1, -0.2)),
+    "torch.threshold": (nn.Threshold(0.1, 0), lambda x: torch.threshold(x, 0.1, 0)),
+    "F.hardtanh": (nn.Hardtanh(), F.hardtanh),
+    "F.hardtanh_": (nn.Hardtanh(-2, 0.5), lambda x: F.hardtanh_(x, -2, 0.5)),
+    "x.clamp(-1, 2)": (nn.Hardtanh(-1, 2), lambda x: x.clamp(-1, 2)),
+    "x.clamp(max=1)": (nn.Hardtanh(-float("inf"), 1), lambda x: x.clamp(max=1)),
+    "x.clamp_max": (nn.Hardtanh(-float("inf"), 1), lambda x: x.clamp_max(1)),
+    "torch.clamp_max": (nn.Hardtanh(-float("inf"), 0.5), lambda x: torch.clamp_max(x, max=0.5)),
+    "torch.clamp_min": (nn.Hardtanh(-0.5, float("inf")), lambda x: torch.clamp_min(x, -0.5)),
 }
-UNSUPPORTED_MODULES = [
-    nn.Sigmoid(), nn.Tanh(), nn.GELU(), nn.SiLU(), nn.Hardswish(), nn.LeakyReLU(), nn.ELU(), nn.PReLU(), nn.Softplus(),
-    nn.Hardtanh(), nn.Hardsigmoid(), nn.Mish(), nn.SELU(), nn.CELU(), nn.LogSigmoid(), nn.Softsign(), nn.RReLU(),
-]  # fmt: skip
+ANALOGUE = {
+    "a guard of a divisor": lambda x: x / x.norm().clamp(min=1e-6),
+    "clamp above 0": lambda x: x.clamp(0.5, 2),
+    "clamp below 0": lambda x: x.clamp(max=-0.5),
+    "an empty range": lambda x: x.clamp(0, 0),
+    "bounds that are tensors": lambda x: x.clamp(x.mean() - x.mean(), x.amax()),
+    "a slope that is computed": lambda x: torch.prelu(x, x.mean().view(1)),
+    "threshold": lambda x: F.threshold(x, 0.5, 3.0),
+    "softmax": lambda x: x.softmax(1),
+    "glu": lambda x: F.glu(x, 1),
+    "step": lambda x: x * (x > 0),
+    "square": lambda x: x**2,
+}
 
 
 class Spelt(nn.Module):
@@ -129,35 +178,89 @@ def test_each_call_of_a_shared_module_is_a_site() -> None:
     assert len(sites) == len(set(sites)) == 3
 
 
-@pytest.mark.parametrize("name", UNSUPPORTED_FUNCTIONS)
-def test_unsupported_functions(name: str) -> None:
-    model = plain(nn.Sequential(nn.Sequential(Spelt(UNSUPPORTED_FUNCTIONS[name])), nn.ReLU()))
-    with pytest.raises(sjpc.ConversionError, match=rf"0\.0\.{name} \((torch\.)?\w*{name}|Hardtanh\)"):
-        graph.activation_sites(model)
+def the_site(model: torch.fx.GraphModule) -> nn.Module:
+    (site,) = graph.activation_sites(model)
+    return model.get_submodule(site.target)
 
 
-@pytest.mark.parametrize("module", UNSUPPORTED_MODULES, ids=lambda module: type(module).__name__)
-def test_unsupported_modules(module: nn.Module) -> None:
-    model = plain(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Sequential(module)))
-    with pytest.raises(sjpc.ConversionError, match=rf"2\.0 \({type(module).__name__}\)"):
-        graph.activation_sites(model)
+@pytest.mark.parametrize("spelling", OTHERS)
+@torch.no_grad()
+def test_other_activations_as_functions_and_methods(spelling: str) -> None:
+    expected, function = OTHERS[spelling]
+    ann = Spelt(function).eval()
+    model = plain(ann)
+    module = the_site(model)
+    assert type(module) is type(expected) and repr(module) == repr(expected)
+    assert torch.equal(model(IMAGES), ann(IMAGES))
 
 
-def test_all_unsupported_activations_are_listed_at_once() -> None:
-    model = nn.Sequential()
-    model.add_module("stem", Spelt(F.gelu))
-    model.add_module("gate", nn.Sigmoid())
-    model.add_module("tail", nn.Sequential(nn.ReLU(), nn.SiLU()))
-    with pytest.raises(sjpc.ConversionError) as error:
-        graph.activation_sites(plain(model))
-    for what in ("stem.gelu (gelu)", "gate (Sigmoid)", "tail.1 (SiLU)", "QCFS"):
-        assert what in str(error.value)
-    assert "tail.0" not in str(error.value)
+@pytest.mark.parametrize("row", registry.ROWS, ids=lambda row: row.module.__name__)
+@torch.no_grad()
+def test_every_row_as_a_module_and_its_bounds(row: registry.Activation) -> None:
+    arguments = {nn.Threshold: (0.0, 0.0), sjpc.QCFS: (4,), sjpc.DAQCFS: (4,)}.get(row.module, ())
+    module = row.module(*arguments).eval()
+    assert the_site(plain(nn.Sequential(nn.Conv2d(3, 4, 3), module))) is not None
+    lower, upper = registry.bounds(module)
+    y = module(torch.linspace(-200, 200, 400_001).view(-1, 1))
+    assert y.min() >= lower and y.max() <= upper
+    assert registry.is_rectifier(module) == (row.module in (nn.ReLU, nn.ReLU6, sjpc.ClipReLU))
+    if -math.inf < lower < 0:
+        assert y.min() <= 0.99 * lower  # a bound is not further off than it has to be
+
+
+class WithPReLU(nn.Module):
+    """PReLU as a function with a parameter of the model."""
+
+    def __init__(self, method: bool) -> None:
+        super().__init__()
+        self.conv, self.slope, self.method = nn.Conv2d(3, 4, 3), nn.Parameter(torch.tensor([0.1, -0.3, 0.5, 2])), method
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).prelu(self.slope) if self.method else F.prelu(self.conv(x), weight=self.slope)
+
+
+@pytest.mark.parametrize("method", [True, False])
+@torch.no_grad()
+def test_prelu_with_a_parameter_of_the_model(method: bool) -> None:
+    ann = WithPReLU(method)
+    model = plain(ann)
+    assert isinstance(the_site(model), nn.PReLU)
+    assert torch.equal(model(IMAGES), ann(IMAGES))
+
+
+@pytest.mark.parametrize("name", ANALOGUE)
+@torch.no_grad()
+def test_what_is_no_activation_stays(name: str) -> None:
+    model = nn.Sequential(Spelt(ANALOGUE[name]), nn.ReLU()).eval()
+    traced = plain(model)
+    (site,) = graph.activation_sites(traced)
+    assert site.target == "1"
+    assert torch.equal(traced(IMAGES), model(IMAGES))
+
+
+class ConstantBranch(nn.Module):
+    """An activation of a table that is the same for every input, as in Swin's position bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.randn(4, 2))
+        self.bias, self.conv = nn.Sequential(nn.Linear(2, 3), nn.GELU(), nn.Linear(3, 1)), nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.conv(x) + self.bias(self.table).view(4, 1, 1))
+
+
+def test_activations_of_constants_are_no_sites() -> None:
+    (site,) = graph.activation_sites(plain(ConstantBranch()))
+    assert site.target == "relu"
 
 
 @pytest.mark.parametrize(
     "model",
-    [nn.Linear(3, 4), nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2)), nn.Identity(), nn.Sequential(nn.Softmax(1))],
+    [
+        nn.Linear(3, 4), nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2)), nn.Identity(),
+        nn.Sequential(nn.Softmax(1)), nn.Sequential(nn.Linear(3, 4), nn.Hardtanh(0.5, 2)),
+    ],
 )
 def test_nothing_to_convert(model: nn.Module) -> None:
     with pytest.raises(sjpc.ConversionError, match="nothing to convert"):

@@ -1,0 +1,196 @@
+"""
+Which of torchvision's networks convert, and how near they come to the ANN: one line a model.
+
+    python examples/zoo.py                              # all of them; what outputs/zoo.jsonl has is not run again
+    python examples/zoo.py resnet vit                   # those with such a name
+    python examples/zoo.py --table docs/zoo.md          # also write the table
+
+Weights are random: this shows coverage and conversion error, not accuracy. BatchNorm statistics come from a pass over
+the calibration images; what torchvision initialises to (almost) zero, which would leave nothing to measure, is filled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+import sj_parallel_conversion as sjpc
+
+FAMILIES = {
+    "classification": torchvision.models,
+    "segmentation": torchvision.models.segmentation,
+    "video": torchvision.models.video,
+}
+SETTINGS = {"css, T=8": ("css", 8), "css, T=12": ("css", 12), "spikepack, T=8": ("spikepack", 8),
+            "parallel, T=32": ("parallel", 32)}  # fmt: skip
+# The smallest inputs that these accept; 64 elsewhere.
+SIDES = {"alexnet": 64, "inception_v3": 75, "maxvit_t": 224, "mvit": 224}
+
+
+def family_of(name: str) -> str:
+    """:param name: a model of torchvision. :return: the key of :data:`FAMILIES` that lists it"""
+    return next(f for f, module in FAMILIES.items() if name in torchvision.models.list_models(module=module))
+
+
+def build(name: str) -> tuple[nn.Module, tuple[int, ...]]:
+    """
+    :param name: a model of torchvision
+    :return: the model with random weights, and the shape of one input
+    """
+    family = family_of(name)
+    side = next((s for start, s in SIDES.items() if name.startswith(start)), 64)
+    arguments: dict[str, object] = {"segmentation": {"weights_backbone": None, "aux_loss": True}}.get(family, {})
+    if name.startswith("lraspp"):
+        del arguments["aux_loss"]
+    if name.startswith("vit"):
+        side = 4 * int(name.rsplit("_", 1)[1])
+        arguments = {"image_size": side}
+    if name in ("googlenet", "inception_v3"):
+        arguments = {"init_weights": False}  # the alternative takes minutes
+    model = torchvision.models.get_model(name, weights=None, **arguments)
+    return model, (3, 16, side, side) if family == "video" else (3, side, side)
+
+
+@torch.no_grad()
+def wake(model: nn.Module, x: Tensor) -> None:
+    """
+    :param model: what is zero or almost so in a fresh network is filled, and BatchNorms get the statistics of ``x``
+    :param x: images ``[N, ...]``
+    """
+    model.eval()
+    for parameter in model.parameters():
+        if parameter.dim() > 1 and parameter.abs().max() <= 1e-5:  # a head, or ConvNeXt's layer scale
+            parameter.normal_(std=0.1)
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.momentum = 1.0
+        norm.train()
+    if norms:
+        model(x)
+    model.eval()
+
+
+@torch.no_grad()
+def relative_error(outputs: object, reference: object) -> float:
+    """Squared error over all of a network's outputs, relative to the reference."""
+    pairs = list(zip(tree_leaves(outputs), tree_leaves(reference), strict=True))
+    error = sum((y - z).double().square().sum() for y, z in pairs)
+    return float(error / sum(z.double().square().sum() for _, z in pairs))
+
+
+@torch.no_grad()
+def measure(name: str) -> dict[str, object]:
+    """
+    :param name: a model of torchvision
+    :return: one line of the table: its neuron layers, for each of :data:`SETTINGS` the relative squared error on the
+        calibration images (thresholds of so few do not cover other noise), and whether packed and spikes execution
+        agree to the bit
+    """
+    torch.manual_seed(0)
+    model, shape = build(name)
+    large = sum(p.numel() for p in model.parameters()) > 1e8
+    images = torch.randn(2 if large or family_of(name) == "video" else 4, *shape)
+    wake(model, images)
+    expected, errors, agree = model(images), {}, True
+    for setting, (mode, time_steps) in SETTINGS.items():
+        options = {"threshold": "max", "calibration": "none", "show_progress": False}
+        snn = sjpc.ParallelConverter([images], mode, time_steps, **options).convert(model)
+        spikes = tree_leaves(snn.predict(images[:2]))
+        snn.execution = "packed"
+        agree &= all(torch.equal(y, z) for y, z in zip(spikes, tree_leaves(snn.predict(images[:2])), strict=True))
+        errors[setting] = relative_error(snn.predict(images), expected)
+        activations = [site.node.activation for site in snn.neurons()]
+        del snn
+    kinds = sorted({"ReLU" if f is None else type(f).__name__ for f in activations})
+    return {
+        "model": name, "family": family_of(name), "input": list(shape), "layers": len(activations),
+        "activations": kinds, "errors": errors, "packed_equals_spikes": agree,
+    }  # fmt: skip
+
+
+def run_all(names: Iterable[str], results: Path) -> None:
+    """Measure what ``results`` lacks, each in a process of its own, so that the memory of one is free for the next."""
+    results.parent.mkdir(parents=True, exist_ok=True)
+    done = {line["model"] for line in read(results) if "errors" in line}
+    for name in names:
+        if name in done:
+            continue
+        process = subprocess.run([sys.executable, __file__, "--one", name], capture_output=True, text=True, check=False)
+        line = process.stdout.strip().rpartition("\n")[2]
+        if process.returncode:
+            reason = process.stderr.strip().rpartition("\n")[2] or f"exit status {process.returncode}"
+            line = json.dumps({"model": name, "family": family_of(name), "failed": reason})
+        print(line, flush=True)
+        with results.open("a") as file:
+            file.write(line + "\n")
+
+
+def read(results: Path) -> list[dict]:
+    """The lines of a results file; the last counts where a model occurs twice."""
+    lines = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+    return list({line["model"]: line for line in lines}.values())
+
+
+def table(lines: list[dict]) -> str:
+    """The results as Markdown."""
+    text = [
+        "# torchvision's networks, converted",
+        "",
+        f"Made by `python examples/zoo.py --table docs/zoo.md` (torchvision {torchvision.__version__.split('+')[0]},"
+        " `threshold=\"max\"`, `calibration=\"none\"`).",
+        "Weights are random and images are noise: the table shows what converts and the conversion error (squared,",
+        "relative to the ANN's output, in %, on the calibration images), not accuracy. Packed and spikes executions",
+        "agree to the bit, unless a line is marked with *.",
+        "",
+        "At T = 8 the weighted codes have 256 levels. A random BatchNorm network amplifies the rounding of its first",
+        "layers; `css` at T = 12 shows that nothing else is lost.",
+        "",
+    ]
+    for family, module in FAMILIES.items():
+        of_family = sorted((line for line in lines if line["family"] == family), key=lambda line: line["model"])
+        converted = sum("errors" in line for line in of_family)
+        text += [f"## {family}: {converted} of {len(torchvision.models.list_models(module=module))}", ""]
+        text += [f"| model | input | neuron layers | activations | {' | '.join(SETTINGS)} |"]
+        text += ["|---" * (4 + len(SETTINGS)) + "|", *map(_row, of_family), ""]
+    return "\n".join(text)
+
+
+def _row(line: dict) -> str:
+    if "failed" in line:
+        return f"| {line['model']} | | | | {line['failed']} " + "| " * (len(SETTINGS) - 1) + "|"
+    mark = "" if line["packed_equals_spikes"] else " *"
+    facts = ["x".join(map(str, line["input"])), str(line["layers"]), ", ".join(line["activations"])]
+    errors = [f"{100 * line['errors'][setting]:.2g}" for setting in SETTINGS]
+    return f"| {line['model']}{mark} | {' | '.join([*facts, *errors])} |"
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("filters", nargs="*", help="parts of models' names; none: all models")
+    parser.add_argument("--family", nargs="+", default=list(FAMILIES), choices=list(FAMILIES))
+    parser.add_argument("--results", type=Path, default=Path("outputs/zoo.jsonl"))
+    parser.add_argument("--table", type=Path, help="write the results as Markdown to this file")
+    parser.add_argument("--one", metavar="MODEL", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(measure(options.one)))
+        return
+    names = [n for family in options.family for n in torchvision.models.list_models(module=FAMILIES[family])]
+    chosen = [n for n in names if not options.filters or any(part in n for part in options.filters)]
+    run_all(chosen, options.results)
+    if options.table:
+        options.table.write_text(table(read(options.results)))
+
+
+if __name__ == "__main__":
+    main()
