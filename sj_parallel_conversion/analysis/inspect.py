@@ -13,7 +13,7 @@ from ..ann2snn import PartlySpikingNetwork, SpikingNetwork
 from ..ann2snn.graph.flow import ANALOGUE, CONSTANT, INPUT, LAYER, NODE, SPIKES, WIRE, Flow
 from ..ann2snn.sites import SpikingActivation
 from ..errors import DataError
-from .macs import Calls, count_macs, record_calls
+from .macs import count_macs, record_calls
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,8 @@ def inspect(snn: nn.Module, *inputs: object, show: bool = True) -> Inspection:
 
 
 def _rows(snn: SpikingNetwork, calls: list[tuple]) -> Iterator[Row]:
-    flow = Flow(snn.net, {name for name, m in snn.net.named_modules() if isinstance(m, SpikingActivation)})
+    neurons = {name for name, module in snn.net.named_modules() if isinstance(module, SpikingActivation)}
+    flow = Flow(snn.net, neurons, snn.graded_input)
     macs = count_macs(snn, calls)
     for (node, kind), name in zip(flow.kinds.items(), snn.operation_names, strict=True):
         if kind == NODE:
@@ -166,7 +167,8 @@ def _partly(network: PartlySpikingNetwork, inputs: tuple) -> Iterator[Row]:
     for name, module in network.model.named_modules():
         rows: Iterable[Row] = ()
         if name in network.parts:
-            rows = _part(name, network.parts[name], calls)
+            inner = _rows(network.parts[name], calls.inputs.get(name, []))
+            rows = (replace(row, name=f"{name}.{row.name}") for row in inner)
         elif calls.outside.get(name):
             rows = [Row(name, ANALOGUE, type(module).__name__, (ANALOGUE,), calls.outside[name])]
         for row in rows:
@@ -174,14 +176,6 @@ def _partly(network: PartlySpikingNetwork, inputs: tuple) -> Iterator[Row]:
             yield row
     if rest:
         yield Row("(other operations)", ANALOGUE, "", (ANALOGUE,), rest)
-
-
-def _part(name: str, snn: SpikingNetwork, calls: Calls) -> Iterator[Row]:
-    for row in _rows(snn, calls.inputs.get(name, [])):
-        receives = row.receives
-        if name not in calls.at_input:
-            receives = tuple(ANALOGUE if source == INPUT else source for source in receives)
-        yield replace(row, name=f"{name}.{row.name}", receives=receives)
 
 
 def _sample(snn: SpikingNetwork | PartlySpikingNetwork) -> tuple:

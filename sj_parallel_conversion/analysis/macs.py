@@ -39,13 +39,11 @@ class Calls:
     What happened while a partly converted model ran once.
 
     :param inputs: the inputs of each call of each part
-    :param at_input: the parts before which nothing had been multiplied: they see the model's input
     :param outside: multiply-accumulates of the layers that are in no part
     :param total: all multiply-accumulates
     """
 
     inputs: dict[str, list[tuple]] = field(default_factory=dict)
-    at_input: set[str] = field(default_factory=set)
     outside: dict[str, int] = field(default_factory=dict)
     total: int = 0
 
@@ -75,7 +73,7 @@ def record_calls(network: PartlySpikingNetwork, inputs: tuple) -> Calls:
     with _quiet(network), FlopCounterMode(display=False) as flops:
         for name, module in network.model.named_modules():
             if isinstance(module, SpikingSubmodule):
-                hooks.append(module.register_forward_pre_hook(_record_part(calls, name, flops), with_kwargs=True))
+                hooks.append(module.register_forward_pre_hook(_record_part(calls, name), with_kwargs=True))
         for name, module in _layers_outside(network.model):
             hooks += _record_layer(calls, name, module, flops)
         try:
@@ -87,10 +85,8 @@ def record_calls(network: PartlySpikingNetwork, inputs: tuple) -> Calls:
     return calls
 
 
-def _record_part(calls: Calls, name: str, flops: FlopCounterMode) -> Callable[..., None]:
+def _record_part(calls: Calls, name: str) -> Callable[..., None]:
     def hook(module: nn.Module, args: tuple, kwargs: dict[str, object]) -> None:
-        if name not in calls.inputs and flops.get_total_flops() == 0:
-            calls.at_input.add(name)
         calls.inputs.setdefault(name, []).append((*args, *kwargs.values()))
 
     return hook

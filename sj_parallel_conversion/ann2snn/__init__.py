@@ -7,6 +7,7 @@ from .network import SpikingNetwork
 from .partly import PartlySpikingNetwork
 from .recipe import ParallelConversionRecipe
 from .replace import replace_activations
+from .submodules import convertible_submodules
 
 __all__ = [
     "ConversionConfig",
@@ -14,6 +15,7 @@ __all__ = [
     "ParallelConverter",
     "PartlySpikingNetwork",
     "SpikingNetwork",
+    "convertible_submodules",
     "register_activation",
     "register_leaf",
     "replace_activations",

@@ -29,13 +29,17 @@ class SpikingNetwork(MemoryModule):
     :param net: the graph, with a :class:`SpikingActivation` in the place of each activation
     :param config: the options of the conversion
     :param sample: shape and type of one sample ``[1, ...]`` of its input, as :func:`shape_of_sample` gives them
+    :param graded_input: whether it is a part of a network whose input comes from other layers of it
     """
 
-    def __init__(self, net: fx.GraphModule, config: ConversionConfig, sample: tuple = ()) -> None:
+    def __init__(
+        self, net: fx.GraphModule, config: ConversionConfig, sample: tuple = (), graded_input: bool = False
+    ) -> None:
         super().__init__()
         self.net = net
         self.config = config
         self.sample = sample
+        self.graded_input = graded_input
         # A graph's functions know the module that they stand in until the graph is pickled.
         self.operation_names = [graph.operation_name(node) for node in net.graph.nodes]
         self.step_mode = "s"

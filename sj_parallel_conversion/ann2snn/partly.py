@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
+from torch.utils.flop_counter import FlopCounterMode
 
-from ..errors import ConversionError, DataError
+from ..errors import ConversionError, DataError, SJPCError
 from .data import model_arguments, replayable
 from .graph import replace_module
 from .network import SpikingNetwork, shape_of_sample
@@ -110,7 +111,7 @@ class SubmoduleInputs:
         seen = False
         try:
             for arguments in self._batches():
-                self._model(*arguments)
+                _run(self._model, arguments)
                 seen = seen or bool(calls)
                 yield from (x for x in calls if x.numel() > 0)
                 calls.clear()
@@ -136,14 +137,14 @@ def convert_submodules(
     patterns: Sequence[str],
     dataloader: Iterable,
     device: torch.device | str | None,
-    convert: Callable[[nn.Module, Iterable, torch.device | str | None], SpikingNetwork],
+    convert: Callable[[nn.Module, Iterable, torch.device | str | None, bool], SpikingNetwork],
 ) -> PartlySpikingNetwork:
     """
     :param ann: the model; it is left as it was
     :param patterns: the submodules, as in :func:`find_submodules`
     :param dataloader: calibration data for the whole model
     :param device: where the result goes; ``None`` means where ``ann`` is
-    :param convert: ``(submodule, its inputs, device) -> spiking network``
+    :param convert: ``(submodule, its inputs, device, whether other layers compute them) -> spiking network``
     :return: a copy of ``ann`` with spiking networks in these places
     :raises ConversionError: if a submodule cannot be converted; the message names it
     """
@@ -158,16 +159,48 @@ def convert_submodules(
         for i, batch in enumerate(source):
             yield tree_map(lambda x: _like(reference, x), model_arguments(model, batch, i))
 
-    parts = {}
+    first = next(batches(), None)
+    if first is None:
+        raise DataError("dataloader is empty: conversion needs at least one batch of calibration data")
+    graded, parts = _with_graded_inputs(model, names, first), {}
     for name in names:
+        inputs = SubmoduleInputs(model, name, batches)
         try:
-            parts[name] = convert(model.get_submodule(name), SubmoduleInputs(model, name, batches), reference.device)
+            parts[name] = convert(model.get_submodule(name), inputs, reference.device, name in graded)
         except ConversionError as error:
             raise ConversionError(f"submodule {name!r}: {error}") from error
-    sample = shape_of_sample(next(batches()))
     for name, snn in parts.items():
         replace_module(model, name, SpikingSubmodule(snn))
-    return PartlySpikingNetwork(model, sample)
+    return PartlySpikingNetwork(model, shape_of_sample(first))
+
+
+def _run(model: nn.Module, arguments: tuple) -> None:
+    """:raises DataError: if ``model`` cannot be called with these"""
+    try:
+        model(*arguments)
+    except SJPCError:
+        raise
+    except Exception as error:
+        raise DataError(f"{type(model).__name__} fails on a calibration batch: {error}") from error
+
+
+def _with_graded_inputs(model: nn.Module, names: list[str], arguments: tuple) -> set[str]:
+    """Those of the submodules before which something is multiplied: their inputs come from other layers."""
+    graded: set[str] = set()
+    hooks = []
+    with FlopCounterMode(display=False) as flops:
+        for name in names:
+            hooks.append(
+                model.get_submodule(name).register_forward_pre_hook(
+                    lambda module, args, name=name: graded.add(name) if flops.get_total_flops() else None
+                )
+            )
+        try:
+            _run(model, arguments)
+        finally:
+            for hook in hooks:
+                hook.remove()
+    return graded
 
 
 def _like(reference: Tensor, x: object) -> object:

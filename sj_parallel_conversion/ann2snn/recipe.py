@@ -80,15 +80,17 @@ class ParallelConversionRecipe(ModuleConversionRecipe):
             return self._convert(ann, self.dataloader, device)
         return convert_submodules(ann, submodules, self.dataloader, device, self._convert)
 
-    def _convert(self, ann: nn.Module, dataloader: Iterable, device: torch.device | str | None) -> SpikingNetwork:
+    def _convert(
+        self, ann: nn.Module, dataloader: Iterable, device: torch.device | str | None, graded_input: bool = False
+    ) -> SpikingNetwork:
         model = _trace(ann)
         device, dtype = _placement(model, device)
         model.to(device)
         data = CalibrationData(dataloader, device, dtype, self.config.show_progress)
-        sites = prepare(ann, model, data, self.config)
+        sites = prepare(ann, model, data, self.config, graded_input)
         snn = place_neurons(model, sites, data, self.config)
         CALIBRATIONS[self.config.calibration](model, snn, sites, data, self.config)
-        return SpikingNetwork(snn, self.config, shape_of_sample((data.first(),)))
+        return SpikingNetwork(snn, self.config, shape_of_sample((data.first(),)), graded_input)
 
 
 def _trace(ann: nn.Module) -> fx.GraphModule:
@@ -103,7 +105,9 @@ def _trace(ann: nn.Module) -> fx.GraphModule:
         raise ConversionError(f"{error}.\n{hint}") from error
 
 
-def prepare(ann: nn.Module, model: fx.GraphModule, data: CalibrationData, config: ConversionConfig) -> list[Site]:
+def prepare(
+    ann: nn.Module, model: fx.GraphModule, data: CalibrationData, config: ConversionConfig, graded_input: bool = False
+) -> list[Site]:
     """
     Bring a traced network into plain form, in place, and find where neurons go.
 
@@ -111,6 +115,7 @@ def prepare(ann: nn.Module, model: fx.GraphModule, data: CalibrationData, config
     :param model: the traced network
     :param data: calibration data, of which one batch is run
     :param config: the conversion's options
+    :param graded_input: whether ``ann`` is a part of a network whose input comes from other layers of it
     :return: the sites
     :raises ConversionError: if the plain form cannot be found, or computes something else than ``ann``
     """
@@ -125,21 +130,22 @@ def prepare(ann: nn.Module, model: fx.GraphModule, data: CalibrationData, config
     # Fusing changes float rounding, which would move values across the steps of a trained quantiser.
     if not any(site.is_lossless(max_level) for site in sites):
         graph.fuse_batchnorms(model)
-    return give_layers_spikes(model, config) if config.spiking_inputs or config.strict else sites
+    return give_layers_spikes(model, config, graded_input) if config.spiking_inputs or config.strict else sites
 
 
-def give_layers_spikes(model: fx.GraphModule, config: ConversionConfig) -> list[Site]:
+def give_layers_spikes(model: fx.GraphModule, config: ConversionConfig, graded_input: bool) -> list[Site]:
     """
     Change the graph so that every layer but the first receives spikes, in place.
 
     :param model: the ANN in plain form
     :param config: the conversion's options
+    :param graded_input: whether the network's input must become spikes too
     :return: the sites, with those that have come in
     :raises ConversionError: in a strict conversion, if there are operations that stay analogue
     """
     graph.pool_after_activation(model)
-    graph.give_layers_spikes(model)
-    analogue = graph.analogue_operations(model)
+    graph.give_layers_spikes(model, graded_input)
+    analogue = graph.analogue_operations(model, graded_input)
     if config.strict and analogue:
         raise ConversionError(
             f"strict=True, and no neuron or synapse can stand for: {', '.join(analogue)}. Replace these operations in "

@@ -43,10 +43,12 @@ class Flow:
 
     :param model: a traced network
     :param neurons: the names of the modules that are neurons, or that neurons will stand for
+    :param graded_input: whether ``model`` is a part of a network whose input comes from other layers of it
     """
 
-    def __init__(self, model: fx.GraphModule, neurons: Collection[str]) -> None:
+    def __init__(self, model: fx.GraphModule, neurons: Collection[str], graded_input: bool = False) -> None:
         self._model, self._neurons = model, neurons
+        self._input = ANALOGUE if graded_input else INPUT
         self.sources: dict[fx.Node, frozenset[str]] = {}
         self.kinds: dict[fx.Node, str] = {}
         for node in model.graph.nodes:
@@ -97,7 +99,7 @@ class Flow:
 
     def _sources(self, node: fx.Node) -> frozenset[str]:
         if node.op == "placeholder":
-            return frozenset({INPUT})
+            return frozenset({self._input})
         own = {NODE: {SPIKES}, LAYER: {CURRENT}, ANALOGUE: {ANALOGUE}, CONSTANT: ()}.get(self.kinds[node])
         return self.received(node) if own is None else frozenset(own)
 

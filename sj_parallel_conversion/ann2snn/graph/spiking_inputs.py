@@ -39,29 +39,30 @@ def _swap(pool: fx.Node, activation: fx.Node) -> None:
     activation.meta["shape"] = source.meta["shape"]
 
 
-def give_layers_spikes(model: fx.GraphModule) -> None:
+def give_layers_spikes(model: fx.GraphModule, graded_input: bool = False) -> None:
     """
     Where a layer would receive something else than spikes, or than the network's input, put a
     :class:`SpikingIdentity` in front of it: after a linear bottleneck, a normalisation, a softmax or a product, say.
     One serves all layers that receive the same value.
 
     :param model: a standardised graph with recorded shapes; changed in place
+    :param graded_input: whether the network's input is a graded value that must become spikes too
     """
-    flow = _flow(model)
+    flow = _flow(model, graded_input)
     graded = [n for layer in flow.nodes(LAYER) for n in _graded_inputs(flow, layer)]
     for value in dict.fromkeys(graded):
         _place_identity(model, flow, value)
     model.recompile()
 
 
-def analogue_operations(model: fx.GraphModule) -> list[str]:
+def analogue_operations(model: fx.GraphModule, graded_input: bool = False) -> list[str]:
     """The operations that no neuron and no synapse stands for, ``name (type)``, in the order in which they run."""
-    flow = _flow(model)
+    flow = _flow(model, graded_input)
     return [f"{operation_name(node)} ({flow.operation(node)})" for node in flow.nodes(ANALOGUE)]
 
 
-def _flow(model: fx.GraphModule) -> Flow:
-    return Flow(model, {node.target for node in model.graph.nodes if is_site(model, node)})
+def _flow(model: fx.GraphModule, graded_input: bool) -> Flow:
+    return Flow(model, {node.target for node in model.graph.nodes if is_site(model, node)}, graded_input)
 
 
 def _graded_inputs(flow: Flow, layer: fx.Node) -> list[fx.Node]:
