@@ -171,7 +171,7 @@ def convert_submodules(
             raise ConversionError(f"submodule {name!r}: {error}") from error
     for name, snn in parts.items():
         replace_module(model, name, SpikingSubmodule(snn))
-    return PartlySpikingNetwork(model, shape_of_sample(first))
+    return PartlySpikingNetwork(model, shape_of_sample(first)).eval()
 
 
 def _run(model: nn.Module, arguments: tuple) -> None:
