@@ -137,14 +137,14 @@ def convert_submodules(
     patterns: Sequence[str],
     dataloader: Iterable,
     device: torch.device | str | None,
-    convert: Callable[[nn.Module, Iterable, torch.device | str | None, bool], SpikingNetwork],
+    convert: Callable[[nn.Module, Iterable, torch.device | str | None, str, bool], SpikingNetwork],
 ) -> PartlySpikingNetwork:
     """
     :param ann: the model; it is left as it was
     :param patterns: the submodules, as in :func:`find_submodules`
     :param dataloader: calibration data for the whole model
     :param device: where the result goes; ``None`` means where ``ann`` is
-    :param convert: ``(submodule, its inputs, device, whether other layers compute them) -> spiking network``
+    :param convert: ``(submodule, its inputs, device, its name, whether other layers compute its inputs) -> SNN``
     :return: a copy of ``ann`` with spiking networks in these places
     :raises ConversionError: if a submodule cannot be converted; the message names it
     """
@@ -166,7 +166,7 @@ def convert_submodules(
     for name in names:
         inputs = SubmoduleInputs(model, name, batches)
         try:
-            parts[name] = convert(model.get_submodule(name), inputs, reference.device, name in graded)
+            parts[name] = convert(model.get_submodule(name), inputs, reference.device, name, name in graded)
         except ConversionError as error:
             raise ConversionError(f"submodule {name!r}: {error}") from error
     for name, snn in parts.items():

@@ -81,9 +81,14 @@ class ParallelConversionRecipe(ModuleConversionRecipe):
         return convert_submodules(ann, submodules, self.dataloader, device, self._convert)
 
     def _convert(
-        self, ann: nn.Module, dataloader: Iterable, device: torch.device | str | None, graded_input: bool = False
+        self,
+        ann: nn.Module,
+        dataloader: Iterable,
+        device: torch.device | str | None,
+        part: str = "",
+        graded_input: bool = False,
     ) -> SpikingNetwork:
-        model = _trace(ann)
+        model = _trace(ann, part)
         device, dtype = _placement(model, device)
         model.to(device)
         data = CalibrationData(dataloader, device, dtype, self.config.show_progress)
@@ -93,12 +98,13 @@ class ParallelConversionRecipe(ModuleConversionRecipe):
         return SpikingNetwork(snn, self.config, shape_of_sample((data.first(),)), graded_input)
 
 
-def _trace(ann: nn.Module) -> fx.GraphModule:
+def _trace(ann: nn.Module, part: str) -> fx.GraphModule:
     """:raises ConversionError: if ``ann`` cannot be traced; the message names submodules that can be converted"""
+    prefix = f"{part}." if part else ""
     try:
         return graph.trace(ann)
     except ConversionError as error:
-        parts = convertible_submodules(ann) if isinstance(ann, nn.Module) else []
+        parts = [prefix + name for name in convertible_submodules(ann)] if isinstance(ann, nn.Module) else []
         if not parts:
             raise
         hint = f"These submodules can be converted in its place: convert(model, submodules={parts})"

@@ -118,7 +118,7 @@ def test_patterns(patterns: list[str], names: list[str]) -> None:
         (["head.towr*"], sjpc.ConfigError, "head.tower"),
         (["neck.*"], sjpc.ConversionError, "nothing that 'neck.\\*' matches.*neck.fine.*no activation"),
         (["neck.fine"], sjpc.ConversionError, "'neck.fine'.*no activation"),
-        (["head"], sjpc.ConversionError, "'head'"),
+        (["head"], sjpc.ConversionError, r"'head'.*submodules=\['head.tower', 'head.unused'\]"),
         (["fuse"], sjpc.ConversionError, r"'fuse' is called with \(Tensor, Tensor\).*one tensor"),
         (["head.unused"], sjpc.DataError, "'head.unused' is not called"),
     ],

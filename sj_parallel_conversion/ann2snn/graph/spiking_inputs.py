@@ -10,7 +10,9 @@ from .flow import ANALOGUE, INPUT, LAYER, SPIKES, Flow, operation_name
 from .maxpool import is_max_pool
 from .passes import first_input, free_name
 
+# Monotone, for sure: not every activation of the registry is.
 _RISING = (nn.ReLU, nn.Hardtanh, QCFS, DAQCFS, ClipReLU)
+
 
 def pool_after_activation(model: fx.GraphModule) -> None:
     """
