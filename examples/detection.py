@@ -67,7 +67,7 @@ def agreement(expected: Detections, found: Detections) -> tuple[float, float]:
     best = []
     for one, other in zip(expected, found, strict=True):
         same_class = one["labels"].unsqueeze(1) == other["labels"].unsqueeze(0)
-        iou = box_iou(one["boxes"], other["boxes"]) * same_class
+        iou = box_iou(one["boxes"], other["boxes"]).nan_to_num() * same_class  # boxes may be empty
         best.append(iou.amax(1) if iou.shape[1] else iou.new_zeros(len(iou)))
     best = torch.cat(best)
     return best.mean().item(), (best >= 0.5).float().mean().item()

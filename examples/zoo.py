@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -30,10 +28,16 @@ FAMILIES = {
     "segmentation": torchvision.models.segmentation,
     "video": torchvision.models.video,
 }
-SETTINGS = {"css, T=8": ("css", 8), "css, T=12": ("css", 12), "spikepack, T=8": ("spikepack", 8),
-            "parallel, T=32": ("parallel", 32)}  # fmt: skip
+# mode, time-steps, and the bias of BatchNorms
+SETTINGS = {
+    "css, T=8": ("css", 8, 0.0),
+    "css, T=8, bias 1": ("css", 8, 1.0),
+    "css, T=12": ("css", 12, 0.0),
+    "spikepack, T=8": ("spikepack", 8, 0.0),
+    "parallel, T=32": ("parallel", 32, 0.0),
+}
 # The smallest inputs that these accept; 64 elsewhere.
-SIDES = {"alexnet": 64, "inception_v3": 75, "maxvit_t": 224, "mvit": 224}
+SIDES = {"alexnet": 64, "inception_v3": 75, "maxvit_t": 224, "mvit": 224, "s3d": 224}
 
 
 def family_of(name: str) -> str:
@@ -61,10 +65,11 @@ def build(name: str) -> tuple[nn.Module, tuple[int, ...]]:
 
 
 @torch.no_grad()
-def wake(model: nn.Module, x: Tensor) -> None:
+def wake(model: nn.Module, x: Tensor, bias: float = 0.0) -> None:
     """
     :param model: what is zero or almost so in a fresh network is filled, and BatchNorms get the statistics of ``x``
     :param x: images ``[N, ...]``
+    :param bias: of all BatchNorms
     """
     model.eval()
     for parameter in model.parameters():
@@ -73,6 +78,7 @@ def wake(model: nn.Module, x: Tensor) -> None:
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     for norm in norms:
         norm.momentum = 1.0
+        nn.init.constant_(norm.bias, bias)
         norm.train()
     if norms:
         model(x)
@@ -88,26 +94,26 @@ def relative_error(outputs: object, reference: object) -> float:
 
 
 @torch.no_grad()
-def measure(name: str) -> dict[str, object]:
+def measure(name: str, settings: list[str]) -> dict[str, object]:
     """
     :param name: a model of torchvision
-    :return: one line of the table: its neuron layers, for each of :data:`SETTINGS` the relative squared error on the
-        calibration images (thresholds of so few do not cover other noise), and whether packed and spikes execution
-        agree to the bit
+    :param settings: keys of :data:`SETTINGS`
+    :return: one line of the table: its neuron layers, for each setting the relative squared error on the calibration
+        images (thresholds of so few do not cover other noise), and whether packed and spikes execution agree to the bit
     """
     torch.manual_seed(0)
     model, shape = build(name)
-    large = sum(p.numel() for p in model.parameters()) > 1e8
-    images = torch.randn(2 if large or family_of(name) == "video" else 4, *shape)
-    wake(model, images)
-    expected, errors, agree = model(images), {}, True
-    for setting, (mode, time_steps) in SETTINGS.items():
+    images = torch.randn(2, *shape)
+    errors, agree = {}, True
+    for setting in settings:
+        mode, time_steps, bias = SETTINGS[setting]
+        wake(model, images, bias)
         options = {"threshold": "max", "calibration": "none", "show_progress": False}
         snn = sjpc.ParallelConverter([images], mode, time_steps, **options).convert(model)
-        spikes = tree_leaves(snn.predict(images[:2]))
+        spikes = snn.predict(images)
         snn.execution = "packed"
-        agree &= all(torch.equal(y, z) for y, z in zip(spikes, tree_leaves(snn.predict(images[:2])), strict=True))
-        errors[setting] = relative_error(snn.predict(images), expected)
+        agree &= all(map(torch.equal, tree_leaves(spikes), tree_leaves(snn.predict(images))))
+        errors[setting] = relative_error(spikes, model(images))
         activations = [site.node.activation for site in snn.neurons()]
         del snn
     kinds = sorted({"ReLU" if f is None else type(f).__name__ for f in activations})
@@ -117,27 +123,36 @@ def measure(name: str) -> dict[str, object]:
     }  # fmt: skip
 
 
-def run_all(names: Iterable[str], results: Path) -> None:
-    """Measure what ``results`` lacks, each in a process of its own, so that the memory of one is free for the next."""
+def run_all(names: Iterable[str], settings: list[str], results: Path) -> None:
+    """Measure what ``results`` lacks, small models first, and print a line for each."""
     results.parent.mkdir(parents=True, exist_ok=True)
-    done = {line["model"] for line in read(results) if "errors" in line}
-    for name in names:
-        if name in done:
+    done = {line["model"]: line.get("errors", {}) for line in read(results)}
+    for name in sorted(names, key=parameters_of):
+        missing = [setting for setting in settings if setting not in done.get(name, {})]
+        if not missing:
             continue
-        process = subprocess.run([sys.executable, __file__, "--one", name], capture_output=True, text=True, check=False)
-        line = process.stdout.strip().rpartition("\n")[2]
-        if process.returncode:
-            reason = process.stderr.strip().rpartition("\n")[2] or f"exit status {process.returncode}"
-            line = json.dumps({"model": name, "family": family_of(name), "failed": reason})
+        try:
+            line = json.dumps(measure(name, missing))
+        except Exception as error:
+            line = json.dumps({"model": name, "family": family_of(name), "failed": str(error).partition("\n")[0]})
         print(line, flush=True)
         with results.open("a") as file:
             file.write(line + "\n")
 
 
+def parameters_of(name: str) -> int:
+    """How many parameters a model of torchvision has."""
+    return min(weights.meta["num_params"] for weights in torchvision.models.get_model_weights(name))
+
+
 def read(results: Path) -> list[dict]:
-    """The lines of a results file; the last counts where a model occurs twice."""
-    lines = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
-    return list({line["model"]: line for line in lines}.values())
+    """One entry a model, with the errors of all its lines in a results file."""
+    merged: dict[str, dict] = {}
+    for line in map(json.loads, results.read_text().splitlines() if results.exists() else []):
+        before = merged.get(line["model"], {})
+        errors = before.get("errors", {}) | line.get("errors", {})
+        merged[line["model"]] = {**line, "errors": errors} if errors else line
+    return list(merged.values())
 
 
 def table(lines: list[dict]) -> str:
@@ -169,7 +184,7 @@ def _row(line: dict) -> str:
         return f"| {line['model']} | | | | {line['failed']} " + "| " * (len(SETTINGS) - 1) + "|"
     mark = "" if line["packed_equals_spikes"] else " *"
     facts = ["x".join(map(str, line["input"])), str(line["layers"]), ", ".join(line["activations"])]
-    errors = [f"{100 * line['errors'][setting]:.2g}" for setting in SETTINGS]
+    errors = [f"{100 * line['errors'][setting]:.2g}" if setting in line["errors"] else "" for setting in SETTINGS]
     return f"| {line['model']}{mark} | {' | '.join([*facts, *errors])} |"
 
 
@@ -177,17 +192,14 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("filters", nargs="*", help="parts of models' names; none: all models")
+    parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
     parser.add_argument("--family", nargs="+", default=list(FAMILIES), choices=list(FAMILIES))
     parser.add_argument("--results", type=Path, default=Path("outputs/zoo.jsonl"))
     parser.add_argument("--table", type=Path, help="write the results as Markdown to this file")
-    parser.add_argument("--one", metavar="MODEL", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.one:
-        print(json.dumps(measure(options.one)))
-        return
     names = [n for family in options.family for n in torchvision.models.list_models(module=FAMILIES[family])]
     chosen = [n for n in names if not options.filters or any(part in n for part in options.filters)]
-    run_all(chosen, options.results)
+    run_all(chosen, options.settings, options.results)
     if options.table:
         options.table.write_text(table(read(options.results)))
 

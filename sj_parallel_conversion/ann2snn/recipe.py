@@ -136,7 +136,11 @@ def prepare(
     # Fusing changes float rounding, which would move values across the steps of a trained quantiser.
     if not any(site.is_lossless(max_level) for site in sites):
         graph.fuse_batchnorms(model)
-    return give_layers_spikes(model, config, graded_input) if config.spiking_inputs or config.strict else sites
+    if not (config.spiking_inputs or config.strict):
+        return sites
+    graph.open_attention(model)
+    record_shapes(model, data.first())
+    return give_layers_spikes(model, config, graded_input)
 
 
 def give_layers_spikes(model: fx.GraphModule, config: ConversionConfig, graded_input: bool) -> list[Site]:

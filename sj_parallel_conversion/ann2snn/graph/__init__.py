@@ -1,6 +1,7 @@
 """torch.fx passes, one function each; every pass leaves the outputs of the network as they were."""
 
 from .activations import activation_sites, standardise_activations
+from .attention import open_attention
 from .flow import Flow, operation_name
 from .passes import fuse_batchnorms, one_module_per_call, remove_inplace, replace_module
 from .registry import bounds, is_rectifier, register_activation, register_leaf
@@ -17,6 +18,7 @@ __all__ = [
     "give_layers_spikes",
     "is_rectifier",
     "one_module_per_call",
+    "open_attention",
     "operation_name",
     "pool_after_activation",
     "register_activation",

@@ -1,0 +1,144 @@
+"""
+Random networks through the whole conversion: each converts, or is refused with this project's own error. The same 50
+in every run; ``pytest --fuzz`` looks at 2,000 new ones.
+"""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import torch
+from hypothesis import event, given, note, settings
+from hypothesis import strategies as st
+from random_nets import BATCH, networks
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+import sj_parallel_conversion as sjpc
+from sj_parallel_conversion.functional import encode
+from sj_parallel_conversion.neuron import SpikingNode
+
+PLAIN = {"threshold": "max", "calibration": "none", "show_progress": False}
+MODES = st.sampled_from(["parallel", "spikepack", "css"])
+CALIBRATIONS = st.sampled_from(["none", "none", "da_qcfs", "least_squares", "weights"])
+DTYPES = st.sampled_from([torch.float32, torch.float32, torch.float64, torch.bfloat16])
+
+share_of_budget = settings(max_examples=settings().max_examples // 3 + 1)  # three tests
+
+
+def equal(outputs: object, others: object) -> bool:
+    pairs = zip(tree_leaves(outputs), tree_leaves(others), strict=True)
+    return all(torch.equal(y, z) for y, z in pairs)
+
+
+def relative_error(outputs: object, reference: object) -> float:
+    """Of all outputs together, squared."""
+    pairs = list(zip(tree_leaves(outputs), tree_leaves(reference), strict=True))
+    error = sum((y.double() - z.double()).square().sum() for y, z in pairs)
+    return float(error / sum(z.double().square().sum() for _, z in pairs).clamp_min(1e-30))
+
+
+def converted(ann: nn.Module, x: Tensor, **options: object) -> sjpc.SpikingNetwork | None:
+    """The spiking network, or ``None`` if it is refused; the ANN must be what it was."""
+    before = copy.deepcopy(ann)
+    try:
+        snn = sjpc.ParallelConverter([x], **PLAIN | options).convert(ann)
+    except sjpc.SJPCError as error:
+        event(f"refused: {str(error)[:30]}")
+        snn = None
+    for (name, now), then in zip(ann.state_dict().items(), before.state_dict().values(), strict=True):
+        assert torch.equal(now, then), name
+    assert equal(ann(x), before(x)) and [m.training for m in ann.modules()] == [m.training for m in before.modules()]
+    return snn
+
+
+def assert_trains_are_code_words(snn: sjpc.SpikingNetwork, x: Tensor) -> None:
+    checked = []
+
+    def check(node: SpikingNode, inputs: tuple[Tensor], train: Tensor) -> None:
+        level = node.level(inputs[0][0])
+        assert level.abs().max() <= node.code.max_level(node.T) and torch.equal(level, level.round())
+        assert node.signed or level.min() >= 0
+        assert torch.equal(train.to(level.dtype), encode(level, node.code, node.T, node.signed))
+        assert set(train.unique().tolist()) <= set(map(float, node.symbols))
+        checked.append(node)
+
+    hooks = [site.node.register_forward_hook(check) for site in snn.neurons()]
+    snn.predict(x)
+    for hook in hooks:
+        hook.remove()
+    assert len(checked) == len(snn.neurons())
+
+
+@share_of_budget
+@given(
+    net=networks(), mode=MODES, T=st.integers(1, 8), calibration=CALIBRATIONS, dtype=DTYPES, per_channel=st.booleans()
+)
+@torch.no_grad()
+def test_executions_codes_and_round_trips(
+    net: tuple[nn.Module, Tensor], mode: str, T: int, calibration: str, dtype: torch.dtype, per_channel: bool
+) -> None:
+    ann, x = net[0].to(dtype), net[1].to(dtype)
+    note(str(ann))
+    snn = converted(ann, x, mode=mode, time_steps=T, calibration=calibration, per_channel=per_channel)
+    if snn is None:
+        return
+    spikes = snn.predict(x)
+    assert all(torch.isfinite(y).all() for y in tree_leaves(spikes))
+    assert_trains_are_code_words(snn, x)
+    blank = copy.deepcopy(snn)
+    for tensor in (*blank.parameters(), *blank.buffers()):
+        tensor.zero_()
+    blank.load_state_dict(snn.state_dict())
+    for twin in (pickle.loads(pickle.dumps(snn)), copy.deepcopy(snn), blank):
+        assert equal(twin.predict(x), spikes)
+    snn.execution = "packed"
+    assert equal(snn.predict(x), spikes)
+
+
+@share_of_budget
+@given(net=networks(), mode=st.sampled_from(["spikepack", "css"]), dtype=DTYPES)
+@torch.no_grad()
+def test_eight_weighted_steps_are_near_the_ann_and_more_are_nearer(
+    net: tuple[nn.Module, Tensor], mode: str, dtype: torch.dtype
+) -> None:
+    ann, x = net[0].to(dtype), net[1].to(dtype)
+    note(str(ann))
+    snn = converted(ann, x, mode=mode, time_steps=8)
+    if snn is None:
+        return
+    expected = ann(x)
+    error = relative_error(snn.predict(x), expected)
+    assert error <= 0.05
+    if error > 1e-6 and dtype != torch.bfloat16:
+        assert relative_error(converted(ann, x, mode=mode, time_steps=14).predict(x), expected) < error
+
+
+@share_of_budget
+@given(net=networks(), mode=MODES, T=st.sampled_from([1, BATCH, 4]))
+@torch.no_grad()
+def test_time_and_batch_are_never_mixed_up(net: tuple[nn.Module, Tensor], mode: str, T: int) -> None:
+    """In float64, where the size of a batch does not move values across a step of the quantiser."""
+    ann, x = net[0].double(), net[1].double()
+    note(str(ann))
+    snn = converted(ann, x, mode=mode, time_steps=T)
+    if snn is None:
+        return
+    expected = snn.predict(x)
+    close = {"rtol": 1e-6, "atol": 1e-9}
+    for i in range(BATCH):
+        alone = snn.predict(x[i : i + 1])
+        torch.testing.assert_close(alone, _select(expected, i), **close)
+    larger = torch.cat([x, x])
+    torch.testing.assert_close(_select(snn.predict(larger), BATCH), _select(expected, 0), **close)
+    snn.step_mode = "m"
+    torch.testing.assert_close(snn.decode(snn(x.expand(T, *x.shape))), expected, **close)
+    snn.step_mode = "s"
+    outputs = [snn(x) for _ in range(T)]
+    total = [sum(steps) for steps in zip(*map(tree_leaves, outputs), strict=True)]
+    torch.testing.assert_close([y / T for y in total], tree_leaves(expected), **close)
+
+
+def _select(outputs: object, i: int) -> object:
+    return torch.utils._pytree.tree_map(lambda y: y[i : i + 1], outputs)
