@@ -42,7 +42,8 @@ OTHER = [{"read_weights": True}, {"mask": True, "batch_first": True}, {"add_zero
 def traced(options: dict[str, bool]) -> tuple[nn.Module, torch.fx.GraphModule]:
     torch.manual_seed(0)
     ann = Block(**options).eval()
-    nn.init.normal_(ann.attention.out_proj.bias)
+    if ann.attention.out_proj.bias is not None:
+        nn.init.normal_(ann.attention.out_proj.bias)
     model = graph.trace(ann)
     record_shapes(model, TOKENS)
     graph.open_attention(model)
@@ -71,6 +72,6 @@ def test_its_linear_layers_receive_spikes() -> None:
     converter = sjpc.ParallelConverter([TOKENS], spiking_inputs=True, time_steps=256, show_progress=False)
     snn = converter.convert(ann)
     report = sjpc.inspect(snn, show=False)
-    assert [row.name for row in report.analogue] == ["attend"] and report.graded == ()
+    assert [row.name for row in report.analogue] == ["attention.attend"] and report.graded == ()
     assert report.accumulates == 5 * (4 * 64 + 32) and report.analogue[0].macs == 2 * 5 * 5 * 8
     torch.testing.assert_close(snn.predict(TOKENS), ann(TOKENS), rtol=0.05, atol=0.02)
