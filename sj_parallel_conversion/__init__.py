@@ -6,12 +6,15 @@ again.
 """
 
 from .activation import DAQCFS, QCFS, ClipReLU
+from .analysis import Inspection, inspect
 from .ann2snn import (
     ConversionConfig,
     ParallelConversionRecipe,
     ParallelConverter,
+    PartlySpikingNetwork,
     SpikingActivation,
     SpikingNetwork,
+    convertible_submodules,
     register_activation,
     register_leaf,
     replace_activations,
@@ -37,9 +40,11 @@ __all__ = [
     "ConversionConfig",
     "ConversionError",
     "DataError",
+    "Inspection",
     "ParallelConversionNode",
     "ParallelConversionRecipe",
     "ParallelConverter",
+    "PartlySpikingNetwork",
     "RegistrationError",
     "SJPCError",
     "SpikePackNode",
@@ -48,6 +53,8 @@ __all__ = [
     "SpikingNode",
     "TSANode",
     "UnsupportedReleaseError",
+    "convertible_submodules",
+    "inspect",
     "register",
     "register_activation",
     "register_leaf",

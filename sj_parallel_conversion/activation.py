@@ -1,4 +1,4 @@
-"""Trainable activations that convert without loss: QCFS and its relatives."""
+"""Activations that neurons stand for: trainable ones that convert without loss (QCFS and its relatives), and marks."""
 
 from __future__ import annotations
 
@@ -121,3 +121,7 @@ class ClipReLU(_Activation):
     def forward(self, x: Tensor) -> Tensor:
         """:param x: ``[N, C, ...]``, any rank. :return: same shape and dtype"""
         return clip_relu(x, self._along(self.v_threshold, x))
+
+
+class SpikingIdentity(nn.Identity):
+    """The identity, where a neuron with signed spikes is to stand: it makes spikes of a graded value."""

@@ -4,16 +4,20 @@ from .config import ConversionConfig
 from .converter import ParallelConverter
 from .graph import register_activation, register_leaf
 from .network import SpikingNetwork
+from .partly import PartlySpikingNetwork
 from .recipe import ParallelConversionRecipe
 from .replace import replace_activations
 from .sites import SpikingActivation
+from .submodules import convertible_submodules
 
 __all__ = [
     "ConversionConfig",
     "ParallelConversionRecipe",
     "ParallelConverter",
+    "PartlySpikingNetwork",
     "SpikingActivation",
     "SpikingNetwork",
+    "convertible_submodules",
     "register_activation",
     "register_leaf",
     "replace_activations",

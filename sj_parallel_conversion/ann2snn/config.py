@@ -42,6 +42,9 @@ class ConversionConfig:
     :param input_encoding: ``"analogue"``: the first layer sees the input itself, as a current that is the same at each
         step; ``"spikes"``: a neuron of the mode's code stands before it. Its thresholds span the largest inputs of the
         calibration data, by channel; inputs that may be negative get a pair of trains (symbols -1, 0, 1)
+    :param spiking_inputs: whether a neuron with signed spikes is placed wherever a layer other than the first would
+        receive a graded value, such as another layer's output
+    :param strict: ``spiking_inputs``, and an operation that stays analogue is an error
     :raises ConfigError: if an option is out of range; the message lists what is valid
     """
 
@@ -53,6 +56,8 @@ class ConversionConfig:
     show_progress: bool = True
     backend: str = "torch"
     input_encoding: str = "analogue"
+    spiking_inputs: bool = False
+    strict: bool = False
 
     def __post_init__(self) -> None:
         check_choice("mode", self.mode, list(MODES))
@@ -66,7 +71,7 @@ class ConversionConfig:
             self.node_type.code.check_steps(self.time_steps)
         except ConfigError as error:
             raise ConfigError(f"mode={self.mode!r} with time_steps={self.time_steps}: {error}") from error
-        for argument in ("per_channel", "show_progress"):
+        for argument in ("per_channel", "show_progress", "spiking_inputs", "strict"):
             if not isinstance(getattr(self, argument), bool):
                 raise ConfigError(f"{argument} must be True or False, got {getattr(self, argument)!r}")
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import nn
 
 from ..errors import ConfigError
 from .network import SpikingNetwork
+from .partly import PartlySpikingNetwork
 from .recipe import ParallelConversionRecipe
 
 
@@ -45,14 +46,18 @@ class ParallelConverter:
         )
         self.device = device
 
-    def convert(self, ann: nn.Module) -> SpikingNetwork:
+    def convert(
+        self, ann: nn.Module, submodules: Sequence[str] | None = None
+    ) -> SpikingNetwork | PartlySpikingNetwork:
         """
         :param ann: the trained network; it is left bit for bit as it was
+        :param submodules: names of the submodules to convert in a copy of ``ann``, with wildcards, such as
+            ``["backbone.body", "head.*"]``, where the model cannot be converted as a whole
         :return: the spiking network
         :raises ConversionError: if the model cannot be converted
         :raises DataError: if the calibration data are unusable
         """
-        return run_recipe(self, ann)
+        return run_recipe(self, ann, submodules)
 
     __call__ = convert
 
@@ -67,13 +72,16 @@ def check_device(device: object) -> None:
         raise ConfigError(f"device={device!r} cannot be used: it holds no values")
 
 
-def run_recipe(converter: object, ann: nn.Module) -> SpikingNetwork:
+def run_recipe(
+    converter: object, ann: nn.Module, submodules: Sequence[str] | None = None
+) -> SpikingNetwork | PartlySpikingNetwork:
     """
     :param converter: anything that has a :class:`ParallelConversionRecipe` as ``recipe``, and a ``device``
     :param ann: the trained network
+    :param submodules: as in :meth:`ParallelConverter.convert`
     :return: the spiking network
     :raises ConfigError: if there is no such device
     """
     check_device(converter.device)
     converter.recipe.validate(converter)
-    return converter.recipe.convert_module(converter, ann)
+    return converter.recipe.convert_module(converter, ann, submodules)

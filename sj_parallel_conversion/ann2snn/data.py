@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from inspect import signature
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset
 from tqdm import tqdm
 
@@ -48,6 +49,31 @@ def _find_input(batch: object) -> Tensor | None:
     if isinstance(batch, (tuple, list)):
         return _find_input(batch[0]) if batch else None
     return batch if isinstance(batch, Tensor) else None
+
+
+def model_arguments(model: nn.Module, batch: object, index: int) -> tuple:
+    """
+    What a model is called with for one batch: as many elements of it as ``model.forward`` requires. A list of images
+    ``[C, H, W]``, which detection models take, is one argument.
+
+    :param model: the model
+    :param batch: what a dataloader yielded
+    :param index: its number, for the error message
+    :return: the arguments
+    :raises DataError: if there is no input in the batch
+    """
+    if isinstance(batch, (tuple, list)) and batch:
+        required = [p for p in signature(model.forward).parameters.values() if p.default is p.empty and p.kind <= 1]
+        if 1 < len(required) <= len(batch):
+            return tuple(batch[: len(required)])
+        for images in (batch, batch[0]):
+            if isinstance(images, (tuple, list)) and images and all(_is_image(image) for image in images):
+                return (list(images),)
+    return (model_input(batch, index),)
+
+
+def _is_image(x: object) -> bool:
+    return isinstance(x, Tensor) and x.dim() == 3 and x.is_floating_point()
 
 
 def replayable(dataloader: Iterable) -> Iterable:

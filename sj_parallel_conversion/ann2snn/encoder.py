@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
+from ..activation import SpikingIdentity
 from ..errors import ConfigError
 from .config import ConversionConfig
 from .data import CalibrationData
@@ -23,7 +24,7 @@ def add_encoder(model: fx.GraphModule, per_channel: bool) -> Site:
     """
     source = next(node for node in model.graph.nodes if node.op == "placeholder")
     name = free_name(model, "input_encoder")
-    model.add_submodule(name, nn.Identity())
+    model.add_submodule(name, SpikingIdentity())
     axis = input_axis(model, source) if per_channel else None
     with model.graph.inserting_after(source):
         encoder = model.graph.call_module(name, (source,))

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_map
 from ..compat import MemoryModule
 from ..errors import ConfigError, DataError, as_data_error
 from ..kernels import BACKENDS
+from . import graph
 from .config import ConversionConfig, check_choice
 from .sites import SpikingActivation
 from .timeline import Steps, Timeline, mean_input, mean_over_time
@@ -36,14 +37,20 @@ class SpikingNetwork(MemoryModule):
 
     :param net: the graph, with a :class:`SpikingActivation` in the place of each activation
     :param config: the options of the conversion
+    :param sample: shape and type of one sample ``[1, ...]`` of its input, as :func:`shape_of_sample` gives them
+    :param graded_input: whether it is a part of a network whose input comes from other layers of it
     """
 
-    def __init__(self, net: fx.GraphModule, config: ConversionConfig) -> None:
+    def __init__(
+        self, net: fx.GraphModule, config: ConversionConfig, sample: tuple = (), graded_input: bool = False
+    ) -> None:
         super().__init__()
         self.net = net
         self.config = config
-        placeholder = next(node for node in net.graph.nodes if node.op == "placeholder")
-        self.input_shape: tuple[int, ...] | None = placeholder.meta.get("shape")  # of a calibration batch
+        self.sample = sample
+        self.graded_input = graded_input
+        # A graph's functions know the module that they stand in until the graph is pickled.
+        self.operation_names = [graph.operation_name(node) for node in net.graph.nodes]
         self.execution = "spikes"
         self.backend = config.backend
         self.step_by_step = False
@@ -51,6 +58,11 @@ class SpikingNetwork(MemoryModule):
         self.register_memory("window_input", None)
         self.register_memory("window_output", None)
         self.register_memory("step", 0)
+
+    @property
+    def input_shape(self) -> tuple[int, ...] | None:
+        """Shape of one sample of the calibration data, ``[1, ...]``; ``None`` if it is not known."""
+        return tuple(self.sample[0].shape) if self.sample else None
 
     @property
     def time_steps(self) -> int:
@@ -214,6 +226,15 @@ class SpikingNetwork(MemoryModule):
     def __getstate__(self) -> dict[str, object]:
         # A window may hold an autograd graph, which cannot be copied.
         return super().__getstate__() | {"_memories": dict(self._memories_rv)}
+
+
+def shape_of_sample(inputs: tuple) -> tuple:
+    """
+    :param inputs: what a model was called with: batches ``[N, ...]``, or lists of images
+    :return: the same for one sample, on the device ``meta``, where tensors have a shape and no values
+    """
+    first = [x[:1] if isinstance(x, (Tensor, list)) else x for x in inputs]
+    return tree_map(lambda x: torch.empty_like(x, device="meta") if isinstance(x, Tensor) else x, tuple(first))
 
 
 def _same(x: Tensor, other: Tensor) -> bool:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import fx, nn
 
 from ..compat import ModuleConversionRecipe
+from ..errors import ConversionError
 from . import graph
 from .calibration import CALIBRATIONS, SEARCH_THRESHOLDS
 from .config import ConversionConfig
 from .data import CalibrationData, replayable
 from .encoder import add_encoder, place_encoder
 from .graph.shapes import record_shapes
-from .network import SpikingNetwork
+from .network import SpikingNetwork, shape_of_sample
+from .partly import PartlySpikingNetwork, convert_submodules
 from .sites import Site, SpikingActivation, find_sites, make_node
+from .submodules import convertible_submodules
 from .threshold import observe
 
 
@@ -61,29 +64,66 @@ class ParallelConversionRecipe(ModuleConversionRecipe):
 
     @torch.inference_mode(False)  # its tensors could not be trained later
     @torch.no_grad()
-    def convert_module(self, converter: object, ann: nn.Module) -> SpikingNetwork:
+    def convert_module(
+        self, converter: object, ann: nn.Module, submodules: Sequence[str] | None = None
+    ) -> SpikingNetwork | PartlySpikingNetwork:
         """
         :param converter: its ``device`` says where the network goes; ``None`` means where ``ann`` is
         :param ann: the trained network; it is left bit for bit as it was
+        :param submodules: names of the submodules to convert, with wildcards, such as ``["backbone", "head.*"]``;
+            ``None`` converts the whole model
         :return: the spiking network
-        :raises ConversionError: if the model cannot be converted; the message names the layers
+        :raises ConversionError: if the model cannot be converted; the message names the layers, or the submodules
+            that can be converted
         :raises DataError: if the calibration data are unusable
         """
+        device = getattr(converter, "device", None)
+        if submodules is None:
+            return self._convert(ann, self.dataloader, device)
+        return convert_submodules(ann, submodules, self.dataloader, device, self._convert)
+
+    def _convert(
+        self,
+        ann: nn.Module,
+        dataloader: Iterable,
+        device: torch.device | str | None,
+        part: str = "",
+        graded_input: bool = False,
+    ) -> SpikingNetwork:
         graph.check_single_input(ann)
-        model = graph.trace(ann)
-        device, dtype = _placement(model, getattr(converter, "device", None))
+        model = _trace(ann, part)
+        device, dtype = _placement(model, device)
         model.to(device)
-        data = CalibrationData(self.dataloader, device, dtype, self.config.show_progress)
-        sites = prepare(ann, model, data, self.config)
-        encoder = add_encoder(model, self.config.per_channel) if self.config.input_encoding == "spikes" else None
+        data = CalibrationData(dataloader, device, dtype, self.config.show_progress)
+        sites = prepare(ann, model, data, self.config, graded_input)
+        encoder = add_encoder(model, self.config.per_channel) if self._encodes(graded_input) else None
         snn = place_neurons(model, sites, data, self.config)
         if encoder is not None:
             place_encoder(snn, encoder, data, self.config)
         CALIBRATIONS[self.config.calibration](model, snn, sites, data, self.config)
-        return SpikingNetwork(snn, self.config).eval()
+        return SpikingNetwork(snn, self.config, shape_of_sample((data.first(),)), graded_input).eval()
+
+    def _encodes(self, graded_input: bool) -> bool:
+        # the graded input of a part is no input of the network
+        return self.config.input_encoding == "spikes" and not graded_input
 
 
-def prepare(ann: nn.Module, model: fx.GraphModule, data: CalibrationData, config: ConversionConfig) -> list[Site]:
+def _trace(ann: nn.Module, part: str) -> fx.GraphModule:
+    """:raises ConversionError: if ``ann`` cannot be traced; the message names submodules that can be converted"""
+    prefix = f"{part}." if part else ""
+    try:
+        return graph.trace(ann)
+    except ConversionError as error:
+        parts = [prefix + name for name in convertible_submodules(ann)] if isinstance(ann, nn.Module) else []
+        if not parts:
+            raise
+        hint = f"These submodules can be converted in its place: convert(model, submodules={parts})"
+        raise ConversionError(f"{error}.\n{hint}") from error
+
+
+def prepare(
+    ann: nn.Module, model: fx.GraphModule, data: CalibrationData, config: ConversionConfig, graded_input: bool = False
+) -> list[Site]:
     """
     Bring a traced network into plain form, in place, and find where neurons go.
 
@@ -91,6 +131,7 @@ def prepare(ann: nn.Module, model: fx.GraphModule, data: CalibrationData, config
     :param model: the traced network
     :param data: calibration data, of which one batch is run
     :param config: the conversion's options
+    :param graded_input: whether ``ann`` is a part of a network whose input comes from other layers of it
     :return: the sites
     :raises ConversionError: if the plain form cannot be found, or computes something else than ``ann``
     """
@@ -107,7 +148,32 @@ def prepare(ann: nn.Module, model: fx.GraphModule, data: CalibrationData, config
     # Fusing changes float rounding, which would move values across the steps of a trained quantiser.
     if not any(site.is_lossless(max_level) for site in sites):
         graph.fuse_batchnorms(model)
-    return sites
+    if not (config.spiking_inputs or config.strict):
+        return sites
+    graph.open_attention(model)
+    record_shapes(model, data.first())
+    return give_layers_spikes(model, config, graded_input)
+
+
+def give_layers_spikes(model: fx.GraphModule, config: ConversionConfig, graded_input: bool) -> list[Site]:
+    """
+    Change the graph so that every layer but the first receives spikes, in place.
+
+    :param model: the ANN in plain form
+    :param config: the conversion's options
+    :param graded_input: whether the network's input must become spikes too
+    :return: the sites, with those that have come in
+    :raises ConversionError: in a strict conversion, if there are operations that stay analogue
+    """
+    graph.pool_after_activation(model)
+    graph.give_layers_spikes(model, graded_input)
+    analogue = graph.analogue_operations(model, graded_input)
+    if config.strict and analogue:
+        raise ConversionError(
+            f"strict=True, and no neuron or synapse can stand for: {', '.join(analogue)}. Replace these operations in "
+            "the model, or convert with strict=False, where they stay analogue"
+        )
+    return find_sites(model, config.per_channel)
 
 
 def place_neurons(

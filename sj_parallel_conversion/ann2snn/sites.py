@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from ..activation import DAQCFS, QCFS, ClipReLU
+from ..activation import DAQCFS, QCFS, ClipReLU, SpikingIdentity
 from ..compat import StepModeContainer
 from ..errors import ConversionError
 from ..neuron import SpikingNode
@@ -128,7 +128,8 @@ def make_node(site: Site, node_type: type[SpikingNode], time_steps: int, v_max: 
     step = v_max / node_type.code.max_level(time_steps)
     v_threshold = step * node_type.code.levels_per_threshold(time_steps)
     # The ANN's module stays its own; a rectifier is what the quantiser's clipping does anyway.
-    activation = None if graph.is_rectifier(site.activation) else copy.deepcopy(site.activation)
+    plain = isinstance(site.activation, SpikingIdentity) or graph.is_rectifier(site.activation)
+    activation = None if plain else copy.deepcopy(site.activation)
     return node_type(
         time_steps, v_threshold, channel_dim=channel_dim, signed=site.signed, activation=activation
     )

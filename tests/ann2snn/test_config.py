@@ -23,6 +23,8 @@ def test_defaults() -> None:
         "show_progress": True,
         "backend": "torch",
         "input_encoding": "analogue",
+        "spiking_inputs": False,
+        "strict": False,
     }
 
 

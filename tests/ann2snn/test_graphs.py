@@ -100,7 +100,7 @@ class BatchInside(nn.Module):
         self.conv, self.mlp = nn.Conv2d(3, 4, 1), nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4))
 
     def forward(self, x: Tensor) -> Tensor:
-        n, _, h, _ = x.shape
+        n, _, h, w = x.shape
         x = self.conv(x).permute(0, 2, 3, 1).reshape(n, h // 2, 2, w // 2, 2, 4).transpose(2, 3).reshape(-1, 4, 4)
         x = self.mlp(x).reshape(n, -1, 4).transpose(0, 1)
         x = F.leaky_relu(x + torch.zeros(1, 4).repeat(n, 1)).transpose(0, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Collection
 
 import torch
 from torch import fx, nn
@@ -49,10 +50,11 @@ _BILINEAR = {
 }  # fmt: skip
 
 
-def is_affine(model: fx.GraphModule, node: fx.Node) -> bool:
+def is_affine(model: fx.GraphModule, node: fx.Node, constants: Collection[fx.Node] = ()) -> bool:
     """
     :param model: a traced network in evaluation mode
     :param node: a node of its graph
+    :param constants: nodes that are known to be the same whatever the network is shown, beside its parameters
     :return: whether the mean over time may be taken before the node instead of after it
     """
     if node.op == "get_attr":
@@ -70,7 +72,7 @@ def is_affine(model: fx.GraphModule, node: fx.Node) -> bool:
         # all occurrences, because x * x is not affine in x
         inputs: list[fx.Node] = []
         fx.node.map_arg((node.args, node.kwargs), inputs.append)
-        changing = [n for n in inputs if n.op != "get_attr"]
+        changing = [n for n in inputs if n.op != "get_attr" and n not in constants]
         divides = node.target in (operator.truediv, torch.div, "div") and node.args[0] not in changing
         return len(changing) <= 1 and not divides and "rounding_mode" not in node.kwargs
     return node.target in (_METHODS if node.op == "call_method" else _FUNCTIONS)

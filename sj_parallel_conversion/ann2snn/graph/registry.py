@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...activation import DAQCFS, QCFS, ClipReLU
+from ...activation import DAQCFS, QCFS, ClipReLU, SpikingIdentity
 from ...errors import ConfigError
 
 Bounds = tuple[float, float]
@@ -67,12 +67,13 @@ ROWS = (
         ("threshold", "value"),
     ),
     *(Activation(own, _POSITIVE) for own in (QCFS, DAQCFS, ClipReLU)),
+    Activation(SpikingIdentity, _ANY),
 )  # fmt: skip
 
 ACTIVATIONS: dict[type[nn.Module], Activation] = {row.module: row for row in ROWS}
 SPELLINGS: dict[object, Activation] = {name: row for row in ROWS for name in (*row.functions, *row.methods)}
 OWN_FUNCTIONS: dict[object, Bounds] = {}  # functions and names of tensor methods that users registered
-LEAVES: list[type[nn.Module]] = [QCFS, DAQCFS, ClipReLU]  # modules that the tracer must not look into
+LEAVES: list[type[nn.Module]] = [QCFS, DAQCFS, ClipReLU, SpikingIdentity]  # modules that the tracer must not look into
 
 
 class FunctionActivation(nn.Module):

@@ -1,0 +1,185 @@
+"""Layer by layer: what receives spikes, what stays analogue, and how many multiply-accumulates became accumulates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from ..ann2snn import PartlySpikingNetwork, SpikingNetwork
+from ..ann2snn.graph.flow import ANALOGUE, CONSTANT, INPUT, LAYER, NODE, SPIKES, WIRE, Flow
+from ..ann2snn.sites import SpikingActivation
+from ..errors import DataError
+from .macs import count_macs, record_calls
+
+
+@dataclass(frozen=True)
+class Row:
+    """
+    A layer, a neuron or an operation.
+
+    :param name: its name in the ANN
+    :param kind: ``"node"`` (a spiking neuron), ``"layer"`` (a synapse), ``"pooling"``, ``"scale"`` (a BatchNorm that is
+        not folded, a product with a constant: part of the neurons' input) or ``"analogue"``
+    :param operation: class of the module, or name of the function
+    :param receives: what comes in: ``"spikes"``, ``"input"`` (the network's), ``"current"`` (a layer's graded output),
+        ``"analogue"``, or several of them
+    :param macs: multiply-accumulates for one sample
+    :param v_threshold: smallest and largest threshold of a node
+    """
+
+    name: str
+    kind: str
+    operation: str
+    receives: tuple[str, ...]
+    macs: int
+    v_threshold: tuple[float, float] | None = None
+
+    @property
+    def spikes_in(self) -> bool:
+        """Whether spikes come in, and nothing else."""
+        return self.receives == (SPIKES,)
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """The row of the printed table."""
+        low, high = self.v_threshold or (None, None)
+        threshold = "" if low is None else f"{low:.4g}" if low == high else f"{low:.4g} .. {high:.4g}"
+        return (
+            self.name, self.kind, self.operation, " + ".join(self.receives), threshold,
+            f"{self.macs:,}" if self.macs else "",
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """
+    What :func:`inspect` found. ``print`` shows a table.
+
+    :param rows: every layer, neuron, pooling and analogue operation, in the order in which they run
+    """
+
+    rows: tuple[Row, ...]
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of the ANN for one sample."""
+        return sum(row.macs for row in self.rows)
+
+    @property
+    def input_macs(self) -> int:
+        """Those of the layers that receive the network's input and nothing else."""
+        return sum(row.macs for row in self.rows if row.kind == LAYER and row.receives == (INPUT,))
+
+    @property
+    def accumulates(self) -> int:
+        """Those that became accumulates: the layers that receive spikes and nothing else."""
+        return sum(row.macs for row in self.rows if row.kind == LAYER and row.spikes_in)
+
+    @property
+    def share(self) -> float:
+        """The share of the multiply-accumulates that became accumulates, 0 to 1."""
+        return self.accumulates / self.macs if self.macs else 0.0
+
+    @property
+    def share_after_input(self) -> float:
+        """The same, of the multiply-accumulates after the layers that receive the network's input; 1 if none are."""
+        after = self.macs - self.input_macs
+        return self.accumulates / after if after else 1.0
+
+    @property
+    def analogue(self) -> tuple[Row, ...]:
+        """The operations that stayed analogue."""
+        return tuple(row for row in self.rows if row.kind == ANALOGUE)
+
+    @property
+    def graded(self) -> tuple[Row, ...]:
+        """The layers that receive graded values other than the network's input."""
+        return tuple(r for r in self.rows if r.kind == LAYER and r.receives != (INPUT,) and not r.spikes_in)
+
+    def __str__(self) -> str:
+        header = ("name", "kind", "operation", "receives", "threshold", "MACs")
+        lines = [header, *(row.cells for row in self.rows)]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+        table = ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines]
+        table.insert(1, "-" * max(map(len, table)))
+        return "\n".join([*table, *self._totals()])
+
+    def _totals(self) -> Iterator[str]:
+        yield (
+            f"{self.macs:,} multiply-accumulates a sample, {self.share:.1%} of which became accumulates "
+            f"({self.share_after_input:.1%} of those after the network's input)"
+        )
+        for what, rows in (
+            ("operations that stay analogue", self.analogue),
+            ("layers that receive graded values", self.graded),
+        ):
+            if rows:
+                yield f"{what}: {', '.join(row.name for row in rows)}"
+
+
+def inspect(snn: nn.Module, *inputs: object, show: bool = True) -> Inspection:
+    """
+    What became of each layer of the ANN.
+
+    A layer's multiply-accumulates count as accumulates if it receives nothing but spikes: values that come from neurons
+    through reshaping, concatenation, addition, resampling and pooling, which pass each spike on with a fixed weight.
+    A layer that receives another layer's output, or that of an analogue operation, multiplies. Of a model that is
+    converted in parts, the layers outside of them are listed as analogue; other operations outside are not seen.
+
+    :param snn: what :meth:`ParallelConverter.convert` returned
+    :param inputs: an input of ``snn`` to count operations with; without it one sample of the shape of the calibration
+        data is used
+    :param show: whether the table is printed
+    :return: the rows of the table, and totals
+    :raises DataError: if ``snn`` is not a converted network, or does not know the shape of its input
+    """
+    if not isinstance(snn, (SpikingNetwork, PartlySpikingNetwork)):
+        raise DataError(f"inspect needs a converted network, got {type(snn).__name__}")
+    inputs = inputs or _sample(snn)
+    rows = _partly(snn, inputs) if isinstance(snn, PartlySpikingNetwork) else _rows(snn, [inputs])
+    inspection = Inspection(tuple(replace(row, macs=row.macs // len(inputs[0])) for row in rows))
+    if show:
+        print(inspection)
+    return inspection
+
+
+def _rows(snn: SpikingNetwork, calls: list[tuple]) -> Iterator[Row]:
+    neurons = {name for name, module in snn.net.named_modules() if isinstance(module, SpikingActivation)}
+    flow = Flow(snn.net, neurons, snn.graded_input)
+    macs = count_macs(snn, calls)
+    for (node, kind), name in zip(flow.kinds.items(), snn.operation_names, strict=True):
+        if kind == NODE:
+            neuron = snn.net.get_submodule(node.target).node
+            thresholds = (neuron.v_threshold.min().item(), neuron.v_threshold.max().item())
+            operation = type(neuron).__name__ + (" (signed)" if neuron.signed else "")
+            yield Row(name, kind, operation, tuple(sorted(flow.received(node))), macs[node], thresholds)
+        elif kind not in (WIRE, CONSTANT):
+            yield Row(name, kind, flow.operation(node), tuple(sorted(flow.received(node))), macs[node])
+
+
+def _partly(network: PartlySpikingNetwork, inputs: tuple) -> Iterator[Row]:
+    calls = record_calls(network, inputs)
+    rest = calls.total
+    for name, module in network.model.named_modules():
+        rows: Iterable[Row] = ()
+        if name in network.parts:
+            inner = _rows(network.parts[name], calls.inputs.get(name, []))
+            rows = (replace(row, name=f"{name}.{row.name}") for row in inner)
+        elif calls.outside.get(name):
+            rows = [Row(name, ANALOGUE, type(module).__name__, (ANALOGUE,), calls.outside[name])]
+        for row in rows:
+            rest -= row.macs
+            yield row
+    if rest:
+        yield Row("(other operations)", ANALOGUE, "", (ANALOGUE,), rest)
+
+
+def _sample(snn: SpikingNetwork | PartlySpikingNetwork) -> tuple:
+    if not snn.sample:
+        raise DataError("this network does not know the shape of its input: give one, inspect(snn, x)")
+    device = next(snn.parameters()).device
+    return tree_map(lambda x: torch.zeros_like(x, device=device) if isinstance(x, Tensor) else x, snn.sample)

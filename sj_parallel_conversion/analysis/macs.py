@@ -1,0 +1,130 @@
+"""Counting multiply-accumulates, with torch's own counter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import fx, nn
+from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.hooks import RemovableHandle
+
+from ..ann2snn import PartlySpikingNetwork, SpikingNetwork
+from ..ann2snn.partly import SpikingSubmodule
+
+
+class _NodeCounter(fx.Interpreter):
+    """Runs a graph and adds up the multiply-accumulates of each node."""
+
+    def __init__(self, net: fx.GraphModule) -> None:
+        super().__init__(net)
+        self.macs: dict[fx.Node, int] = dict.fromkeys(net.graph.nodes, 0)
+
+    def count(self, inputs: tuple) -> None:
+        with FlopCounterMode(display=False) as self._flops:
+            self.run(*inputs)
+
+    def run_node(self, node: fx.Node) -> object:
+        before = _macs(self._flops)
+        value = super().run_node(node)
+        self.macs[node] += _macs(self._flops) - before
+        return value
+
+
+@dataclass
+class Calls:
+    """
+    What happened while a partly converted model ran once.
+
+    :param inputs: the inputs of each call of each part
+    :param outside: multiply-accumulates of the layers that are in no part
+    :param total: all multiply-accumulates
+    """
+
+    inputs: dict[str, list[tuple]] = field(default_factory=dict)
+    outside: dict[str, int] = field(default_factory=dict)
+    total: int = 0
+
+
+@torch.no_grad()
+def count_macs(snn: SpikingNetwork, calls: list[tuple]) -> dict[fx.Node, int]:
+    """
+    :param snn: a converted network
+    :param calls: the inputs of each call
+    :return: the multiply-accumulates of each node of its graph, in all calls together
+    """
+    counter = _NodeCounter(snn.net)
+    with _quiet(snn):
+        for inputs in calls:
+            counter.count(inputs)
+    return counter.macs
+
+
+@torch.no_grad()
+def record_calls(network: PartlySpikingNetwork, inputs: tuple) -> Calls:
+    """
+    :param network: a partly converted model
+    :param inputs: what it is called with
+    :return: the calls of its parts, and what is computed outside of them
+    """
+    calls, hooks = Calls(), []
+    with _quiet(network), FlopCounterMode(display=False) as flops:
+        for name, module in network.model.named_modules():
+            if isinstance(module, SpikingSubmodule):
+                hooks.append(module.register_forward_pre_hook(_record_part(calls, name), with_kwargs=True))
+        for name, module in _layers_outside(network.model):
+            hooks += _record_layer(calls, name, module, flops)
+        try:
+            network(*inputs)
+        finally:
+            for hook in hooks:
+                hook.remove()
+    calls.total = _macs(flops)
+    return calls
+
+
+def _record_part(calls: Calls, name: str) -> Callable[..., None]:
+    def hook(module: nn.Module, args: tuple, kwargs: dict[str, object]) -> None:
+        calls.inputs.setdefault(name, []).append((*args, *kwargs.values()))
+
+    return hook
+
+
+def _record_layer(calls: Calls, name: str, module: nn.Module, flops: FlopCounterMode) -> list[RemovableHandle]:
+    before = 0
+
+    def start(module: nn.Module, args: tuple) -> None:
+        nonlocal before
+        before = _macs(flops)
+
+    def end(module: nn.Module, args: tuple, output: object) -> None:
+        calls.outside[name] = calls.outside.get(name, 0) + _macs(flops) - before
+
+    return [module.register_forward_pre_hook(start), module.register_forward_hook(end)]
+
+
+def _layers_outside(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    parts = [name for name, module in model.named_modules() if isinstance(module, SpikingSubmodule)]
+    for name, module in model.named_modules():
+        inside = any(name == part or name.startswith(f"{part}.") for part in parts)
+        if not inside and not any(True for _ in module.children()):
+            yield name, module
+
+
+def _macs(flops: FlopCounterMode) -> int:
+    return flops.get_total_flops() // 2  # a multiply-accumulate is two operations
+
+
+@contextmanager
+def _quiet(snn: SpikingNetwork | PartlySpikingNetwork) -> Iterator[None]:
+    """Packed execution, in which no spike trains reach monitors, and attention in operations that can be counted."""
+    execution, fastpath = snn.execution, torch.backends.mha.get_fastpath_enabled()
+    snn.execution = "packed"
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        snn.execution = execution
+        torch.backends.mha.set_fastpath_enabled(fastpath)
