@@ -73,7 +73,7 @@ ROWS = (
 ACTIVATIONS: dict[type[nn.Module], Activation] = {row.module: row for row in ROWS}
 SPELLINGS: dict[object, Activation] = {name: row for row in ROWS for name in (*row.functions, *row.methods)}
 OWN_FUNCTIONS: dict[object, Bounds] = {}  # functions and names of tensor methods that users registered
-LEAVES: list[type[nn.Module]] = [QCFS, DAQCFS, ClipReLU, SpikingIdentity]  # modules that the tracer must not look into
+LEAVES: list[type[nn.Module]] = [QCFS, DAQCFS, ClipReLU, SpikingIdentity]  # the tracer must not look inside
 
 
 class FunctionActivation(nn.Module):
