@@ -120,11 +120,14 @@ def _macs(flops: FlopCounterMode) -> int:
 @contextmanager
 def _quiet(snn: SpikingNetwork | PartlySpikingNetwork) -> Iterator[None]:
     """Packed execution, in which no spike trains reach monitors, and attention in operations that can be counted."""
-    execution, fastpath = snn.execution, torch.backends.mha.get_fastpath_enabled()
-    snn.execution = "packed"
+    sites, fastpath = snn.neurons(), torch.backends.mha.get_fastpath_enabled()
+    packed = [site.packed for site in sites]
+    for site in sites:  # and not snn.execution, which would begin a new window
+        site.packed = True
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         yield
     finally:
-        snn.execution = execution
+        for site, before in zip(sites, packed, strict=True):
+            site.packed = before
         torch.backends.mha.set_fastpath_enabled(fastpath)
