@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..compat import MultiStepModule
 from ..errors import DataError
-from ..functional import Code, decode, encode, level
+from ..functional import Code, clip_to_levels, decode, encode, encode_bytes, level
 from ..functional.quantise import full_precision
 from ..parameters import along_channels, neuron_parameter
 
@@ -35,9 +35,16 @@ class SpikingNode(nn.Module, MultiStepModule):
     :raises ConfigError: if an argument is out of range
 
     Shapes: ``x_seq`` ``[T, N, ...]`` -> spikes ``[T, N, ...]``. An input expanded along time (stride 0) is read once.
+
+    In a converted network the neighbouring layers may have taken over arithmetic of the node (:mod:`..ann2snn.fold`).
+    With ``folded_input`` currents arrive in units of one level, shift and initial charge included; with
+    ``folded_output`` a level stands for itself, and what it is worth is in the weights that read it. The parameters
+    that have become part of weights stay as they were, for inspection, but no longer act.
     """
 
     code: Code
+    folded_input = False
+    folded_output = False
 
     def __init__(
         self,
@@ -69,7 +76,12 @@ class SpikingNode(nn.Module, MultiStepModule):
             raise DataError(
                 f"{type(self).__name__}(T={self.T}) needs an input [T={self.T}, N, ...], got shape {list(x_seq.shape)}"
             )
-        return self._spikes(x_seq).to(x_seq.dtype)
+        return self.spikes(x_seq).to(x_seq.dtype)
+
+    def spikes(self, x_seq: Tensor) -> Tensor:
+        """As :meth:`forward`, but one byte a spike where the closed form is used and no gradient is recorded."""
+        level = self._level(self._total_of(x_seq))
+        return (encode if _records_gradient(level) else encode_bytes)(level, self.code, self.T)
 
     def level(self, x: Tensor) -> Tensor:
         """
@@ -89,15 +101,20 @@ class SpikingNode(nn.Module, MultiStepModule):
 
     def value(self, level: Tensor) -> Tensor:
         """What a ``level`` ``[N, ...]`` stands for."""
+        if self.folded_output:
+            return level
         amplitude = self.v_threshold if self.amplitude is None else self.amplitude
         return level * (self._along(amplitude, level) / self.code.levels_per_threshold(self.T))
 
-    def decode(self, spike_seq: Tensor) -> Tensor:
+    def decode(self, spike_seq: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """
         :param spike_seq: spikes ``[T, N, ...]`` of this node
+        :param dtype: of the result; by default that of ``spike_seq``
         :return: ``[N, ...]``, the mean over time of :meth:`amplify`, computed over exact integers
         """
-        return self.value(decode(spike_seq, self.code)).to(spike_seq.dtype)
+        dtype = dtype or spike_seq.dtype
+        exact = torch.float64 if dtype == torch.float64 else torch.float32
+        return self.value(decode(spike_seq, self.code, exact)).to(dtype)
 
     def amplify(self, spike_seq: Tensor) -> Tensor:
         """
@@ -110,31 +127,47 @@ class SpikingNode(nn.Module, MultiStepModule):
 
     def extra_repr(self) -> str:
         channels = max(p.numel() for p in self.parameters())
-        return f"T={self.T}, channels={channels if channels > 1 else 'any'}, channel_dim={self.channel_dim}"
+        folded = "".join(f", {name}=True" for name in ("folded_input", "folded_output") if getattr(self, name))
+        return f"T={self.T}, channels={channels if channels > 1 else 'any'}, channel_dim={self.channel_dim}{folded}"
 
-    def _spikes(self, x_seq: Tensor) -> Tensor:
-        return encode(self._level(self._total_of(x_seq)), self.code, self.T)
+    @property
+    def _scale(self) -> int:
+        # the factor between the mean input and what is compared with the threshold
+        return 1 if self.folded_input else self.code.levels_per_threshold(self.T)
 
     def _total(self, x: Tensor) -> Tensor:
         x = full_precision(x)
-        return (x + self._along(self.shift, x)) * self.code.levels_per_threshold(self.T)
+        return x if self.folded_input else (x + self._along(self.shift, x)) * self._scale
 
     def _total_of(self, x_seq: Tensor) -> Tensor:
         if x_seq.stride(0) == 0 or self.T == 1:
             return self._total(x_seq[0])
         # Differences from the first step, because an input that is the same at every step must give exactly the level
         # of that input: rounding errors of T equal summands would move it across a tie.
-        n = self.code.levels_per_threshold(self.T)
+        n = self._scale
         x_seq = full_precision(x_seq)
         difference = (x_seq - x_seq[0]).sum(0)
         return self._total(x_seq[0]) + (difference if n == self.T else difference * (n / self.T))
 
     def _level(self, total: Tensor) -> Tensor:
-        return level(total, *self._threshold_and_psi(total), self.code.max_level(self.T))
+        max_level = self.code.max_level(self.T)
+        if self.folded_input:
+            return clip_to_levels(total, max_level, self._min_level)
+        return level(total, *self._threshold_and_psi(total), max_level, self._min_level)
+
+    @property
+    def _min_level(self) -> int:
+        return 0
 
     def _threshold_and_psi(self, total: Tensor) -> tuple[Tensor, Tensor]:
+        if self.folded_input:
+            return total.new_ones(()), total.new_zeros(())
         v_threshold = self._along(self.v_threshold, total)
         return v_threshold, v_threshold / 2 if self.psi is None else self._along(self.psi, total)
 
     def _along(self, parameter: Tensor, x: Tensor) -> Tensor:
         return along_channels(parameter, x, self.channel_dim, type(self).__name__)
+
+
+def _records_gradient(x: Tensor) -> bool:
+    return torch.is_grad_enabled() and x.requires_grad

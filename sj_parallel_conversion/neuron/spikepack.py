@@ -47,9 +47,10 @@ class SpikePackNode(SpikingNode):
         """Base of the spikes' weights."""
         return self.code.base
 
-    def _spikes(self, x_seq: Tensor) -> Tensor:
+    def spikes(self, x_seq: Tensor) -> Tensor:
+        """As :meth:`SpikingNode.spikes`; the loop gives floats."""
         if self.tau == 2 and not self.serial:
-            return super()._spikes(x_seq)
+            return super().spikes(x_seq)
         total = self._total_of(x_seq)
         return encode_like(self._loop(total), self._level(total), self.code)
 

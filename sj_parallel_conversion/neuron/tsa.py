@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..functional import CODES, encode_like, level
+from ..functional import CODES, encode_like
 from .base import SpikingNode
 
 
@@ -54,13 +54,14 @@ class TSANode(SpikingNode):
         super().__init__(T, v_threshold, **options)
         self.signed, self.serial, self.silent_steps = signed, serial, silent_steps
 
-    def _level(self, total: Tensor) -> Tensor:
-        max_level = self.code.max_level(self.T)
-        return level(total, *self._threshold_and_psi(total), max_level, -max_level if self.signed else 0)
+    @property
+    def _min_level(self) -> int:
+        return -self.code.max_level(self.T) if self.signed else 0
 
-    def _spikes(self, x_seq: Tensor) -> Tensor:
+    def spikes(self, x_seq: Tensor) -> Tensor:
+        """As :meth:`SpikingNode.spikes`; the serial form gives floats."""
         if not self.serial:
-            return super()._spikes(x_seq)
+            return super().spikes(x_seq)
         return encode_like(self._serial(x_seq), self._level(self._total_of(x_seq)), self.code)
 
     @torch.no_grad()
