@@ -33,6 +33,8 @@ class ConversionConfig:
     :param calibration: how the conversion error is corrected, a row of
         :data:`~sj_parallel_conversion.ann2snn.calibration.CALIBRATIONS`
     :param per_channel: one threshold a channel, or one a layer
+    :param fold: whether the neurons' arithmetic becomes part of the weights around them, which is faster; ``False``
+        keeps the weights of the ANN, and neurons whose parameters can be changed and trained
     :param show_progress: whether progress bars are drawn
     :raises ConfigError: if an option is out of range; the message lists what is valid
     """
@@ -42,6 +44,7 @@ class ConversionConfig:
     threshold: str = "mse"
     calibration: str = "least_squares"
     per_channel: bool = True
+    fold: bool = True
     show_progress: bool = True
 
     def __post_init__(self) -> None:
@@ -51,7 +54,7 @@ class ConversionConfig:
         if isinstance(self.time_steps, bool) or not isinstance(self.time_steps, int) or self.time_steps < 1:
             raise ConfigError(f"time_steps must be an integer >= 1, got {self.time_steps!r}")
         self.node_type.code.check_steps(self.time_steps)
-        for argument in ("per_channel", "show_progress"):
+        for argument in ("per_channel", "fold", "show_progress"):
             if not isinstance(getattr(self, argument), bool):
                 raise ConfigError(f"{argument} must be True or False, got {getattr(self, argument)!r}")
 

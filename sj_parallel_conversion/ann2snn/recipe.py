@@ -13,6 +13,7 @@ from . import graph
 from .calibration import CALIBRATIONS, SEARCH_THRESHOLDS
 from .config import ConversionConfig
 from .data import CalibrationData, replayable
+from .fold import fold
 from .graph.shapes import record_shapes
 from .network import SpikingNetwork
 from .sites import Site, SpikingActivation, find_sites, make_node
@@ -74,6 +75,10 @@ class ParallelConversionRecipe(ModuleConversionRecipe):
         sites = prepare(ann, model, data, self.config)
         snn = place_neurons(model, sites, data, self.config)
         CALIBRATIONS[self.config.calibration](model, snn, sites, data, self.config)
+        if self.config.fold and dtype in (torch.float32, torch.float64):
+            # Trained quantisers keep the order of their arithmetic, to the bit; half precision would round weights twice.
+            max_level = self.config.node_type.code.max_level(self.config.time_steps)
+            fold(snn, [site.name for site in sites if not site.is_lossless(max_level)], data.first())
         return SpikingNetwork(snn, self.config)
 
 

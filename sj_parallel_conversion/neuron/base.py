@@ -66,6 +66,16 @@ class SpikingNode(nn.Module, MultiStepModule):
         self.psi = None if psi is None else neuron_parameter(owner, "psi", psi)
         self.amplitude = None if amplitude is None else neuron_parameter(owner, "amplitude", amplitude)
 
+    @property
+    def step(self) -> Tensor:
+        """The mean input that makes one level more, ``[]`` or ``[C]``, in the units of the ANN."""
+        return self.v_threshold / self.code.levels_per_threshold(self.T)
+
+    @property
+    def unit(self) -> Tensor:
+        """What one level stands for, ``[]`` or ``[C]``, in the units of the ANN."""
+        return self._worth / self.code.levels_per_threshold(self.T)
+
     def forward(self, x_seq: Tensor) -> Tensor:
         """
         :param x_seq: input currents ``[T, N, ...]``
@@ -103,8 +113,7 @@ class SpikingNode(nn.Module, MultiStepModule):
         """What a ``level`` ``[N, ...]`` stands for."""
         if self.folded_output:
             return level
-        amplitude = self.v_threshold if self.amplitude is None else self.amplitude
-        return level * (self._along(amplitude, level) / self.code.levels_per_threshold(self.T))
+        return level * (self._along(self._worth, level) / self.code.levels_per_threshold(self.T))
 
     def decode(self, spike_seq: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """
@@ -129,6 +138,10 @@ class SpikingNode(nn.Module, MultiStepModule):
         channels = max(p.numel() for p in self.parameters())
         folded = "".join(f", {name}=True" for name in ("folded_input", "folded_output") if getattr(self, name))
         return f"T={self.T}, channels={channels if channels > 1 else 'any'}, channel_dim={self.channel_dim}{folded}"
+
+    @property
+    def _worth(self) -> Tensor:
+        return self.v_threshold if self.amplitude is None else self.amplitude
 
     @property
     def _scale(self) -> int:

@@ -13,6 +13,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AvgPoolNd
 
 from .maxpool import is_max_pool
+from .rescale import Rescale
 
 _MODULES = (
     _ConvNd,
@@ -29,6 +30,7 @@ _MODULES = (
     nn.modules.padding._ConstantPadNd,
     nn.modules.padding._ReflectionPadNd,
     nn.modules.padding._ReplicationPadNd,
+    Rescale,
 )
 # Affine in all their tensor arguments together.
 _FUNCTIONS = {
