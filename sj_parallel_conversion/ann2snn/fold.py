@@ -23,7 +23,7 @@ from .graph import layers
 from .graph.passes import free_name
 from .graph.rescale import Rescale, RescaledAdd
 from .graph.shapes import record_shapes
-from .graph.units import along, may_pass, passed, shrink
+from .graph.units import SPLITTING, along, may_pass, passed, reads_values, shrink
 from .sites import SpikingActivation
 
 
@@ -127,7 +127,7 @@ class _Folding:
         if node in self.additions:
             self._rescale_addition(node, self.additions[node])
             return self._unit_of_values(node)
-        owed = [n for n in node.all_input_nodes if n in self.owed]
+        owed = [n for n in node.all_input_nodes if n in self.owed and reads_values(node)]
         if owed and self._passes(node):
             unit = passed(self.model, node, *self._arguments(node))
             if unit is not None:
@@ -163,7 +163,7 @@ class _Folding:
         return node.op == "call_module" and layers.takes_input_scale(self.model.get_submodule(node.target))
 
     def _passes(self, node: fx.Node) -> bool:
-        tensors = [n for n in node.all_input_nodes if "shape" in n.meta or n in self.owed]
+        tensors = [n for n in node.all_input_nodes if _holds_tensors(n)]
         return may_pass(self.model, node) and (len(tensors) == 1 or node.target in (torch.cat, torch.concat))
 
     def _absorb(self, node: fx.Node, source: fx.Node) -> bool:
@@ -231,6 +231,13 @@ def _is_addition(node: fx.Node) -> bool:
     called = node.target in (operator.add, torch.add) if node.op == "call_function" else node.target == "add"
     branches = node.args if called and node.op in ("call_function", "call_method") and not node.kwargs else ()
     return len(branches) == 2 and branches[0] is not branches[1] and all(isinstance(b, fx.Node) for b in branches)
+
+
+def _holds_tensors(node: fx.Node) -> bool:
+    """Whether the value of ``node`` is a tensor, or a tuple of parts of one."""
+    if node.target is operator.getitem and "shape" not in node.meta:
+        return _holds_tensors(node.args[0])
+    return "shape" in node.meta or node.target in SPLITTING
 
 
 def _freeze(neuron: SpikingNode) -> None:

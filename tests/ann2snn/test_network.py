@@ -269,16 +269,21 @@ def test_save_and_load(snn: sjpc.SpikingNetwork, tmp_path) -> None:
 
 @pytest.mark.parametrize("execution", ["spikes", "packed"])
 @pytest.mark.parametrize("mode", ["s", "m"])
-def test_can_be_fine_tuned(execution: str, mode: str) -> None:
+@pytest.mark.parametrize("fold", [True, False])
+def test_can_be_fine_tuned(execution: str, mode: str, fold: bool) -> None:
+    """Folded, the weights learn, and the parameters that became part of them do not; unfolded, all do."""
     ann, x = net("concatenated")
-    snn = convert(ann, x)
+    snn = convert(ann, x, fold=fold)
     snn.execution = execution
     functional.set_step_mode(snn, mode)
     y = snn(x.expand(4, *x.shape)).mean(0) if mode == "m" else sum(snn(x) for _ in range(4)) / 4
     y.square().sum().backward()
-    for name, parameter in snn.named_parameters():
+    learn = {name: p for name, p in snn.named_parameters() if not (fold and ".node." in name)}
+    for name, parameter in learn.items():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
-    assert all(site.node.v_threshold.grad.abs().sum() > 0 for site in snn.neurons())
+    assert {name for name, p in snn.named_parameters() if p.requires_grad} == learn.keys()
+    if not fold:
+        assert all(site.node.v_threshold.grad.abs().sum() > 0 for site in snn.neurons())
 
 
 def test_repr(snn: sjpc.SpikingNetwork) -> None:

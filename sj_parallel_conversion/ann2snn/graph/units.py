@@ -37,8 +37,11 @@ _POOLING_FUNCTIONS = {
     F.adaptive_max_pool1d: 1, F.adaptive_max_pool2d: 2, F.adaptive_max_pool3d: 3, F.adaptive_avg_pool1d: 1,
     F.adaptive_avg_pool2d: 2, F.adaptive_avg_pool3d: 3,
 }  # fmt: skip
+# They ask for the form of a tensor and not for its values.
+_QUESTIONS = {getattr, "size", "dim", "numel"}
 _REDUCTIONS = {torch.mean, torch.sum, "mean", "sum"}
-_SEVERAL = (torch.chunk, torch.split, "chunk", "split")
+# Their result is a tuple.
+SPLITTING = (torch.chunk, torch.split, "chunk", "split")
 
 
 def shrink(unit: Tensor) -> Tensor:
@@ -69,12 +72,17 @@ def may_pass(model: fx.GraphModule, node: fx.Node) -> bool:
         return isinstance(module, (*_MOVING_MODULES, *_POOLING_MODULES, nn.Upsample))
     if node.target is F.pad:
         return not any(node.args[3:]) and not node.kwargs.get("value")
-    if node.target in _SEVERAL:
+    if node.target in SPLITTING:
         return all(user.target is operator.getitem for user in node.users)
     if node.target in _REDUCTIONS:
         return "dtype" not in node.kwargs
     known = _MOVING_METHODS if node.op == "call_method" else {*_MOVING_FUNCTIONS, *_POOLING_FUNCTIONS, F.interpolate}
     return node.op in ("call_function", "call_method") and node.target in known
+
+
+def reads_values(node: fx.Node) -> bool:
+    """Whether ``node`` needs the values of its inputs; for a size or a dtype any units do."""
+    return node.target not in _QUESTIONS or "shape" in node.meta
 
 
 def passed(model: fx.GraphModule, node: fx.Node, args: tuple, kwargs: dict[str, object]) -> object | None:
@@ -96,8 +104,10 @@ def passed(model: fx.GraphModule, node: fx.Node, args: tuple, kwargs: dict[str, 
         return top if torch.equal(top, low) else None
     if node.op == "call_module":
         result = model.get_submodule(node.target)(*args, **kwargs)
+    elif node.op == "call_method":
+        result = getattr(x.contiguous(), node.target)(*args[1:], **kwargs)
     else:
-        result = getattr(x, node.target)(*args[1:], **kwargs) if node.op == "call_method" else node.target(*args, **kwargs)
+        result = node.target(*args, **kwargs)
     parts = result if isinstance(result, (tuple, list)) else [result]
     # Units that differ within a batch would serve batches of one size only.
     return result if all(shrink(part).shape[:1] in ((), (1,)) for part in parts) else None
