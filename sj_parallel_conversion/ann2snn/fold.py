@@ -218,7 +218,7 @@ class _Folding:
         return fx.node.map_arg((node.args, node.kwargs), self.units.__getitem__)
 
     def _unit_of_values(self, node: fx.Node) -> object:
-        """Ones for a tensor; what is no tensor (a size, say) is computed from its inputs' units: shapes are the same."""
+        """Ones for a tensor; what is no tensor (a size, say) is computed from units, which have the same shapes."""
         if "shape" in node.meta:
             return torch.ones((), dtype=torch.float64).expand(node.meta["shape"])
         if node.op not in ("call_function", "call_method", "call_module"):

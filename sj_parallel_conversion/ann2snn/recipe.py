@@ -76,7 +76,7 @@ class ParallelConversionRecipe(ModuleConversionRecipe):
         snn = place_neurons(model, sites, data, self.config)
         CALIBRATIONS[self.config.calibration](model, snn, sites, data, self.config)
         if self.config.fold and dtype in (torch.float32, torch.float64):
-            # Trained quantisers keep the order of their arithmetic, to the bit; half precision would round weights twice.
+            # Trained quantisers keep their order of arithmetic, to the bit; half precision would round weights twice.
             max_level = self.config.node_type.code.max_level(self.config.time_steps)
             fold(snn, [site.name for site in sites if not site.is_lossless(max_level)], data.first())
         return SpikingNetwork(snn, self.config)

@@ -68,7 +68,7 @@ class Code:
             raise ConfigError(f"T={T} is too long for the {self.name} code: float32 holds {MAX_WEIGHTED_STEPS} digits")
 
 
-# Trains are made and read in byte arithmetic, which processors do many at a time: comparisons, and sums that widen, take
+# Trains are made and read in byte arithmetic, many at a time: comparisons, and sums that widen, take
 # five to fifty times as long.
 def _sorted_digits(level: Tensor, T: int) -> Tensor:
     # Step t asks "is the count above T-t?": zeros first, then ones.
@@ -85,18 +85,22 @@ def _bits(level: Tensor, T: int) -> Tensor:
 
 
 def _signed_digits(level: Tensor, T: int) -> Tensor:
-    # The non-adjacent form is (3k - k) / 2 digit by digit. Where it would need a digit of weight 2^T, that digit
-    # and the next non-zero one, 2^T - 2^j, become ones from T-1 down to j: as few digits as T places allow. The next
-    # non-zero one is -1, because level < 2^T.
-    sign, k = torch.sign(level), level.abs()
-    digits = _bits((3 * k) >> 1, T + 1).sub_(_bits(k >> 1, T + 1))
-    overflow, digits = digits[0], digits[1:]
-    for digit in digits:
-        ends = overflow * digit
-        digit += overflow
-        digit -= ends
-        overflow += ends
-    return digits.mul_(sign.to(torch.int8))
+    # The non-adjacent form is (3k - k) / 2 digit by digit: positive digits in one word, negative ones in another.
+    level = level.to(torch.int16) if T <= 14 else level
+    k = level.abs()
+    half, more = k >> 1, k + (k >> 1)
+    plus, minus = more & ~half, half & ~more
+    # Where it would need a digit of weight 2^T, that digit and the next non-zero one, -2^j, become ones from T-1 down
+    # to j: as few digits as T places allow.
+    overflow = -(more >> T)  # all bits, or none
+    below = minus >> 1  # made to be all bits below j
+    for shift in (1, 2, 4, 8, 16):
+        if shift < T:
+            below |= below >> shift
+    plus |= overflow & ~below
+    minus &= below | ~overflow
+    swap = (plus ^ minus) & (level >> torch.iinfo(level.dtype).bits - 1)  # where the level is negative
+    return _bits(plus ^ swap, T).sub_(_bits(minus ^ swap, T))
 
 
 CODES: dict[str, Code] = {
