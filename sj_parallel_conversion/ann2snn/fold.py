@@ -16,12 +16,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from ..neuron import SpikingNode
 from .graph import layers
 from .graph.passes import free_name
-from .graph.rescale import Rescale, RescaledAdd
+from .graph.rescale import Rescale, ResidualAdd
 from .graph.shapes import record_shapes
 from .graph.units import SPLITTING, along, may_pass, passed, reads_values, shrink
 from .sites import SpikingActivation
@@ -125,7 +125,7 @@ class _Folding:
 
     def _visit(self, node: fx.Node) -> object:
         if node in self.additions:
-            self._rescale_addition(node, self.additions[node])
+            self._replace_addition(node, self.additions[node])
             return self._unit_of_values(node)
         owed = [n for n in node.all_input_nodes if n in self.owed and reads_values(node)]
         if owed and self._passes(node):
@@ -136,8 +136,11 @@ class _Folding:
         if not (owed and self._absorb(node, owed[0])):
             for n in owed:
                 node.replace_input_with(n, self._settle(n))
-        if self._foldable(node) and self._wanted(node):
-            return self._fold_output(node)
+        if self._foldable(node):
+            if self._neuron(node).folded_input:
+                self.model.get_submodule(node.target).source = (self.model.get_submodule(node.args[0].target),)
+            if self._wanted(node):
+                return self._fold_output(node)
         return self._unit_of_values(node)
 
     def _fold_output(self, site: fx.Node) -> object:
@@ -176,20 +179,20 @@ class _Folding:
             layers.scale_input(layer, factor.to(layer.weight.device))
         return factor is not None
 
-    def _rescale_addition(self, node: fx.Node, addition: _Addition) -> None:
-        if all(addition.inside):
-            return
+    def _replace_addition(self, node: fx.Node, addition: _Addition) -> None:
         own, other = node.args if addition.inside[0] else reversed(node.args)
-        factor = addition.gain
+        factor = None if all(addition.inside) else addition.gain
         if other in self.owed:
             unit = along(self.units[other], addition.dim)
             if unit is None:
                 other = self._settle(other)
             else:
                 factor = factor * unit.to(factor.device)
-        shape = node.meta["shape"]
-        factor = factor.view(-1, *[1] * (len(shape) - addition.dim - 1)) if factor.dim() else factor
-        node.target = self._add_module(node, RescaledAdd(self._like_parameters(factor)))
+        if factor is not None:
+            dims = len(node.meta["shape"]) - addition.dim - 1
+            factor = self._like_parameters(factor.view(-1, *[1] * dims) if factor.dim() else factor)
+        source = self.model.get_submodule(own.target)
+        node.target = self._add_module(node, ResidualAdd(factor, source), "residual")
         node.op, node.args = "call_module", (own, other)
 
     def _settle(self, node: fx.Node) -> fx.Node:
@@ -198,7 +201,7 @@ class _Folding:
             factor = shrink(self.units[node])
             while factor.dim() and factor.shape[0] == 1:
                 factor = factor[0]
-            name = self._add_module(node, Rescale(self._like_parameters(factor)))
+            name = self._add_module(node, Rescale(self._like_parameters(factor)), "value")
             with self.model.graph.inserting_after(node):
                 value = self.model.graph.call_module(name, (node,))
             value.meta["shape"] = node.meta["shape"]
@@ -206,8 +209,8 @@ class _Folding:
             self.units[value] = self._unit_of_values(value)
         return self.settled[node]
 
-    def _add_module(self, node: fx.Node, module: Rescale) -> str:
-        name = free_name(self.model, f"{node.name}_rescaled")
+    def _add_module(self, node: fx.Node, module: nn.Module, what: str) -> str:
+        name = free_name(self.model, f"{node.name}_{what}")
         self.model.add_submodule(name, module)
         return name
 

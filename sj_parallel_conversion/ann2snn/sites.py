@@ -11,6 +11,7 @@ from ..activation import DAQCFS, QCFS
 from ..compat import StepModeContainer
 from ..neuron import SpikingNode
 from .graph import activation_sites
+from .graph.rescale import has_hooks, may_overwrite
 from .graph.shapes import channel_axis
 
 
@@ -68,22 +69,19 @@ class SpikingActivation(StepModeContainer):
         super().__init__(False)
         self.node = node
         self.packed = False
+        self.source: tuple[nn.Module, ...] = ()  # see may_overwrite; a tuple, because it is no child
 
     def forward(self, x: Tensor) -> Tensor:
         """:param x: mean input ``[N, ...]``. :return: the mean output ``[N, ...]``"""
         if self.packed:
-            return self.node.decoded(x)
+            return self.node.decoded(x, may_overwrite(self.source))
         # A call of the module, in floats, only where someone listens: a monitor, or autograd.
-        emit = self.node if torch.is_grad_enabled() or _has_hooks(self.node) else self.node.spikes
+        emit = self.node if torch.is_grad_enabled() or has_hooks(self.node) else self.node.spikes
         return self.node.decode(emit(self.constant(x)), x.dtype)
 
     def constant(self, x: Tensor) -> Tensor:
         """:param x: mean input ``[N, ...]``. :return: the same at every step, ``[T, N, ...]``, without a copy"""
         return x.expand(self.node.T, *x.shape)
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def make_node(site: Site, node_type: type[SpikingNode], time_steps: int, v_max: Tensor) -> SpikingNode:

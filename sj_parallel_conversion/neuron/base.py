@@ -100,14 +100,15 @@ class SpikingNode(nn.Module, MultiStepModule):
         """
         return self._level(self._total(x))
 
-    def decoded(self, x: Tensor) -> Tensor:
+    def decoded(self, x: Tensor, overwrite: bool = False) -> Tensor:
         """
         The packed form of the node: what its spike train stands for, without the train.
 
         :param x: mean input ``[N, ...]``
+        :param overwrite: whether the result may take the place of ``x``, if no gradient is recorded
         :return: ``[N, ...]``, equal to ``decode(forward(x_seq))`` for any ``x_seq`` with this mean
         """
-        return self.value(self.level(x)).to(x.dtype)
+        return self.value(self._level(self._total(x), overwrite)).to(x.dtype)
 
     def value(self, level: Tensor) -> Tensor:
         """What a ``level`` ``[N, ...]`` stands for."""
@@ -162,10 +163,10 @@ class SpikingNode(nn.Module, MultiStepModule):
         difference = (x_seq - x_seq[0]).sum(0)
         return self._total(x_seq[0]) + (difference if n == self.T else difference * (n / self.T))
 
-    def _level(self, total: Tensor) -> Tensor:
+    def _level(self, total: Tensor, overwrite: bool = False) -> Tensor:
         max_level = self.code.max_level(self.T)
         if self.folded_input:
-            return clip_to_levels(total, max_level, self._min_level)
+            return clip_to_levels(total, max_level, self._min_level, overwrite)
         return level(total, *self._threshold_and_psi(total), max_level, self._min_level)
 
     @property

@@ -20,6 +20,7 @@ def test_defaults() -> None:
         "threshold": "mse",
         "calibration": "least_squares",
         "per_channel": True,
+        "fold": True,
         "show_progress": True,
     }
 
@@ -48,6 +49,7 @@ def test_defaults() -> None:
         ("time_steps", "4", ["integer >= 1"]),
         ("time_steps", None, ["integer >= 1"]),
         ("per_channel", 1, ["True or False"]),
+        ("fold", None, ["True or False"]),
         ("show_progress", "yes", ["True or False"]),
     ],
 )

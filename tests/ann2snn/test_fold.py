@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_map
 
 import sj_parallel_conversion as sjpc
-from sj_parallel_conversion.ann2snn.graph.rescale import Rescale, RescaledAdd
+from sj_parallel_conversion.ann2snn.graph.rescale import Rescale, ResidualAdd
 
 MODES = ["parallel", "spikepack", "css"]
 
@@ -165,7 +165,7 @@ def test_no_multiplication_is_left(name: str) -> None:
 def test_residual_costs_one_operation() -> None:
     torch.manual_seed(0)
     snn = convert(Between(BETWEEN["residual"][0]).eval(), IMAGES)
-    assert sum(isinstance(module, RescaledAdd) for module in snn.modules()) == 1
+    assert sum(isinstance(module, ResidualAdd) for module in snn.modules()) == 1
 
 
 class TiedWeights(nn.Module):
@@ -240,6 +240,46 @@ def test_serial_nodes_in_a_folded_network() -> None:
     for network in (plain, css):
         network.neurons()[0].node.serial = True
     torch.testing.assert_close(css.predict(x), plain.predict(x))
+
+
+@torch.no_grad()
+def test_packed_values_are_overwritten_only_where_nobody_keeps_them() -> None:
+    torch.manual_seed(0)
+    snn = convert(Between(BETWEEN["residual"][0]).eval(), IMAGES)
+    snn.execution, kept, x = "packed", [], IMAGES.clone()
+    expected = snn.predict(x)
+    assert torch.equal(x, IMAGES)
+    for module in snn.modules():
+        if isinstance(module, (nn.Conv2d, ResidualAdd)):
+            module.register_forward_hook(lambda module, args, output: kept.append((output, output.clone())))
+    assert torch.equal(snn.predict(x), expected)
+    assert len(kept) == 3 and all(torch.equal(a, b) for a, b in kept)
+    with torch.enable_grad():
+        assert torch.equal(snn.predict(x.requires_grad_()), expected)
+
+
+class StaticBranch(nn.Module):
+    """A branch of the input, which step by step has no time axis, beside a branch of spikes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1), nn.Linear(4, 5)
+        self.c = nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.a(x) + self.c(F.relu(self.b(x)))).mean((2, 3)))
+
+
+@torch.no_grad()
+def test_a_value_without_time_axis_serves_all_steps() -> None:
+    torch.manual_seed(0)
+    ann = StaticBranch().eval()
+    assert_fold_changes_nothing(ann, IMAGES)
+    snn = convert(ann, IMAGES.double())
+    expected = snn.predict(IMAGES.double())
+    for snn.execution in ("packed", "spikes"):
+        for snn.step_by_step in (True, False):
+            torch.testing.assert_close(snn.predict(IMAGES.double()), expected, rtol=1e-9, atol=1e-9)
 
 
 @torch.no_grad()
