@@ -90,14 +90,14 @@ def convert(ann: nn.Module, x: Tensor, mode: str, time_steps: int, execution: st
     :param x: an input
     :param mode: the neuron
     :param time_steps: T
-    :param execution: ``"packed"``, ``"spikes"`` or ``"step by step"``
+    :param execution: ``"packed"``, ``"spikes"``, ``"step by step"`` or ``"int8 weights"``
     :return: the converted network, ready to run
     """
     options = {"threshold": "max", "calibration": "da_qcfs", "show_progress": False}
     snn = sjpc.ParallelConverter(calibration(x), mode=mode, time_steps=time_steps, **options).convert(ann)
     snn.step_by_step = execution == "step by step"
-    snn.execution = "spikes" if snn.step_by_step else execution
-    return snn
+    snn.execution = execution if execution == "packed" else "spikes"
+    return sjpc.to_int8(snn) if execution == "int8 weights" else snn
 
 
 def spiking_methods(ann: nn.Module, x: Tensor, args: argparse.Namespace) -> dict[str, Callable[[Tensor], Tensor]]:
@@ -112,7 +112,7 @@ def spiking_methods(ann: nn.Module, x: Tensor, args: argparse.Namespace) -> dict
         parallel = mode == "parallel"
         runs = [("packed", T) for T in (args.packed if parallel else [args.weighted])]
         runs += [("spikes", T) for T in (args.spikes if parallel else [args.weighted])]
-        runs += [("step by step", T) for T in args.spikes[-1:] if parallel]
+        runs += [(execution, T) for execution in ("int8 weights", "step by step") for T in args.spikes[-1:] if parallel]
         for execution, T in runs:
             methods[f"{mode}, {execution}, T={T}"] = convert(ann, x, mode, T, execution).predict
     return methods

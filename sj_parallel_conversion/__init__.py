@@ -12,6 +12,7 @@ from .ann2snn import (
     ParallelConverter,
     SpikingNetwork,
     replace_activations,
+    to_int8,
 )
 from .errors import (
     ConfigError,
@@ -45,6 +46,7 @@ __all__ = [
     "UnsupportedReleaseError",
     "register",
     "replace_activations",
+    "to_int8",
     "unregister",
 ]
 

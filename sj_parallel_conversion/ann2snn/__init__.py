@@ -2,6 +2,7 @@
 
 from .config import ConversionConfig
 from .converter import ParallelConverter
+from .int8 import to_int8
 from .network import SpikingNetwork
 from .recipe import ParallelConversionRecipe
 from .replace import replace_activations
@@ -12,4 +13,5 @@ __all__ = [
     "ParallelConverter",
     "SpikingNetwork",
     "replace_activations",
+    "to_int8",
 ]

@@ -16,6 +16,8 @@ from torch.nn import functional as F
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _MaxPoolNd
 
+from .maxpool import is_max_pool
+
 # They move values and change none: units move alike.
 _MOVING_MODULES = (
     _DropoutNd, nn.Identity, nn.Flatten, nn.Unflatten, nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle,
@@ -78,6 +80,15 @@ def may_pass(model: fx.GraphModule, node: fx.Node) -> bool:
         return "dtype" not in node.kwargs
     known = _MOVING_METHODS if node.op == "call_method" else {*_MOVING_FUNCTIONS, *_POOLING_FUNCTIONS, F.interpolate}
     return node.op in ("call_function", "call_method") and node.target in known
+
+
+def keeps_integers(model: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether ``node`` passes units on and makes integers of integers: it moves values, or picks the largest."""
+    if not may_pass(model, node):
+        return False
+    if node.op == "call_module":
+        return isinstance(model.get_submodule(node.target), (*_MOVING_MODULES, _MaxPoolNd, _AdaptiveMaxPoolNd))
+    return node.target in _MOVING_FUNCTIONS or node.target in _MOVING_METHODS or is_max_pool(model, node)
 
 
 def reads_values(node: fx.Node) -> bool:
