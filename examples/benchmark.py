@@ -23,7 +23,7 @@ from statistics import median
 import torch
 from models import cifar_resnet
 from node_forms import FORMS
-from rate_coding import rate_coded, settings
+from rate_coding import rate_coded, rate_coded_multi_step, settings
 from spikingjelly.activation_based import functional
 from timing import alternating, peak_memory, ratios
 from torch import Tensor, nn
@@ -118,17 +118,6 @@ def spiking_methods(ann: nn.Module, x: Tensor, args: argparse.Namespace) -> dict
     return methods
 
 
-def multi_step(snn: nn.Module, time_steps: int, x: Tensor) -> Tensor:
-    """
-    :param snn: a network of SpikingJelly in step mode "m"
-    :param time_steps: T
-    :param x: images ``[N, ...]``
-    :return: logits ``[N, classes]``, the mean over time
-    """
-    functional.reset_net(snn)
-    return snn(x.unsqueeze(0).repeat(time_steps, *[1] * x.dim())).mean(0)
-
-
 def rate_coding(ann: nn.Module, x: Tensor, time_steps: int) -> dict[str, Callable[[Tensor], Tensor]]:
     """
     :param ann: a network
@@ -142,13 +131,13 @@ def rate_coding(ann: nn.Module, x: Tensor, time_steps: int) -> dict[str, Callabl
             single = converter(copy.deepcopy(ann)).eval()
         multi = copy.deepcopy(single)
         functional.set_step_mode(multi, "m")
-        multi_step(multi, 2, x)
+        rate_coded_multi_step(multi, 2, x)
     except Exception as error:
         print(f"SpikingJelly's own conversion does not take this network: {error}")
         return {}
     return {
         f"SpikingJelly rate coding, step mode 's', T={time_steps}": partial(rate_coded, single, time_steps),
-        f"SpikingJelly rate coding, step mode 'm', T={time_steps}": partial(multi_step, multi, time_steps),
+        f"SpikingJelly rate coding, step mode 'm', T={time_steps}": partial(rate_coded_multi_step, multi, time_steps),
     }
 
 
