@@ -79,13 +79,39 @@ def _sorted_digits(level: Tensor, T: int) -> Tensor:
 
 def _bits(level: Tensor, T: int) -> Tensor:
     if T > 8:
-        return torch.cat([_bits(level >> 8, T - 8), _bits(level & 255, 8)])
+        order, inverse = _memory_order(level)
+        level = level.permute(order)  # torch.cat knows no other layout
+        return torch.cat([_bits(level >> 8, T - 8), _bits(level & 255, 8)]).permute(0, *(d + 1 for d in inverse))
     masks = torch.tensor([1 << t for t in range(T - 1, -1, -1)], dtype=torch.uint8, device=level.device)
     return (level.to(torch.uint8) & masks.view(-1, *[1] * level.dim())).clamp_(max=1).view(torch.int8)
 
 
 def _signed_digits(level: Tensor, T: int) -> Tensor:
-    # The non-adjacent form is (3k - k) / 2 digit by digit: positive digits in one word, negative ones in another.
+    largest = 2**T - 1
+    if level.numel() <= 4 * largest:
+        plus, minus = _signed_words(level, T)
+    else:  # a table of all levels costs less than the arithmetic on so many
+        every = torch.arange(-largest, largest + 1, dtype=torch.int32, device=level.device)
+        row = (level + largest).clamp_(0, 2 * largest)  # NaN has become a level far out of range
+        plus, minus = (_look_up(words, row) for words in _signed_words(every, T))
+    return _bits(plus, T).sub_(_bits(minus, T))
+
+
+def _look_up(table: Tensor, row: Tensor) -> Tensor:
+    order, inverse = _memory_order(row)
+    row = row.permute(order)
+    return table.index_select(0, row.reshape(-1)).view(row.shape).permute(inverse)
+
+
+def _memory_order(x: Tensor) -> tuple[list[int], list[int]]:
+    """The permutation that makes ``x`` lie in memory in order, and the one that takes it back."""
+    order = sorted(range(x.dim()), key=x.stride, reverse=True)
+    return order, [order.index(d) for d in range(x.dim())]
+
+
+def _signed_words(level: Tensor, T: int) -> tuple[Tensor, Tensor]:
+    """The places of the positive digits and of the negative ones, each as the bits of a word."""
+    # The non-adjacent form is (3k - k) / 2 digit by digit.
     level = level.to(torch.int16) if T <= 14 else level
     k = level.abs()
     half, more = k >> 1, k + (k >> 1)
@@ -100,7 +126,7 @@ def _signed_digits(level: Tensor, T: int) -> Tensor:
     plus |= overflow & ~below
     minus &= below | ~overflow
     swap = (plus ^ minus) & (level >> torch.iinfo(level.dtype).bits - 1)  # where the level is negative
-    return _bits(plus ^ swap, T).sub_(_bits(minus ^ swap, T))
+    return plus ^ swap, minus ^ swap
 
 
 CODES: dict[str, Code] = {
@@ -197,8 +223,8 @@ _PLACES = {1: 127, 2: 7}
 
 
 def _decode_bytes(train: Tensor, code: Code, dtype: torch.dtype) -> Tensor:
-    order = sorted(range(1, train.dim()), key=train.stride, reverse=True)
-    train = train.permute(0, *order)  # sums of what lies side by side in memory
+    order, inverse = _memory_order(train[0])
+    train = train.permute(0, *(d + 1 for d in order))  # sums of what lies side by side in memory
     level = None
     for digits in train.split(_PLACES[code.base]):
         if code.weighted:
@@ -206,7 +232,7 @@ def _decode_bytes(train: Tensor, code: Code, dtype: torch.dtype) -> Tensor:
             digits = digits * weights.view(-1, *[1] * len(order))
         part = digits.sum(0, dtype=torch.int8).to(dtype)
         level = part if level is None else level * code.base ** len(digits) + part
-    return level.permute([order.index(d) for d in range(1, train.dim())])
+    return level.permute(inverse)
 
 
 def _laid_out_as(step: Tensor, level: Tensor) -> Tensor:
