@@ -52,6 +52,19 @@ def rate_coded(snn: nn.Module, time_steps: int, x: Tensor) -> Tensor:
     return out
 
 
+def rate_coded_multi_step(snn: nn.Module, time_steps: int, x: Tensor) -> Tensor:
+    """
+    The same in one call.
+
+    :param snn: converted network in step mode "m"
+    :param time_steps: T
+    :param x: images ``[N, ...]``
+    :return: logits ``[N, classes]``, summed over time
+    """
+    functional.reset_net(snn)
+    return snn(x.unsqueeze(0).repeat(time_steps, *[1] * x.dim())).sum(0)
+
+
 def best_rate_coding(
     ann: nn.Module, loader: Iterable, evaluation: Evaluation, time_steps: Sequence[int]
 ) -> list[Result]:

@@ -18,6 +18,7 @@ from .ann2snn import (
     register_activation,
     register_leaf,
     replace_activations,
+    to_int8,
 )
 from .errors import (
     ConfigError,
@@ -59,6 +60,7 @@ __all__ = [
     "register_activation",
     "register_leaf",
     "replace_activations",
+    "to_int8",
     "unregister",
 ]
 

@@ -3,6 +3,7 @@
 from .config import ConversionConfig
 from .converter import ParallelConverter
 from .graph import register_activation, register_leaf
+from .int8 import to_int8
 from .network import SpikingNetwork
 from .partly import PartlySpikingNetwork
 from .recipe import ParallelConversionRecipe
@@ -21,4 +22,5 @@ __all__ = [
     "register_activation",
     "register_leaf",
     "replace_activations",
+    "to_int8",
 ]

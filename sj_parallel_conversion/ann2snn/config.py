@@ -36,6 +36,8 @@ class ConversionConfig:
     :param calibration: how the conversion error is corrected, a row of
         :data:`~sj_parallel_conversion.ann2snn.calibration.CALIBRATIONS`
     :param per_channel: one threshold a channel, or one a layer
+    :param fold: whether the neurons' arithmetic becomes part of the weights around them, which is faster; ``False``
+        keeps the weights of the ANN, and neurons whose parameters can be changed and trained
     :param show_progress: whether progress bars are drawn
     :param backend: what the neurons of the converted network run on, ``"torch"`` or ``"cupy"``; a calibration runs on
         torch, wherever its data are
@@ -53,6 +55,7 @@ class ConversionConfig:
     threshold: str = "mse"
     calibration: str = "least_squares"
     per_channel: bool = True
+    fold: bool = True
     show_progress: bool = True
     backend: str = "torch"
     input_encoding: str = "analogue"
@@ -71,7 +74,7 @@ class ConversionConfig:
             self.node_type.code.check_steps(self.time_steps)
         except ConfigError as error:
             raise ConfigError(f"mode={self.mode!r} with time_steps={self.time_steps}: {error}") from error
-        for argument in ("per_channel", "show_progress", "spiking_inputs", "strict"):
+        for argument in ("per_channel", "fold", "show_progress", "spiking_inputs", "strict"):
             if not isinstance(getattr(self, argument), bool):
                 raise ConfigError(f"{argument} must be True or False, got {getattr(self, argument)!r}")
 

@@ -15,6 +15,7 @@ from .calibration import CALIBRATIONS, SEARCH_THRESHOLDS
 from .config import ConversionConfig
 from .data import CalibrationData, replayable
 from .encoder import add_encoder, place_encoder
+from .fold import fold
 from .graph.shapes import record_shapes
 from .network import SpikingNetwork, shape_of_sample
 from .partly import PartlySpikingNetwork, convert_submodules
@@ -101,6 +102,10 @@ class ParallelConversionRecipe(ModuleConversionRecipe):
         if encoder is not None:
             place_encoder(snn, encoder, data, self.config)
         CALIBRATIONS[self.config.calibration](model, snn, sites, data, self.config)
+        if self.config.fold and dtype in (torch.float32, torch.float64):
+            # Trained quantisers keep their order of arithmetic, to the bit; half precision would round weights twice.
+            max_level = self.config.node_type.code.max_level(self.config.time_steps)
+            fold(snn, [site.name for site in sites if not site.is_lossless(max_level)], data.first())
         return SpikingNetwork(snn, self.config, shape_of_sample((data.first(),)), graded_input).eval()
 
     def _encodes(self, graded_input: bool) -> bool:

@@ -13,6 +13,7 @@ from ..compat import StepModeContainer
 from ..errors import ConversionError
 from ..neuron import SpikingNode
 from . import graph
+from .graph.rescale import has_hooks, may_overwrite
 from .graph.shapes import channel_axis
 
 
@@ -101,12 +102,15 @@ class SpikingActivation(StepModeContainer):
         super().__init__(False)
         self.node = node
         self.packed = packed
+        self.source: tuple[nn.Module, ...] = ()  # see may_overwrite; a tuple, because it is no child
 
     def forward(self, x: Tensor) -> Tensor:
         """:param x: mean input ``[N, ...]``. :return: the mean output ``[N, ...]``"""
         if self.packed:
-            return self.node.decoded(x)
-        return self.node.decode(self.node(self.constant(x)))
+            return self.node.decoded(x, may_overwrite(self.source))
+        # A call of the module, in floats, only where someone listens: a monitor, or autograd.
+        emit = self.node if torch.is_grad_enabled() or has_hooks(self.node) else self.node.spikes
+        return self.node.decode(emit(self.constant(x)), x.dtype)
 
     def constant(self, x: Tensor) -> Tensor:
         """:param x: mean input ``[N, ...]``. :return: the same at every step, ``[T, N, ...]``, without a copy"""

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_map
 
 from .graph.affine import affine_tail, is_affine
 from .graph.maxpool import is_max_pool, max_pool_steps
+from .graph.rescale import ResidualAdd
 from .sites import SpikingActivation
 
 
@@ -91,6 +92,8 @@ class Timeline(fx.Interpreter):
         module = self.submodules.get(node.target) if node.op == "call_module" else None
         if isinstance(module, SpikingActivation):
             return self._fire(node, module, args[0])
+        if isinstance(module, ResidualAdd):
+            kwargs = {"overwrite": False}  # a value without a time axis serves all steps
         at_mean = _at((args, kwargs), lambda value: value.mean)
         in_steps = node in self._in_steps and _contains_steps((args, kwargs))
         if not in_steps:

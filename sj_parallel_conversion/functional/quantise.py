@@ -42,10 +42,21 @@ def level(
     :param min_level: 0, or ``-max_level`` for signed outputs
     :return: integers in the dtype of ``total``; the gradient is that of the clipped line (straight-through floor)
     """
-    line = (total + psi) / v_threshold
+    return clip_to_levels((total + psi) / v_threshold, max_level, min_level, overwrite=True)
+
+
+def clip_to_levels(line: Tensor, max_level: int, min_level: int = 0, overwrite: bool = False) -> Tensor:
+    r"""
+    :param line: currents in units of one level, initial charge included, any shape
+    :param max_level: the largest level of the code
+    :param min_level: 0, or ``-max_level`` for signed outputs
+    :param overwrite: whether the result may take the place of ``line``, if no gradient is recorded
+    :return: :math:`\mathrm{clip}(\lfloor line \rfloor, k_{min}, k_{max})` in the dtype of ``line``, with the gradient
+        of the clipped line (straight-through floor)
+    """
     if torch.is_grad_enabled() and line.requires_grad:
         return straight_through(line.detach().floor().clamp_(min_level, max_level), line.clamp(min_level, max_level))
-    return line.floor_().clamp_(min_level, max_level)
+    return (line.floor_() if overwrite else line.floor()).clamp_(min_level, max_level)
 
 
 def da_qcfs(

@@ -56,8 +56,7 @@ def spike_train(
     :raises ConfigError: if ``node`` is not in closed form
     """
     kernel = functools.partial(_emit_train, node, x_seq.dtype if dtype is None else dtype)
-    parameters = [p for p in (node.v_threshold, node.shift, node.psi) if p is not None]
-    return _KernelWithTorchGradient.apply(x_seq, kernel, torch_form, *parameters)
+    return _KernelWithTorchGradient.apply(x_seq, kernel, torch_form, *_affine_parameters(node))
 
 
 def decoded(node: SpikingNode, x: Tensor, torch_form: Callable[[Tensor], Tensor]) -> Tensor:
@@ -69,8 +68,8 @@ def decoded(node: SpikingNode, x: Tensor, torch_form: Callable[[Tensor], Tensor]
     :raises DataError, ConfigError: as :func:`spike_train`
     """
     kernel = functools.partial(_emit_value, node)
-    parameters = [p for p in (node.v_threshold, node.shift, node.psi, node.amplitude) if p is not None]
-    return _KernelWithTorchGradient.apply(x, kernel, torch_form, *parameters)
+    parameters = {id(p): p for p in (*_affine_parameters(node), _amplitude(node)) if p is not None}
+    return _KernelWithTorchGradient.apply(x, kernel, torch_form, *parameters.values())
 
 
 class _KernelWithTorchGradient(torch.autograd.Function):
@@ -108,13 +107,22 @@ def _emit_train(node: SpikingNode, dtype: torch.dtype, x_seq: Tensor) -> Tensor:
 def _emit_value(node: SpikingNode, x: Tensor) -> Tensor:
     x_seq = _readable(x.unsqueeze(0))
     out = torch.empty_strided(x.shape, x_seq[0].stride(), dtype=x.dtype, device=x.device)
-    amplitude = node.v_threshold if node.amplitude is None else node.amplitude
-    _launch("decoded_level", node, x_seq, out, _affine(node), amplitude)
+    _launch("decoded_level", node, x_seq, out, _affine(node), _amplitude(node))
     return out
 
 
-def _affine(node: SpikingNode) -> Affine:
-    return node.v_threshold, node.psi, node.shift
+def _affine(node: SpikingNode) -> Affine | None:
+    return None if node.folded_input else (node.v_threshold, node.psi, node.shift)
+
+
+def _affine_parameters(node: SpikingNode) -> list[Tensor]:
+    return [p for p in _affine(node) or () if p is not None]
+
+
+def _amplitude(node: SpikingNode) -> Tensor | None:
+    if node.folded_output:
+        return None
+    return node.v_threshold if node.amplitude is None else node.amplitude
 
 
 def _readable(x_seq: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from .. import kernels
 from ..compat import MultiStepModule
 from ..errors import ConfigError, DataError
-from ..functional import Code, decode, encode, level
+from ..functional import Code, clip_to_levels, decode, encode, encode_bytes, level
 from ..functional.quantise import full_precision
 from ..parameters import along_channels, evaluate, neuron_parameter
 
@@ -46,10 +46,17 @@ class SpikingNode(nn.Module, MultiStepModule):
     Shapes: ``x_seq`` ``[T, N, ...]`` -> spikes ``[T, N, ...]``. An input expanded along time (stride 0) is read once.
     Always multi-step. As with SpikingJelly's ``PSN`` no ``step_mode`` is set, so that ``functional.set_step_mode``
     passes over it, whatever the mode of the network around it.
+
+    In a converted network the neighbouring layers may have taken over arithmetic of the node (:mod:`..ann2snn.fold`).
+    With ``folded_input`` currents arrive in units of one level, shift and initial charge included; with
+    ``folded_output`` a level stands for itself, and what it is worth is in the weights that read it. The parameters
+    that have become part of weights stay as they were, for inspection, but no longer act.
     """
 
     code: Code
     closed_form = True  # False for a node that runs a loop over time, which only torch's form does
+    folded_input = False
+    folded_output = False
     _backend = "torch"
 
     def __init__(
@@ -111,6 +118,16 @@ class SpikingNode(nn.Module, MultiStepModule):
     def _fused(self) -> bool:
         return self.backend == "cupy" and self.activation is None
 
+    @property
+    def step(self) -> Tensor:
+        """The mean input that makes one level more, ``[]`` or ``[C]``, in the units of the ANN."""
+        return self.v_threshold / self.code.levels_per_threshold(self.T)
+
+    @property
+    def unit(self) -> Tensor:
+        """What one level stands for, ``[]`` or ``[C]``, in the units of the ANN."""
+        return self._worth / self.code.levels_per_threshold(self.T)
+
     def forward(self, x_seq: Tensor) -> Tensor:
         """
         :param x_seq: input currents ``[T, N, ...]``
@@ -121,9 +138,15 @@ class SpikingNode(nn.Module, MultiStepModule):
             raise DataError(
                 f"{type(self).__name__}(T={self.T}) needs an input [T={self.T}, N, ...], got shape {list(x_seq.shape)}"
             )
+        return self._torch_train(x_seq) if not self._fused else kernels.spike_train(self, x_seq, self._torch_train)
+
+    def spikes(self, x_seq: Tensor) -> Tensor:
+        """As :meth:`forward`, but one byte a spike where the closed form is used and no gradient is recorded."""
+        if torch.is_grad_enabled() or not self.closed_form:
+            return self(x_seq)
         if self._fused:
-            return kernels.spike_train(self, x_seq, self._torch_train)
-        return self._torch_train(x_seq)
+            return kernels.spike_train(self, x_seq, self._torch_train, torch.int8)
+        return encode_bytes(self._level(self._total_of(x_seq)), self.code, self.T, self.signed)
 
     @property
     def symbols(self) -> tuple[int, ...]:
@@ -136,6 +159,8 @@ class SpikingNode(nn.Module, MultiStepModule):
         :return: what the quantiser sees, f(x + psi_DA), in float32 at least
         """
         x = full_precision(x)
+        if self.folded_input:
+            return x
         x = x + self._along(self.shift, x)
         return x if self.activation is None else evaluate(self.activation, x)
 
@@ -146,28 +171,33 @@ class SpikingNode(nn.Module, MultiStepModule):
         """
         return self._level(self._total(x))
 
-    def decoded(self, x: Tensor) -> Tensor:
+    def decoded(self, x: Tensor, overwrite: bool = False) -> Tensor:
         """
         The packed form of the node: what its spike train stands for, without the train.
 
         :param x: mean input ``[N, ...]``
+        :param overwrite: whether the result may take the place of ``x``, if no gradient is recorded
         :return: ``[N, ...]``, equal to ``decode(forward(x_seq))`` for any ``x_seq`` with this mean
         """
         if self._fused:
             return kernels.decoded(self, x, self._torch_decoded)
-        return self._torch_decoded(x)
+        return self._torch_decoded(x, overwrite)
 
     def value(self, level: Tensor) -> Tensor:
         """What a ``level`` ``[N, ...]`` stands for."""
-        amplitude = self.v_threshold if self.amplitude is None else self.amplitude
-        return level * (self._along(amplitude, level) / self.code.levels_per_threshold(self.T))
+        if self.folded_output:
+            return level
+        return level * (self._along(self._worth, level) / self.code.levels_per_threshold(self.T))
 
-    def decode(self, spike_seq: Tensor) -> Tensor:
+    def decode(self, spike_seq: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """
         :param spike_seq: spikes ``[T, N, ...]`` of this node
+        :param dtype: of the result; by default that of ``spike_seq``
         :return: ``[N, ...]``, the mean over time of :meth:`amplify`, computed over exact integers
         """
-        return self.value(decode(spike_seq, self.code)).to(spike_seq.dtype)
+        dtype = dtype or spike_seq.dtype
+        exact = torch.float64 if dtype == torch.float64 else torch.float32
+        return self.value(decode(spike_seq, self.code, exact)).to(dtype)
 
     def amplify(self, spike_seq: Tensor) -> Tensor:
         """
@@ -191,37 +221,54 @@ class SpikingNode(nn.Module, MultiStepModule):
 
     def extra_repr(self) -> str:
         channels = max(p.numel() for p in self.parameters(recurse=False))
-        signed = ", signed=True" if self.signed else ""
-        return f"T={self.T}, channels={channels if channels > 1 else 'any'}, channel_dim={self.channel_dim}{signed}"
+        flags = [name for name in ("signed", "folded_input", "folded_output") if getattr(self, name)]
+        return f"T={self.T}, channels={channels if channels > 1 else 'any'}, channel_dim={self.channel_dim}" + "".join(
+            f", {name}=True" for name in flags
+        )
 
     def _torch_train(self, x_seq: Tensor) -> Tensor:
         return self._spikes(x_seq).to(x_seq.dtype)
 
-    def _torch_decoded(self, x: Tensor) -> Tensor:
-        return self.value(self.level(x)).to(x.dtype)
+    def _torch_decoded(self, x: Tensor, overwrite: bool = False) -> Tensor:
+        return self.value(self._level(self._total(x), overwrite)).to(x.dtype)
 
     def _spikes(self, x_seq: Tensor) -> Tensor:
         return encode(self._level(self._total_of(x_seq)), self.code, self.T, self.signed)
 
+    @property
+    def _worth(self) -> Tensor:
+        return self.v_threshold if self.amplitude is None else self.amplitude
+
+    @property
+    def _scale(self) -> int:
+        # the factor between the mean input and what is compared with the threshold
+        return 1 if self.folded_input else self.code.levels_per_threshold(self.T)
+
     def _total(self, x: Tensor) -> Tensor:
-        return self.charge(x) * self.code.levels_per_threshold(self.T)
+        charge = self.charge(x)
+        return charge if self.folded_input else charge * self._scale
 
     def _total_of(self, x_seq: Tensor) -> Tensor:
         if x_seq.stride(0) == 0 or self.T == 1:
             return self._total(x_seq[0])
         # Differences from the first step, because an input that is the same at every step must give exactly the level
         # of that input: rounding errors of T equal summands would move it across a tie.
-        n = self.code.levels_per_threshold(self.T)
+        n = self._scale
         x_seq = full_precision(x_seq)
         difference = (x_seq - x_seq[0]).sum(0)
         if self.activation is not None:
             return self._total(x_seq[0] + difference / self.T)
         return self._total(x_seq[0]) + (difference if n == self.T else difference * (n / self.T))
 
-    def _level(self, total: Tensor) -> Tensor:
-        return level(total, *self._threshold_and_psi(total), self.code.max_level(self.T), self.min_level)
+    def _level(self, total: Tensor, overwrite: bool = False) -> Tensor:
+        max_level = self.code.max_level(self.T)
+        if self.folded_input:
+            return clip_to_levels(total, max_level, self.min_level, overwrite)
+        return level(total, *self._threshold_and_psi(total), max_level, self.min_level)
 
     def _threshold_and_psi(self, total: Tensor) -> tuple[Tensor, Tensor]:
+        if self.folded_input:
+            return total.new_ones(()), total.new_zeros(())
         v_threshold = self._along(self.v_threshold, total)
         return v_threshold, v_threshold / 2 if self.psi is None else self._along(self.psi, total)
 

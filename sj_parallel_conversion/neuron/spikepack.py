@@ -70,9 +70,9 @@ class SpikePackNode(SpikingNode):
         total = self._total_of(x_seq)
         return encode_like(self._loop(total), self._level(total), self.code)
 
-    def _level(self, total: Tensor) -> Tensor:
+    def _level(self, total: Tensor, overwrite: bool = False) -> Tensor:
         if self.tau == 2:
-            return super()._level(total)
+            return super()._level(total, overwrite)
         v_threshold, psi = self._threshold_and_psi(total)
         line = (total + psi) / v_threshold
         weights = line.new_tensor(self.code.weights(self.T))

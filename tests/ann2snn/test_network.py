@@ -281,16 +281,23 @@ def test_state_dict_loads_whatever_the_calibration(saved: str, fresh: str) -> No
 
 @pytest.mark.parametrize("execution", ["spikes", "packed"])
 @pytest.mark.parametrize("mode", ["s", "m"])
-def test_can_be_fine_tuned(execution: str, mode: str) -> None:
+@pytest.mark.parametrize("fold", [True, False])
+def test_can_be_fine_tuned(execution: str, mode: str, fold: bool) -> None:
+    """Folded, the weights learn, and the parameters that became part of them do not; unfolded, all do."""
     ann, x = net("concatenated")
-    snn = convert(ann, x)
+    snn = convert(ann, x, fold=fold)
     snn.execution = execution
     functional.set_step_mode(snn, mode)
     y = snn(x.expand(4, *x.shape)).mean(0) if mode == "m" else sum(snn(x) for _ in range(4)) / 4
     y.square().sum().backward()
     for name, parameter in snn.named_parameters():
-        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
-    assert all(site.node.v_threshold.grad.abs().sum() > 0 for site in snn.neurons())
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+        assert parameter.grad is None or parameter.grad.isfinite().all(), name
+        assert parameter.requires_grad or (fold and ".node." in name)
+    if fold:
+        assert not any(site.node.v_threshold.requires_grad for site in snn.neurons())
+    else:
+        assert all(site.node.v_threshold.grad.abs().sum() > 0 for site in snn.neurons())
 
 
 def test_repr(snn: sjpc.SpikingNetwork) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sj_parallel_conversion.errors import ConfigError
-from sj_parallel_conversion.functional import CODES, decode, encode
+from sj_parallel_conversion.functional import CODES, decode, encode, encode_bytes
 from sj_parallel_conversion.functional.coding import MAX_WEIGHTED_STEPS
 
 WEIGHTED = ["binary", "signed_digit"]
@@ -150,3 +150,22 @@ def test_memory_layout_is_that_of_the_levels(code_name: str, layout) -> None:
     levels = layout(torch.randint(0, code.max_level(4) + 1, (2, 5, 4, 3)).float())
     read = decode(encode(levels, code, 4), code)
     assert torch.equal(read, levels) and read.stride() == levels.stride()
+
+
+@pytest.mark.parametrize("code_name", CODES)
+@pytest.mark.parametrize("T", [3, 8, 9])
+def test_bytes_of_many_levels_in_any_layout(code_name: str, T: int) -> None:
+    """Trains of one byte a spike are the same as floats, and keep the memory layout of the levels."""
+    code = CODES[code_name]
+    low = -code.max_level(T) if code_name == "signed_digit" else 0
+    generator = torch.Generator().manual_seed(0)
+    levels = torch.randint(low, code.max_level(T) + 1, (4, 9, 16, 16), generator=generator).float()
+    for x in (levels, levels.contiguous(memory_format=torch.channels_last), levels.transpose(0, 3)):
+        train = encode_bytes(x, code, T)
+        assert train.dtype == torch.int8 and train[0].stride() == x.stride()
+        assert torch.equal(train.float(), torch.stack([encode(x[i], code, T) for i in range(len(x))], 1))
+        level = decode(train, code)
+        assert torch.equal(level, x) and level.stride() == x.stride()
+        assert decode(train, code, torch.float64).dtype == torch.float64
+    few = encode(levels.flatten()[:5], code, T)
+    assert torch.equal(few, encode(levels, code, T).flatten(1)[:, :5])

@@ -14,6 +14,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AvgPoolNd
 
 from .maxpool import is_max_pool
+from .rescale import Rescale, ResidualAdd
 
 _MODULES = (
     _ConvNd,
@@ -30,6 +31,8 @@ _MODULES = (
     nn.modules.padding._ConstantPadNd,
     nn.modules.padding._ReflectionPadNd,
     nn.modules.padding._ReplicationPadNd,
+    Rescale,
+    ResidualAdd,
 )
 # Affine in all their tensor arguments together.
 _FUNCTIONS = {

@@ -1,0 +1,61 @@
+"""What remains of amplitudes and thresholds where they cannot become part of a layer's weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Rescale(nn.Module):
+    """
+    ``x * factor``.
+
+    :param factor: broadcastable to the values ``[N, ...]``
+    """
+
+    def __init__(self, factor: Tensor) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(factor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """:param x: ``[N, ...]``. :return: same shape"""
+        return x * self.factor
+
+
+class ResidualAdd(nn.Module):
+    """
+    ``x + y * factor`` in one pass: an addition whose branches have different units.
+
+    :param factor: broadcastable to the values ``[N, ...]``; ``None`` means 1
+    :param source: the module that computes ``x``, which nothing else reads
+    """
+
+    def __init__(self, factor: Tensor | None, source: nn.Module) -> None:
+        super().__init__()
+        self.factor = None if factor is None else nn.Parameter(factor)
+        self.source = (source,)  # a tuple, because it is no child
+
+    def forward(self, x: Tensor, y: Tensor, overwrite: bool = True) -> Tensor:
+        """
+        :param x: ``[N, ...]``
+        :param y: same shape
+        :param overwrite: whether the result may take the place of ``x``
+        :return: same shape
+        """
+        overwrite = overwrite and may_overwrite(self.source)
+        if self.factor is None:
+            return x.add_(y) if overwrite else x + y
+        return x.addcmul_(y, self.factor) if overwrite else torch.addcmul(x, y, self.factor)
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether someone listens to ``module``."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def may_overwrite(source: tuple[nn.Module, ...]) -> bool:
+    """
+    :param source: the module that computed a value which nothing else reads, or nothing if there is no such module
+    :return: whether that value may be written to: neither autograd nor a hook may have kept it
+    """
+    return bool(source) and not torch.is_grad_enabled() and not has_hooks(source[0])
