@@ -19,7 +19,8 @@ Contestants = dict[str, Callable[[], object]]
 @torch.no_grad()
 def alternating(contestants: Contestants, seconds: float, progress: str) -> dict[str, list[float]]:
     """
-    Run all contestants in turn, again and again, so that other work on the machine slows all of them alike.
+    Run all contestants in turn, again and again, so that other work on the machine slows all of them alike. Each round
+    begins with another one, so that what a run leaves behind in the caches meets all of them alike, too.
 
     :param contestants: what to run; the first is what others are compared with
     :param seconds: how long; each runs twice at least
@@ -27,17 +28,19 @@ def alternating(contestants: Contestants, seconds: float, progress: str) -> dict
     :return: for each contestant the seconds of its runs; slow ones, which would take all the time, sit out rounds
     """
     times: dict[str, list[float]] = {name: [] for name in contestants}
+    names = list(contestants)
     for run in contestants.values():
         run()  # to warm up
     end, share = time.perf_counter() + seconds, seconds / len(contestants)
     with tqdm(desc=progress, leave=False) as bar:
         while time.perf_counter() < end or min(map(len, times.values())) < 2:
-            for name, run in contestants.items():
+            for name in names:
                 if sum(times[name]) > share and len(times[name]) >= 2 and name != next(iter(contestants)):
                     continue
                 start = time.perf_counter()
-                run()
+                contestants[name]()
                 times[name].append(time.perf_counter() - start)
+            names.append(names.pop(0))
             bar.update()
     return times
 

@@ -26,7 +26,7 @@ def test_the_paper_s_forms_are_the_neuron(form: str, T: int) -> None:
 def test_contestants_take_turns() -> None:
     order: list[str] = []
     times = alternating({name: lambda name=name: order.append(name) for name in "ab"}, 0.0, "test")
-    assert order == list("ababab") and all(len(runs) == 2 for runs in times.values())
+    assert order == list("ababba") and all(len(runs) == 2 for runs in times.values())
     assert ratios({"a": [1.0, 2.0, 4.0], "b": [2.0, 6.0]}) == {"a": 1.0, "b": 2.5}
 
 
