@@ -107,20 +107,29 @@ def test_executions_codes_and_round_trips(
 
 
 @share_of_budget
-@given(net=networks(), mode=st.sampled_from(["spikepack", "css"]), dtype=DTYPES)
+@given(
+    net=networks(), mode=st.sampled_from(["spikepack", "css"]), dtype=st.sampled_from([torch.float32, torch.float64])
+)
 @torch.no_grad()
 def test_eight_weighted_steps_are_near_the_ann_and_more_are_nearer(
     net: tuple[nn.Module, Tensor], mode: str, dtype: torch.dtype
 ) -> None:
+    """
+    Within 5 % at T = 8. A network that amplifies rounding (LayerNorms of two nearly equal features, say) may be
+    further off, but then it comes nearer as the levels get finer: 64 times as fine is 4,096 times as near.
+    """
     ann, x = in_dtype(net, dtype)
     snn = converted(ann, x, mode=mode, time_steps=8)
     if snn is None:
         return
     expected = ann(x)
     error = relative_error(snn.predict(x), expected)
-    assert error <= 0.05
-    if error > 1e-6 and dtype != torch.bfloat16:
-        assert relative_error(converted(ann, x, mode=mode, time_steps=14).predict(x), expected) < error
+    if error > 1e-6:
+        later = relative_error(converted(ann, x, mode=mode, time_steps=14).predict(x), expected)
+        assert later < error
+    if error > 0.05:
+        event("more than 5 % off at T = 8")
+        assert later < error / 200
 
 
 @share_of_budget
