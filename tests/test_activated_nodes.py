@@ -73,6 +73,22 @@ def test_signed_levels_round_trip(code: object, T: int) -> None:
         assert torch.equal(train, encode(levels.abs(), code, T) * levels.sign())
 
 
+@pytest.mark.parametrize("node_type", NODES)
+@pytest.mark.parametrize("T", [1, 3])
+@pytest.mark.parametrize("activation", [None, nn.PReLU(), nn.Softplus()])
+@given(shape=st.lists(st.integers(1, 3), min_size=2, max_size=5), data=st.data())
+@torch.no_grad()
+def test_decoded_trains_lie_in_memory_as_packed_values(
+    node_type: type, T: int, activation: nn.Module | None, shape: list[int], data: st.DataObject
+) -> None:
+    """To the stride of an axis of size 1: convolutions choose their kernels, and so their rounding, by it."""
+    order = data.draw(st.permutations(range(len(shape))))
+    x = torch.randn(shape).permute(order)
+    x = x[:, :1].expand_as(x) if data.draw(st.booleans()) else x
+    node = node_type(T, 0.3, signed=True, activation=activation)
+    assert node.decode(node(x.expand(T, *x.shape))).stride() == node.decoded(x).stride()
+
+
 @pytest.mark.parametrize("T", [1, 3, 8])
 @torch.no_grad()
 def test_serial_spikepack_emits_the_same_pair_of_trains(T: int) -> None:

