@@ -46,6 +46,8 @@ class ConversionConfig:
         calibration data, by channel; inputs that may be negative get a pair of trains (symbols -1, 0, 1)
     :param spiking_inputs: whether a neuron with signed spikes is placed wherever a layer other than the first would
         receive a graded value, such as another layer's output
+    :param max_memory: GiB of calibration values that may be in memory at a time; what is more waits in temporary files.
+        ``None``: no limit
     :param strict: ``spiking_inputs``, and an operation that stays analogue is an error
     :raises ConfigError: if an option is out of range; the message lists what is valid
     """
@@ -61,6 +63,7 @@ class ConversionConfig:
     input_encoding: str = "analogue"
     spiking_inputs: bool = False
     strict: bool = False
+    max_memory: float | None = None
 
     def __post_init__(self) -> None:
         check_choice("mode", self.mode, list(MODES))
@@ -77,6 +80,9 @@ class ConversionConfig:
         for argument in ("per_channel", "fold", "show_progress", "spiking_inputs", "strict"):
             if not isinstance(getattr(self, argument), bool):
                 raise ConfigError(f"{argument} must be True or False, got {getattr(self, argument)!r}")
+        number = isinstance(self.max_memory, (int, float)) and not isinstance(self.max_memory, bool)
+        if self.max_memory is not None and not (number and self.max_memory >= 0):
+            raise ConfigError(f"max_memory must be None or GiB >= 0, got {self.max_memory!r}")
 
     @classmethod
     def from_options(cls, **options: object) -> ConversionConfig:

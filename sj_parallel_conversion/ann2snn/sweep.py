@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, fx
 from tqdm import tqdm
 
 from .sites import SpikingActivation
+from .spool import Spool, Spooled
 
-Batches = list[Tensor]
+Batches = Spooled | list[Tensor]
 
 
 class Visitor:
@@ -31,23 +34,35 @@ class Sweep:
     :param snn: the same graph, with neurons
     :param sites: names of the activations in ``ann`` that are neurons in ``snn``; the visitor is called there
     :param at: names of further modules at which the visitor is called
+    :param max_memory: GiB that values may take in memory; what is more waits in temporary files. ``None``: no limit
     """
 
-    def __init__(self, ann: fx.GraphModule, snn: fx.GraphModule, sites: set[str], at: set[str] | None = None) -> None:
+    def __init__(
+        self,
+        ann: fx.GraphModule,
+        snn: fx.GraphModule,
+        sites: set[str],
+        at: set[str] | None = None,
+        max_memory: float | None = None,
+    ) -> None:
+        self._spool = Spool(max_memory)
         self._pair = (fx.Interpreter(ann), fx.Interpreter(snn))
         self._sites, self._at = sites, sites | (at or set())
         self._nodes = list(ann.graph.nodes)
         self._last_use = {use: node for node in self._nodes for use in node.all_input_nodes}
 
     @torch.no_grad()
-    def run(self, batches: Batches, visitor: Visitor, progress: bool = False) -> tuple[list, list]:
+    def run(
+        self, batches: Iterable[Tensor], visitor: Visitor, progress: bool = False
+    ) -> tuple[list, list]:
         """
         :param batches: the inputs
         :param visitor: called at the modules ``at``
         :param progress: whether a bar over the graph's nodes is drawn
         :return: outputs of ``ann`` and of ``snn``, batch by batch
         """
-        values: dict[fx.Node, tuple[list, list]] = {}
+        batches = self._spool.keep(batches)
+        values: dict[fx.Node, tuple[Spooled, Spooled]] = {}
         for node in tqdm(self._nodes, desc="calibrate layers", disable=not progress, leave=False):
             if node.op == "placeholder":
                 values[node] = (batches, batches)
@@ -63,15 +78,15 @@ class Sweep:
                     del values[used]
         raise AssertionError("a graph ends with its output")
 
-    def _advance(self, node: fx.Node, values: dict, count: int, visitor: Visitor) -> tuple[list, list]:
+    def _advance(self, node: fx.Node, values: dict, count: int, visitor: Visitor) -> tuple[Spooled, Spooled]:
         visited = node.op == "call_module" and node.target in self._at
         if visited:
             visitor.before(node, *values[node.args[0]])
         same = all(values[n][0] is values[n][1] for n in node.all_input_nodes)
-        ann_output = [self._compute(0, node, values, b) for b in range(count)]
+        ann_output = self._spool.keep(self._compute(0, node, values, b) for b in range(count))
         if same and not self._differs(node):
             return ann_output, ann_output
-        snn_output = [self._compute(1, node, values, b) for b in range(count)]
+        snn_output = self._spool.keep(self._compute(1, node, values, b) for b in range(count))
         if visited:
             visitor.after(node, values[node.args[0]][1], ann_output, snn_output)
         return ann_output, snn_output

@@ -26,6 +26,7 @@ def test_defaults() -> None:
         "input_encoding": "analogue",
         "spiking_inputs": False,
         "strict": False,
+        "max_memory": None,
     }
 
 
@@ -58,6 +59,8 @@ def test_defaults() -> None:
         ("per_channel", 1, ["True or False"]),
         ("fold", None, ["True or False"]),
         ("show_progress", "yes", ["True or False"]),
+        ("max_memory", -1, ["GiB >= 0"]),
+        ("max_memory", "1GB", ["GiB >= 0"]),
         ("backend", "triton", ["'torch'", "'cupy'"]),
         ("backend", None, ["'torch'", "'cupy'"]),
         ("backend", ["cupy"], ["'torch'", "'cupy'"]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,16 +11,17 @@ from torch import Tensor, fx
 from ...activation import DAQCFS, QCFS
 from ...neuron import SpikingNode
 from ..sites import Site
-from ..sweep import Sweep, Visitor
+from ..sweep import Batches, Sweep, Visitor
 from .amplitude import own_amplitude
 
 if TYPE_CHECKING:
     from ..config import ConversionConfig
     from ..data import CalibrationData
 
-_SAMPLES = 4_096  # a channel; more do not change the optimum
+_SAMPLES = 16_384  # a channel; with fewer the rarest and largest values are missed
 _COARSE = 20  # candidates for the full scale, from the mean activation to beyond the largest
 _FINE = (0.88, 0.92, 0.96, 1.04, 1.08, 1.12)
+_ENERGY = 0.5  # share of the amplitude that keeps the energy of the activations, see FitNeurons
 _BULK, _FAR = 0.99, 5.0  # an outlier is this many times larger than so many of its channel's values
 
 
@@ -34,7 +35,8 @@ def least_squares(
     r"""
     Layer by layer in graph order: shift = mean error of the neuron's input, then the threshold and the amplitude that
     fit the neuron's level k to the ANN's activation y,
-    :math:`\min_{\theta, a} \sum (y - a\, k_\theta)^2` with :math:`a = \sum k y / \sum k^2`.
+    :math:`\min_{\theta, a} \sum (y - a\, k_\theta)^2` with :math:`a = \sum k y / \sum k^2`. Half of what this
+    amplitude falls short of the activations' energy is given back (:class:`FitNeurons`).
 
     :param ann: the reference
     :param snn: the network with neurons; their parameters are set
@@ -42,13 +44,21 @@ def least_squares(
     :param data: calibration data, read once
     :param config: the conversion's options; thresholds are searched only if ``threshold="mse"``
     """
-    batches = list(data.batches("read calibration data"))
     visitor = FitNeurons(ann, snn, sites, config)
-    Sweep(ann, snn, {site.name for site in sites}).run(batches, visitor, config.show_progress)
+    sweep = Sweep(ann, snn, {site.name for site in sites}, max_memory=config.max_memory)
+    sweep.run(data.batches("read calibration data"), visitor, config.show_progress)
 
 
 class FitNeurons(Visitor):
-    """Fits each neuron when the sweep comes to it."""
+    """
+    Fits each neuron when the sweep comes to it.
+
+    A least-squares amplitude of a noisy level is less than the level is worth, and over many layers a signal fades,
+    while the weights of the ANN expect all of it. So the amplitude is the mean of the least-squares one and of the one
+    that gives the levels the energy of the activations, :math:`\\sqrt{\\sum y^2 / \\sum k^2}`.
+    """
+
+    energy = _ENERGY
 
     def __init__(
         self, ann: fx.GraphModule, snn: fx.GraphModule, sites: list[Site], config: ConversionConfig
@@ -58,19 +68,19 @@ class FitNeurons(Visitor):
         self.sites = {site.name: site for site in sites if not site.is_lossless(self.max_level)}
         self.search = config.threshold == "mse"
 
-    def before(self, node: fx.Node, ann_input: list[Tensor], snn_input: list[Tensor]) -> None:
+    def before(self, node: fx.Node, ann_input: Batches, snn_input: Batches) -> None:
         if node.target not in self.sites:
             return
         site = self.sites[node.target]
         neuron = self.snn.get_submodule(node.target).node
         reference = self.ann.get_submodule(node.target)
         z1, z0 = _samples(site, ann_input), _samples(site, snn_input)
-        y = _samples(site, [reference(x) for x in ann_input])
+        y = _samples(site, ann_input, reference)
         # a trained threshold is kept
         search = self.search and not isinstance(site.activation, (QCFS, DAQCFS))
         # a channel's parameters of the activation itself (PReLU) lie along another axis than the neuron's may
-        charge = None if neuron.activation is None else lambda: _samples(site, [neuron.charge(x) for x in snn_input])
-        fit_neuron(neuron, z1, z0, y, search, site.channel_dim is not None, charge)
+        charge = None if neuron.activation is None else lambda: _samples(site, snn_input, neuron.charge)
+        fit_neuron(neuron, z1, z0, y, search, site.channel_dim is not None, charge, self.energy)
 
 
 def fit_neuron(
@@ -81,6 +91,7 @@ def fit_neuron(
     search: bool,
     by_channel: bool = True,
     charge: Callable[[], Tensor] | None = None,
+    energy: float = 0.0,
 ) -> None:
     """
     :param neuron: its shift, amplitude and, if ``search``, threshold and initial charge are set
@@ -90,6 +101,7 @@ def fit_neuron(
     :param search: whether the threshold is searched
     :param by_channel: whether the neuron gets one value a channel; otherwise C = 1
     :param charge: what the neuron quantises at these places, once its shift is set; ``None``: the shifted input
+    :param energy: how far the amplitude goes from the least-squares one, 0, to the one that keeps the energy, 1
     """
     usual = _usual(z1) & _usual(z0)
     z1, z0, y = z1 * usual, z0 * usual, y * usual
@@ -105,7 +117,7 @@ def fit_neuron(
     own_amplitude(neuron)
     for parameter, value in (
         (neuron.v_threshold, step * per_threshold),
-        (neuron.amplitude, fit.amplitude(step) * per_threshold),
+        (neuron.amplitude, fit.amplitude(step, energy) * per_threshold),
     ):
         parameter.data = (value if by_channel else value[0]).to(parameter.dtype)
 
@@ -133,11 +145,13 @@ class _LevelFit:
         k = self.levels(step)
         return (k * self.y).sum(1).clamp_min(0).square() / k.square().sum(1).clamp_min(1e-12)
 
-    def amplitude(self, step: Tensor) -> Tensor:
-        """The least-squares value of one level; ``step`` where no level is ever reached."""
+    def amplitude(self, step: Tensor, energy: float) -> Tensor:
+        """The value of one level (see :func:`fit_neuron`); ``step`` where no level is ever reached."""
         k = self.levels(step)
         norm = k.square().sum(1)
-        return torch.where(norm > 0, (k * self.y).sum(1).clamp_min(0) / norm.clamp_min(1e-12), step)
+        least_squares = (k * self.y).sum(1).clamp_min(0) / norm.clamp_min(1e-12)
+        keeping = (self.y.square().sum(1) / norm.clamp_min(1e-12)).sqrt()
+        return torch.where(norm > 0, torch.lerp(least_squares, keeping, energy), step)
 
     def search(self, step: Tensor) -> Tensor:
         """The step that explains most, or ``step`` if none explains more."""
@@ -158,10 +172,10 @@ class _LevelFit:
         return torch.where(explained > best, candidate, step), torch.maximum(best, explained)
 
 
-def _samples(site: Site, batches: list[Tensor]) -> Tensor:
-    """``[C, samples]``, float32, at most ``_SAMPLES`` of them, spread evenly over the data."""
-    rows = [site.by_channel(x) for x in batches]
-    stride = max(1, sum(r.shape[1] for r in rows) // _SAMPLES)
+def _samples(site: Site, batches: Sequence[Tensor], see: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    """``[C, samples]`` of ``see(batch)``, float32, at most ``_SAMPLES`` of them, spread evenly over the data."""
+    total = sum(x.numel() if site.channel_dim is None else x.numel() // x.shape[site.channel_dim] for x in batches)
+    stride = max(1, total // _SAMPLES)
     # an odd stride walks over all rows and columns of a feature map
     stride += 1 - stride % 2
-    return torch.cat([r[:, ::stride] for r in rows], 1).float()
+    return torch.cat([site.by_channel(x if see is None else see(x))[:, ::stride].float() for x in batches], 1)

@@ -12,10 +12,9 @@ from torch.nn.modules.conv import _ConvNd
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # relative to the mean variance of the inputs
 _DEFAULT_RIDGE = 1e-2  # where no image can be held out
-_ROWS = 65_536  # samples a layer; more change the solution less than the choice of images does
+_ROWS = 131_072  # samples a layer; more change the solution less than the choice of images does
 _ELEMENTS = 2**26  # of the regression's input, which is what limits its memory
 _OUTLIER = 1e3  # rows with so many times the usual energy would decide the sums alone
-_ITERATIONS = 4
 
 
 class LayerSamples:
@@ -73,33 +72,31 @@ def fit_change(samples: LayerSamples, rectified: bool, held_out: int) -> Tensor 
     The change of ``[weight, bias]`` that minimises the squared error of the output, with a ridge penalty that held-out
     images choose. If a rectifier follows, only what passes it counts:
 
-    .. math:: [z^* > 0]\,(z - z^*)^2 + [z^* \le 0]\,\max(z, 0)^2
+    .. math:: [z^* > 0]\,(z - z^*)^2 + [z^* \le 0]\,\max(z, 0)^2,
 
-    which a few rounds of least squares minimise, each against ``min(z, 0)`` where the target is negative (a majorant
-    of the loss at the present z).
+    of which the least-squares problem with ``min(z, 0)`` as the target, where z* is negative, is a majorant at the
+    present z. One such step is taken: more of them fit the layer ever better and the network ever worse.
 
     :param samples: inputs, outputs and targets
     :param rectified: whether a rectifier follows
     :param held_out: every how-manieth image is held out
     :return: ``[groups, features + 1, channels]``, or ``None`` if no change helps the held-out images
     """
-    x, z0, target, image = samples.joined()
+    x, z, target, image = samples.joined()
+    error = (torch.where(target > 0, target, z.clamp(max=0)) if rectified else target) - z
     held = image % held_out == held_out - 1
-    ridge = _choose_ridge(x, z0, target, held, rectified) if held.any() and not held.all() else _DEFAULT_RIDGE
-    return None if ridge is None else _solve(x, z0, target, _covariance(x), ridge, rectified)
-
-
-def _choose_ridge(x: Tensor, z0: Tensor, target: Tensor, held: Tensor, rectified: bool) -> float | None:
-    """The penalty that serves the held-out rows best; ``None`` if no change at all serves them better."""
-    best, lowest = None, _loss(z0[:, held], target[:, held], rectified)
-    rest = x[:, ~held], z0[:, ~held], target[:, ~held]
-    covariance = _covariance(rest[0])
+    sums = _sums(x[:, ~held], error[:, ~held])
+    if not held.any() or held.all():
+        return _solve(*_sums(x, error), _DEFAULT_RIDGE)
+    x, z, target, error = x[:, held], z[:, held], target[:, held], error[:, held]
+    best, lowest = None, _loss(z, target, rectified)
     for ridge in _RIDGES:
-        change = _solve(*rest, covariance, ridge, rectified)
-        loss = _loss(z0[:, held] + x[:, held] @ change, target[:, held], rectified)
+        loss = _loss(z + x @ _solve(*sums, ridge), target, rectified)
         if loss < lowest:
             best, lowest = ridge, loss
-    return best
+    if best is None:
+        return None
+    return _solve(*(a + b for a, b in zip(sums, _sums(x, error), strict=True)), best)
 
 
 def apply_change(layer: nn.Module, change: Tensor) -> None:
@@ -111,24 +108,19 @@ def apply_change(layer: nn.Module, change: Tensor) -> None:
     layer.bias.data += flat[:, -1]
 
 
-def _covariance(x: Tensor) -> Tensor:
-    return (x.transpose(1, 2) @ x).double()
+def _sums(x: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
+    """What least squares needs to know of the rows: their covariance, and that with what they shall explain."""
+    transposed = x.transpose(1, 2)
+    return (transposed @ x).double(), (transposed @ error).double()
 
 
-def _solve(
-    x: Tensor, z0: Tensor, target: Tensor, covariance: Tensor, ridge: float, rectified: bool
-) -> Tensor:
+def _solve(covariance: Tensor, explained: Tensor, ridge: float) -> Tensor:
     diagonal = covariance.diagonal(dim1=1, dim2=2)
     scale = diagonal[:, :-1].mean(1, keepdim=True)
     penalty = (ridge * scale).expand_as(diagonal).clone()
     penalty[:, -1] = 1e-6 * diagonal[:, -1]  # the bias is free
     factor = torch.linalg.cholesky(covariance + torch.diag_embed(penalty + 1e-9 * scale + 1e-12))
-    z = z0
-    for _ in range(_ITERATIONS if rectified else 1):
-        error = torch.where(target > 0, target, z.clamp(max=0)) - z0 if rectified else target - z0
-        change = torch.cholesky_solve((x.transpose(1, 2) @ error).double(), factor).float()
-        z = z0 + x @ change
-    return change
+    return torch.cholesky_solve(explained, factor).float()
 
 
 def _loss(z: Tensor, target: Tensor, rectified: bool) -> float:

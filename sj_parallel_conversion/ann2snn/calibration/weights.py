@@ -6,11 +6,11 @@ import operator
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from ..graph import is_rectifier
 from ..sites import Site
-from ..sweep import Sweep
+from ..sweep import Batches, Sweep
 from .least_squares import FitNeurons
 from .regression import LAYERS, LayerSamples, apply_change, fit_change
 
@@ -40,22 +40,24 @@ def weights(
     :param data: calibration data, read once
     :param config: the conversion's options
     """
-    batches = list(data.batches("read calibration data"))
     visitor = CorrectWeights(ann, snn, sites, config)
     layers = {name for name, module in snn.named_modules() if isinstance(module, LAYERS)}
-    Sweep(ann, snn, {site.name for site in sites}, layers).run(batches, visitor, config.show_progress)
+    sweep = Sweep(ann, snn, {site.name for site in sites}, layers, config.max_memory)
+    sweep.run(data.batches("read calibration data"), visitor, config.show_progress)
 
 
 class CorrectWeights(FitNeurons):
     """Corrects each layer, and each neuron after the layer that feeds it."""
 
+    energy = 0.0  # what the amplitudes take from the signal the next regression gives back
+
     def __init__(
         self, ann: fx.GraphModule, snn: fx.GraphModule, sites: list[Site], config: ConversionConfig
     ) -> None:
         super().__init__(ann, snn, sites, config)
-        self.inputs: dict[str, list[Tensor]] = {}
+        self.inputs: dict[str, Batches] = {}
 
-    def before(self, node: fx.Node, ann_input: list[Tensor], snn_input: list[Tensor]) -> None:
+    def before(self, node: fx.Node, ann_input: Batches, snn_input: Batches) -> None:
         layer = self._feeder(node)
         if layer is not None and layer in self.inputs:
             rectified = is_rectifier(self.sites[node.target].activation)
@@ -63,17 +65,17 @@ class CorrectWeights(FitNeurons):
         super().before(node, ann_input, snn_input)
 
     def after(
-        self, node: fx.Node, snn_input: list[Tensor], ann_output: list[Tensor], snn_output: list[Tensor]
+        self, node: fx.Node, snn_input: Batches, ann_output: Batches, snn_output: Batches
     ) -> None:
         if node.target in self.sites or not isinstance(self.snn.get_submodule(node.target), LAYERS):
             return
         if self._site_fed_by(node):
-            self.inputs[node.target] = list(snn_input)
+            self.inputs[node.target] = snn_input
         else:
             self._correct(node.target, snn_input, ann_output, snn_output, rectified=False)
 
     def _correct(
-        self, layer: str, inputs: list[Tensor], target: list[Tensor], output: list[Tensor], rectified: bool
+        self, layer: str, inputs: Batches, target: Batches, output: Batches, rectified: bool
     ) -> None:
         """Change ``layer`` so that ``output`` comes nearer to ``target``; ``output`` is brought up to date."""
         module = self.snn.get_submodule(layer)
