@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, fx
 from tqdm import tqdm
 
+from .graph.interpreter import Interpreter
+
 Batches = list[Tensor]
 
 
@@ -32,7 +34,7 @@ class Sweep:
     """
 
     def __init__(self, ann: fx.GraphModule, snn: fx.GraphModule, sites: set[str], at: set[str] | None = None) -> None:
-        self._pair = (fx.Interpreter(ann), fx.Interpreter(snn))
+        self._pair = (Interpreter(ann), Interpreter(snn))
         self._sites, self._at = sites, sites | (at or set())
         self._nodes = list(ann.graph.nodes)
         self._last_use = {use: node for node in self._nodes for use in node.all_input_nodes}
