@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx
 from tqdm import tqdm
 
+from .graph.interpreter import Interpreter
 from .sites import SpikingActivation
 from .spool import Spool, Spooled
 
@@ -46,7 +47,7 @@ class Sweep:
         max_memory: float | None = None,
     ) -> None:
         self._spool = Spool(max_memory)
-        self._pair = (fx.Interpreter(ann), fx.Interpreter(snn))
+        self._pair = (Interpreter(ann), Interpreter(snn))
         self._sites, self._at = sites, sites | (at or set())
         self._nodes = list(ann.graph.nodes)
         self._last_use = {use: node for node in self._nodes for use in node.all_input_nodes}

@@ -10,6 +10,7 @@ from torch import Tensor, fx
 from torch.utils._pytree import tree_map
 
 from .graph.affine import affine_tail, is_affine
+from .graph.interpreter import Interpreter
 from .graph.maxpool import is_max_pool, max_pool_steps
 from .graph.rescale import ResidualAdd
 from .sites import SpikingActivation
@@ -53,7 +54,7 @@ class Steps:
         return torch.stack(self.steps).mean(0) if is_float else first
 
 
-class Timeline(fx.Interpreter):
+class Timeline(Interpreter):
     """
     Runs a converted graph with trains. Synapses are affine, so the mean over time is taken before them: one synapse
     pass, not T. Only from the last neurons to the output are the T steps run one by one, so that the output has a

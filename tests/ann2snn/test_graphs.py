@@ -220,3 +220,25 @@ def test_every_calibration_serves_every_activation(activation: nn.Module, mode: 
     snn = sjpc.ParallelConverter([x], mode, 6 if mode != "parallel" else 16, **options).convert(ann)
     error = (snn.predict(x) - ann(x)).square().mean() / ann(x).var()
     assert error < (0.05 if mode == "parallel" else 0.02)
+
+
+@torch.fx.wrap
+def _shrink(x: Tensor, sizes: list[int]) -> Tensor:
+    sizes[0] = min(sizes[0], x.shape[-1])
+    return x[..., : sizes[0]]
+
+
+class ChangesItsArgument(nn.Module):
+    """A function that writes to a list of the graph, as torchvision's 3-D Swin has."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(_shrink(x, [100]))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("calibration", ["none", "least_squares"])
+def test_functions_may_change_their_lists(calibration: str) -> None:
+    x = torch.rand(2, 3, 5)
+    options = {"threshold": "max", "calibration": calibration, "show_progress": False}
+    snn = sjpc.ParallelConverter([x], "css", 10, **options).convert(ChangesItsArgument())
+    torch.testing.assert_close(snn.predict(x), x, rtol=0.01, atol=0.01)

@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from ...errors import DataError
+from .interpreter import Interpreter
 
 # Operations of one input that keep each channel where it is.
 _SAME_AXIS_MODULES = (
@@ -26,7 +27,7 @@ _SAME_AXIS_FUNCTIONS = (operator.add, operator.sub, operator.mul, operator.trued
 _SAME_AXIS_METHODS = ("add", "sub", "mul", "contiguous", "clone")
 
 
-class _ShapeRecorder(fx.Interpreter):
+class _ShapeRecorder(Interpreter):
     def __init__(self, model: fx.GraphModule) -> None:
         super().__init__(model)
         self.extra_traceback = False  # the message names the layer already
