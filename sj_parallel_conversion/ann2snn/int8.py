@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..errors import ConfigError
+from ..neuron import SpikingNode
 from .graph.passes import replace_module
 from .graph.units import keeps_integers
 from .network import SpikingNetwork
@@ -52,7 +53,7 @@ def _layers_that_read_levels(net: fx.GraphModule) -> list[str]:
         module = net.get_submodule(node.target) if node.op == "call_module" else None
         read = [n for n in node.all_input_nodes if n in integers]
         if isinstance(module, SpikingActivation):
-            if module.node.folded_output and module.node.code.max_level(module.node.T) <= _MAX_LEVEL:
+            if _emits_bytes(module.node):
                 integers.add(node)
         elif read and type(module) in (nn.Conv2d, nn.Linear):
             if type(module) is nn.Linear or (module.padding_mode == "zeros" and isinstance(module.padding, tuple)):
@@ -60,6 +61,10 @@ def _layers_that_read_levels(net: fx.GraphModule) -> list[str]:
         elif read and len(read) == len(node.all_input_nodes) and keeps_integers(net, node):
             integers.add(node)
     return layers
+
+
+def _emits_bytes(neuron: SpikingNode) -> bool:
+    return neuron.folded_output and neuron.min_level == 0 and neuron.code.max_level(neuron.T) <= _MAX_LEVEL
 
 
 def _as_int8(layer: nn.Conv2d | nn.Linear) -> Int8Conv2d | Int8Linear:

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_map
 from ..compat import MemoryModule
 from ..errors import ConfigError, DataError, as_data_error
 from ..kernels import BACKENDS
+from ..neuron import TSANode
 from . import graph
 from .config import ConversionConfig, check_choice
 from .sites import SpikingActivation
@@ -108,7 +109,8 @@ class SpikingNetwork(MemoryModule):
         """
         Whether neurons of a weighted code run their serial form: one digit at each step, as it would be on hardware,
         from the digits that have come so far. The network then runs step by step, whatever :attr:`execution` is.
-        Mode ``"spikepack"`` answers as before; ``"css"`` may differ by one level at each neuron.
+        Mode ``"spikepack"`` answers as before; ``"css"`` may differ by one level at each neuron, and refuses networks
+        of which neurons apply an activation.
         """
         return self._serial
 
@@ -118,6 +120,9 @@ class SpikingNetwork(MemoryModule):
         if value and not all(hasattr(node, "serial") for node in nodes):
             raise ConfigError(f"mode={self.config.mode!r} has no serial form: its neurons need the whole window. "
                               "Convert with mode='spikepack' or 'css'")
+        for node in nodes:
+            if value and isinstance(node, TSANode):
+                node.check_serial()
         for node in nodes:
             if hasattr(node, "serial"):
                 node.serial = value

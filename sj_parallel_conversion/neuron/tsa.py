@@ -56,7 +56,8 @@ class TSANode(SpikingNode):
             raise ConfigError(f"TSANode: silent_steps must be an integer >= 0, got {silent_steps!r}")
         super().__init__(T, v_threshold, **options)
         self.serial, self.silent_steps = serial, silent_steps
-        self._check_serial()
+        if serial:
+            self.check_serial()
         self.backend = backend
 
     @property
@@ -69,8 +70,9 @@ class TSANode(SpikingNode):
             return super()._spikes(x_seq)
         return encode_like(self._serial(x_seq), self._level(self._total_of(x_seq)), self.code)
 
-    def _check_serial(self) -> None:
-        if self.serial and self.activation is not None:
+    def check_serial(self) -> None:
+        """:raises ConfigError: if the node has no serial form, because it applies an activation"""
+        if self.activation is not None:
             raise ConfigError(
                 "TSANode: the serial form fires before it has seen its whole input, so it cannot apply an activation "
                 "to the mean; use serial=False or activation=None"
@@ -78,7 +80,7 @@ class TSANode(SpikingNode):
 
     @torch.no_grad()
     def _serial(self, x_seq: Tensor) -> Tensor:
-        self._check_serial()
+        self.check_serial()
         k = self.silent_steps
         x_seq = full_precision(x_seq)
         v_threshold, psi = self._threshold_and_psi(x_seq[0])

@@ -238,7 +238,7 @@ def test_serial_nodes_in_a_folded_network() -> None:
     plain = convert(ann, x, mode="css", fold=False)
     css = convert(ann, x, mode="css")
     for network in (plain, css):
-        network.neurons()[0].node.serial = True
+        network.serial = True  # the network injects at the first step what reaches a neuron without a spike
     torch.testing.assert_close(css.predict(x), plain.predict(x))
 
 

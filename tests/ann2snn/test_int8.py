@@ -92,6 +92,26 @@ def test_linear_layers_on_tokens() -> None:
     assert (sjpc.to_int8(snn).predict(TOKENS) - expected).norm() < 0.1 * expected.norm()
 
 
+def with_activations(*activations: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    first, second = activations
+    return nn.Sequential(nn.Conv2d(3, 4, 3), first, nn.Conv2d(4, 4, 3), second, nn.Conv2d(4, 2, 1)).eval()
+
+
+@pytest.mark.parametrize("mode", ["parallel", "spikepack", "css"])
+@torch.no_grad()
+def test_bytes_hold_no_negative_levels(mode: str) -> None:
+    """Layers behind signed neurons stay as they are; neurons with an activation of their own may be positive."""
+    for activations, layers in (((nn.SiLU(), nn.Sigmoid()), ["4"]), ((nn.ReLU(), nn.GELU()), ["2"])):
+        snn = convert(with_activations(*activations), IMAGES, mode=mode)
+        int8 = sjpc.to_int8(snn)
+        assert integer_layers(int8) == layers
+        expected = snn.predict(IMAGES)
+        assert (int8.predict(IMAGES) - expected).norm() < 0.1 * expected.norm()
+    with pytest.raises(sjpc.ConfigError, match="no layer reads levels from 0 to 255"):
+        sjpc.to_int8(convert(with_activations(nn.SiLU(), nn.GELU()), IMAGES, mode=mode))
+
+
 @pytest.mark.parametrize(
     ("name", "options"),
     [

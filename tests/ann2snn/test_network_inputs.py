@@ -19,8 +19,8 @@ T = 4
 SEQUENCE = IMAGES.expand(T, *IMAGES.shape)  # N is T too, so that sizes alone do not tell a sequence from images
 
 
-def convert(ann: nn.Module, x: Tensor) -> sjpc.SpikingNetwork:
-    options = {"time_steps": T, "threshold": "max", "calibration": "da_qcfs", "show_progress": False}
+def convert(ann: nn.Module, x: Tensor, **options: object) -> sjpc.SpikingNetwork:
+    options = {"time_steps": T, "threshold": "max", "calibration": "da_qcfs", "show_progress": False} | options
     return sjpc.ParallelConverter([x], **options).convert(ann)
 
 
@@ -84,7 +84,7 @@ def test_inputs_that_are_refused(
 @pytest.mark.parametrize("execution", ["spikes", "packed"])
 @torch.no_grad()
 def test_errors_of_neurons_come_out_clean(execution: str) -> None:
-    snn = convert(mlp(), TOKENS[:, 0])
+    snn = convert(mlp(), TOKENS[:, 0], fold=False)
     snn.net.get_submodule("0").weight = nn.Parameter(torch.zeros(9, 6))  # 9 channels for a neuron that has 8
     snn.net.get_submodule("0").bias = None
     snn.execution = execution

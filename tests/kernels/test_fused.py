@@ -14,10 +14,12 @@ from torch import Tensor
 import sj_parallel_conversion as sjpc
 from sj_parallel_conversion.functional import encode
 from sj_parallel_conversion.kernels import fused, spike_train
+from sj_parallel_conversion.neuron import SpikingNode
 
 pytestmark = pytest.mark.usefixtures("host_backend")
 with_fixture = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
+FOLDS = [(True, False), (False, True), (True, True)]
 LAYOUTS = {
     "contiguous": lambda x: x,
     "channels last": lambda x: x.contiguous(memory_format=torch.channels_last),
@@ -163,6 +165,55 @@ def test_gradients_of_the_input_alone_and_of_the_parameters_alone() -> None:
     assert torch.equal(*expected, *actual)
     with torch.no_grad():
         assert not node(x_seq).requires_grad
+
+
+def folded(kind: str, folds: tuple[bool, bool], **options: object) -> SpikingNode:
+    """A node of 8 channels of which the first flag folds the input, the second the output."""
+    generator = torch.Generator().manual_seed(0)
+    theta, shift, psi = (torch.rand(8, generator=generator) + low for low in (0.5, -0.5, 0.0))
+    node = KINDS[kind](4, theta, shift=shift, psi=psi, **options)
+    node.folded_input, node.folded_output = folds
+    return node
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("folds", FOLDS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_folded_nodes(kind: str, folds: tuple[bool, bool], dtype: torch.dtype) -> None:
+    x_seq = (torch.randint(-64, 192, (4, 3, 8, 5), generator=torch.Generator().manual_seed(1)) / 8).to(dtype)
+    node = folded(kind, folds, amplitude=torch.linspace(0.5, 2, 8)).requires_grad_(False)
+    for x in (x_seq, x_seq[:1].expand(4, -1, -1, -1)):
+        assert_same(node, x)
+        with torch.no_grad():
+            expected, actual = both(node, x, "spikes")
+        assert actual.dtype == torch.int8 and torch.equal(actual, expected)
+    if folds[0]:
+        level = x_seq[0].float().floor().clamp(node.min_level, node.code.max_level(4))
+        assert torch.equal(node.level(x_seq[0]).float(), level)
+        assert not folds[1] or torch.equal(both(node, x_seq[0], "decoded")[1].float(), level)
+
+
+@pytest.mark.parametrize("with_amplitude", [True, False])
+@pytest.mark.parametrize("static", [True, False])
+@pytest.mark.parametrize("folds", FOLDS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_of_folded_nodes(kind: str, folds: tuple[bool, bool], static: bool, with_amplitude: bool) -> None:
+    """Parameters that have become part of weights are no part of the kernel's graph either."""
+    node = folded(kind, folds, **({"amplitude": torch.linspace(0.5, 2, 8)} if with_amplitude else {}))
+    generator = torch.Generator().manual_seed(1)
+    x_seq = (torch.randint(-16, 48, (1 if static else 4, 3, 8), generator=generator) / 8).requires_grad_()
+    affine = [] if folds[0] else [node.v_threshold, node.shift, node.psi]
+    worth = [] if folds[1] else [node.amplitude if with_amplitude else node.v_threshold]
+    for call, acting in (("forward", affine), ("decoded", [*affine, *worth])):
+        outputs = both(node, x_seq.expand(4, 3, 8) if call == "forward" else x_seq[0], call)
+        grad = torch.randn(outputs[0].shape, generator=generator)
+        wanted = [x_seq, *node.parameters()]
+        expected, actual = (torch.autograd.grad(y, wanted, grad, allow_unused=True) for y in outputs)
+        for tensor, a, b in zip(wanted, expected, actual, strict=True):
+            acts = tensor is x_seq or any(tensor is parameter for parameter in acting)
+            assert (a is not None) == (b is not None) == acts
+            assert not acts or torch.equal(a, b)
+        assert actual[0].abs().sum() > 0
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8])

@@ -164,7 +164,9 @@ def test_what_was_converted_in_inference_mode_can_be_trained(calibration: str) -
     with torch.inference_mode():
         snn = sjpc.ParallelConverter([IMAGES], **QUICK | {"calibration": calibration}).convert(network())
     snn.predict(IMAGES).sum().backward()
-    assert all(parameter.grad is not None for parameter in snn.parameters())
+    trained = [parameter for parameter in snn.parameters() if parameter.requires_grad]
+    assert snn.net.get_submodule("0").weight.requires_grad
+    assert all(parameter.grad is not None for parameter in trained)
 
 
 @pytest.mark.parametrize("training", [True, False])
