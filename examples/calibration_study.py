@@ -54,7 +54,7 @@ def study(
     """
     data = Comparison(ann, loader, test, held_out)
     rows = [Row("ANN", {T: Score(data.ann_accuracy, 100.0) for T in time_steps}, 1.0)]
-    rows += [data.step(*setting, time_steps, memory, **options) for setting in settings]
+    rows += [data.calibration(*setting, time_steps, memory, **options) for setting in settings]
     if rival is not None:
         rows += [data.recipe(name, c, rival, time_steps, memory) for name, c in recipes(rival, loader).items()]
     return rows

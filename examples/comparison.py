@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from statistics import median
+from statistics import mean, median
 
 import torch
 from common import percent, synchronise
@@ -76,27 +76,70 @@ class Comparison:
         return torch.cat([predict(x.to(self.device)).cpu() for x, _ in data], dim=-2)
 
     def answers(self, predict: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-        """:return: logits for the test images and for the held-out images"""
+        """
+        :param predict: images to logits ``[..., N, classes]``
+        :return: the logits for the test images and for the held-out images
+        """
         return self.logits(predict, self.test), self.logits(predict, self.held_out)
 
     def score(self, test: Tensor, held_out: Tensor, setting: str = "") -> Score:
-        """:return: of logits ``[images, classes]``"""
+        """
+        :param test: logits ``[images, classes]``
+        :param held_out: logits ``[images, classes]``
+        :param setting: of the recipe
+        :return: accuracy and agreement
+        """
         agreement = percent(held_out.argmax(-1) == self.ann_classes)
         return Score(percent(test.argmax(-1) == self.labels), agreement, setting)
 
-    def timed(self, run: Callable[[], nn.Module]) -> tuple[nn.Module, float]:
-        """:return: what a conversion returns, and its time over that of the ANN's pass just before it"""
+    def best_readouts(self, snn: nn.Module, time_steps: Sequence[int], setting: str) -> dict[int, Score]:
+        """
+        :param snn: converted by SpikingJelly
+        :param time_steps: the T to try
+        :param setting: of the recipe
+        :return: for each T the score with the first step of the readout that gives the highest test accuracy
+        """
+        test, held_out = self.answers(partial(step_logits, snn, max(time_steps)))
+
+        def readouts(T: int) -> Iterator[Score]:
+            for start in range(T):
+                name = f"{setting}, read from step {start}"
+                yield self.score(test[start:T].sum(0), held_out[start:T].sum(0), name)
+
+        return {T: max(readouts(T)) for T in time_steps}
+
+    def seconds(self) -> float:
+        """
+        :return: time of one pass of the ANN over the calibration images
+        """
         start = time.perf_counter()
         for x, _ in self.loader:
             self.ann(x.to(self.device))
         synchronise(self.device)
-        between = time.perf_counter()
-        result = run()
-        synchronise(self.device)
-        return result, (time.perf_counter() - between) / (between - start)
+        return time.perf_counter() - start
 
-    def step(self, threshold: str, calibration: str, time_steps: Sequence[int], memory: bool, **options: object) -> Row:
-        """:return: the line of one of this package's calibrations"""
+    def timed(self, run: Callable[[], nn.Module]) -> tuple[nn.Module, float]:
+        """
+        :param run: a conversion
+        :return: the spiking network, and the conversion's time over that of the ANN's passes before and after it
+        """
+        before, start = self.seconds(), time.perf_counter()
+        snn = run()
+        synchronise(self.device)
+        own = time.perf_counter() - start
+        return snn, own / mean((before, self.seconds()))
+
+    def calibration(
+        self, threshold: str, calibration: str, time_steps: Sequence[int], memory: bool, **options: object
+    ) -> Row:
+        """
+        :param threshold: of the conversion
+        :param calibration: of the conversion
+        :param time_steps: the T to try
+        :param memory: whether peak memory is measured, at the last T
+        :param options: further options of the conversion
+        :return: the line of one of this package's calibrations
+        """
         row, costs = Row(f'"{threshold}", "{calibration}"'), []
         flags = {"threshold": threshold, "calibration": calibration, "show_progress": False, **options}
         for T in tqdm(time_steps, desc=row.method, leave=False):
@@ -111,24 +154,26 @@ class Comparison:
     def recipe(
         self, name: str, converters: dict[str, Convert], ann: nn.Module, time_steps: Sequence[int], memory: bool
     ) -> Row:
-        """:return: the line of a recipe of SpikingJelly: for each T the setting and the beginning of the readout with
-        the highest test accuracy, chosen on the test images, which favours the recipe"""
-        row, costs = Row(name), {}
+        """
+        :param name: of the recipe
+        :param converters: by setting
+        :param ann: the ANN in a form that the recipe takes
+        :param time_steps: the T to try
+        :param memory: whether peak memory is measured, with the setting that is best at the last T
+        :return: the line of a recipe of SpikingJelly, for each T with the setting and the readout that give the
+            highest accuracy on the test images themselves, which favours the recipe
+        """
+        scores: dict[str, dict[int, Score]] = {}
+        costs, failure = {}, ""
         for setting, converter in tqdm(converters.items(), desc=name, leave=False):
             try:
                 snn, costs[setting] = self.timed(partial(convert, ann, converter))
-                test, held_out = self.answers(partial(step_logits, snn, max(time_steps)))
+                scores[setting] = self.best_readouts(snn, time_steps, setting)
             except Exception as error:  # the recipe's own, whatever its type
-                row.failure = f"{setting}: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-                continue
-            for T in time_steps:
-                tried = [
-                    self.score(test[t:T].sum(0), held_out[t:T].sum(0), f"{setting}, read from step {t}")
-                    for t in range(T)
-                ]
-                row.scores[T] = max(tried if T not in row.scores else [row.scores[T], *tried])
-        if row.scores:
-            chosen = [score.setting.rpartition(",")[0] for score in row.scores.values()]
-            row.cost, row.failure = median(costs[setting] for setting in chosen), ""
-            row.peak_mebibytes = peak_memory(converters[chosen[-1]], ann) if memory else None
-        return row
+                failure = f"{setting}: {type(error).__name__}: {error}".splitlines()[0]
+        if not scores:
+            return Row(name, failure=failure)
+        chosen = [max(scores, key=lambda setting, T=T: scores[setting][T]) for T in time_steps]
+        best = {T: scores[setting][T] for T, setting in zip(time_steps, chosen, strict=True)}
+        peak = peak_memory(converters[chosen[-1]], ann) if memory else None
+        return Row(name, best, median(costs[setting] for setting in chosen), peak)

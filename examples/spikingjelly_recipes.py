@@ -90,7 +90,7 @@ def recipes(ann: nn.Module, loader: Iterable) -> dict[str, dict[str, Convert]]:
     }
     if hasattr(ann2snn, "LocalThresholdBalancingRecipe"):
         found["SpikingJelly, local threshold balancing"] = {
-            f"{n} passes": ann2snn.Converter(recipe=ann2snn.LocalThresholdBalancingRecipe(Passes(loader, n))).convert
+            f"passes={n}": ann2snn.Converter(recipe=ann2snn.LocalThresholdBalancingRecipe(Passes(loader, n))).convert
             for n in PASSES
         }
     return found
