@@ -1,0 +1,53 @@
+"""The calibration study's own parts: the rivals get the same network, and every line of the table says something."""
+
+from __future__ import annotations
+
+import torch
+from calibration_study import study, table
+from comparison import Row
+from models import cifar_resnet, digits_cnn
+from spikingjelly_recipes import Passes, with_modules
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+
+class FunctionalReLU(nn.Sequential):
+    """A network that SpikingJelly's recipes refuse, or leave without neurons."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).relu()
+
+
+def loader() -> DataLoader:
+    generator = torch.Generator().manual_seed(0)
+    images, labels = torch.randn(12, 1, 8, 8, generator=generator), torch.arange(12) % 10
+    return DataLoader(TensorDataset(images, labels), 6)
+
+
+@torch.no_grad()
+def test_the_network_of_modules_is_the_same_network() -> None:
+    ann, x = cifar_resnet("resnet20").eval(), torch.randn(2, 3, 32, 32)
+    assert torch.equal(with_modules(ann)(x), ann(x))
+
+
+def test_passes_begin_anew() -> None:
+    data = Passes([1, 2], 2)
+    assert list(data) == list(data) == [1, 2, 1, 2]
+
+
+def test_a_study_of_any_network() -> None:
+    ann, data = digits_cnn().eval(), loader()
+    rows = study(ann, data, data, data, settings=[("max", "none")], time_steps=[1, 3], rival=ann)
+    assert [row.method for row in rows[:3]] == ["ANN", '"max", "none"', "SpikingJelly, rate coding"]
+    assert all(list(row.scores) == [1, 3] and row.cost > 0 and not row.failure for row in rows)
+
+
+def test_a_recipe_that_cannot_convert_says_why() -> None:
+    ann, data = FunctionalReLU(nn.Flatten(), nn.Linear(64, 10)).eval(), loader()
+    _, rate_coding, *_ = study(ann, data, data, data, settings=[], time_steps=[2], rival=ann)
+    assert rate_coding.failure and not rate_coding.scores
+
+
+def test_table() -> None:
+    lines = table([Row("recipe", failure="a | b")], [2, 4]).splitlines()
+    assert lines[0].count("|") == lines[2].count("|") - 1 and "a \\| b" in lines[2]
