@@ -125,6 +125,27 @@ def test_a_network_converts_for_either_backend_with_the_same_result(host_backend
     assert copy.deepcopy(on_cupy).backend == "cupy" == pickle.loads(pickle.dumps(on_cupy)).backend
 
 
+@pytest.mark.parametrize("options", [{}, {"input_encoding": "spikes"}, {"fold": False}], ids=str)
+@pytest.mark.parametrize("execution", ["spikes", "packed"])
+def test_folded_networks_give_the_same_results_and_gradients(
+    execution: str, options: dict[str, object], host_backend: None
+) -> None:
+    ann, x = net("concatenated")
+    snn = sjpc.ParallelConverter([x], **QUICK | options).convert(ann)
+    snn.execution, results = execution, []
+    for snn.backend in ("torch", "cupy"):
+        with torch.no_grad():
+            bare = snn.predict(x)
+        snn.zero_grad()
+        y = snn.predict(x)
+        y.sum().backward()
+        assert torch.equal(y, bare)
+        results.append((y, [parameter.grad for parameter in snn.parameters() if parameter.requires_grad]))
+    (expected, of_torch), (actual, of_cupy) = results
+    assert torch.equal(actual, expected)
+    torch.testing.assert_close(of_cupy, of_torch)
+
+
 def test_a_network_sets_all_its_neurons(host_backend: None) -> None:
     ann, x = net("concatenated")
     snn = sjpc.ParallelConverter([x], **QUICK).convert(ann)
