@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import io
-
 import pytest
 import torch
 from nets import IMAGES, NETS, net
@@ -256,42 +253,6 @@ def test_packed_values_are_overwritten_only_where_nobody_keeps_them() -> None:
     assert len(kept) == 3 and all(torch.equal(a, b) for a, b in kept)
     with torch.enable_grad():
         assert torch.equal(snn.predict(x.requires_grad_()), expected)
-
-
-class StaticBranch(nn.Module):
-    """A branch of the input, which step by step has no time axis, beside a branch of spikes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b, self.head = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1), nn.Linear(4, 5)
-        self.c = nn.Conv2d(4, 4, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(F.relu(self.a(x) + self.c(F.relu(self.b(x)))).mean((2, 3)))
-
-
-@torch.no_grad()
-def test_a_value_without_time_axis_serves_all_steps() -> None:
-    torch.manual_seed(0)
-    ann = StaticBranch().eval()
-    assert_fold_changes_nothing(ann, IMAGES)
-    snn = convert(ann, IMAGES.double())
-    expected = snn.predict(IMAGES.double())
-    for snn.execution in ("packed", "spikes"):
-        for snn.step_by_step in (True, False):
-            torch.testing.assert_close(snn.predict(IMAGES.double()), expected, rtol=1e-9, atol=1e-9)
-
-
-@torch.no_grad()
-def test_state_dict_loads_into_a_network_converted_anew() -> None:
-    torch.manual_seed(0)
-    ann, file = Between(BETWEEN["residual"][0]).eval(), io.BytesIO()
-    snn, again = convert(ann, IMAGES), convert(ann, IMAGES * 3 + 1)
-    torch.save(snn.state_dict(), file)
-    file.seek(0)
-    again.load_state_dict(torch.load(file, weights_only=True))
-    assert torch.equal(again.predict(IMAGES), snn.predict(IMAGES))
-    assert torch.equal(copy.deepcopy(snn).predict(IMAGES), snn.predict(IMAGES))
 
 
 @pytest.mark.parametrize("execution", ["spikes", "packed"])

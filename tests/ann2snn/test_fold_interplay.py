@@ -169,3 +169,27 @@ def test_copies(mode: str, activation: nn.Module) -> None:
             assert torch.equal(twin.predict(IMAGES), expected)
         for a, b in zip(snn.neurons(), twin.neurons(), strict=True):
             assert (a.node.folded_input, a.node.folded_output) == (b.node.folded_input, b.node.folded_output)
+
+
+class StaticBranch(nn.Module):
+    """A branch of the input, which step by step has no time axis, beside a branch of spikes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1), nn.Linear(4, 5)
+        self.c = nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.a(x) + self.c(F.relu(self.b(x)))).mean((2, 3)))
+
+
+@torch.no_grad()
+def test_a_value_without_time_axis_serves_all_steps() -> None:
+    torch.manual_seed(0)
+    ann = StaticBranch().eval()
+    assert_fold_changes_nothing(ann, IMAGES)
+    snn = convert(ann, IMAGES.double())
+    expected = snn.predict(IMAGES.double())
+    for snn.execution in ("packed", "spikes"):
+        for snn.step_by_step in (True, False):
+            torch.testing.assert_close(snn.predict(IMAGES.double()), expected, rtol=1e-9, atol=1e-9)
