@@ -14,9 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from cifar10 import load_images, load_resnet
+from cifar10 import add_model_options, load_images, load_model
 from comparison import Comparison, Row, Score
-from models import CIFAR_MODELS
 from spikingjelly_recipes import recipes, with_modules
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -83,9 +82,7 @@ def parse_arguments() -> argparse.Namespace:
     :return: the command line
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-root", type=Path, required=True, help="folder with the images")
-    parser.add_argument("--network", choices=CIFAR_MODELS, default="resnet20")
-    parser.add_argument("--weights", type=Path, help="state dict (default: DATA_ROOT/weights/NETWORK_cifar10.pt)")
+    add_model_options(parser)
     parser.add_argument("--time-steps", type=int, nargs="+", default=[2, 4, 8, 16], metavar="T")
     parser.add_argument("--images", type=int, default=1024, metavar="N", help="for calibration; as many are held out")
     parser.add_argument("--batch-size", type=int, default=64, metavar="N")
@@ -101,14 +98,14 @@ def main() -> None:
     """Print the table for a CIFAR-10 ResNet."""
     args = parse_arguments()
     n = args.images
-    ann = load_resnet(args.network, args.weights or args.data_root / "weights" / f"{args.network}_cifar10.pt")
+    ann = load_model(args)
     train, test = (load_images(args.data_root, *part) for part in (("train", 2 * n), ("test", args.test_images)))
     parts = {"calibration": [x[:n] for x in train], "test": test, "held-out": [x[n:] for x in train]}
     loaders = [DataLoader(TensorDataset(*part), args.batch_size) for part in parts.values()]
     rival = None if args.skip_rivals else with_modules(ann)
     rows = study(ann, *loaders, time_steps=args.time_steps, rival=rival, memory=args.memory, mode=args.mode)
     counts = ", ".join(f"{len(labels)} {name}" for name, (_, labels) in parts.items())
-    print(f"{args.network}, mode={args.mode}, {counts} images. In %: test accuracy (agreement with the ANN, held out)")
+    print(f"{args.model}, mode={args.mode}, {counts} images. In %: test accuracy (agreement with the ANN, held out)")
     print("cost: time of a conversion over that of one pass of the ANN over the calibration images\n")
     print(table(rows, args.time_steps))
     if args.json:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import numpy as np
 import torch
-from models import cifar_resnet
+from models import CIFAR_MODELS, cifar_resnet
 from torch import Tensor, nn
 
 MEAN = (0.485, 0.456, 0.406)
@@ -59,3 +60,20 @@ def load_resnet(name: str, weights: Path) -> nn.Module:
     model = cifar_resnet(name)
     model.load_state_dict({key.removeprefix("module."): value for key, value in state.items()})
     return model.eval()
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """
+    :param parser: gets ``--data-root``, ``--model`` and ``--weights``, which :func:`load_model` reads
+    """
+    parser.add_argument("--data-root", type=Path, required=True, help="folder with the images")
+    parser.add_argument("--model", choices=CIFAR_MODELS, default="resnet20")
+    parser.add_argument("--weights", type=Path, help="state dict (default: DATA_ROOT/weights/MODEL_cifar10.pt)")
+
+
+def load_model(args: argparse.Namespace) -> nn.Module:
+    """
+    :param args: a command line with the options of :func:`add_model_options`
+    :return: the trained network that it names, in evaluation mode
+    """
+    return load_resnet(args.model, args.weights or args.data_root / "weights" / f"{args.model}_cifar10.pt")

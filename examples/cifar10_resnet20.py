@@ -13,12 +13,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
-from cifar10 import load_images, load_resnet
+from cifar10 import add_model_options, load_images, load_model
 from common import Evaluation, table
-from models import CIFAR_MODELS
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
@@ -31,9 +29,7 @@ def parse_arguments() -> argparse.Namespace:
     :return: the command line
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-root", type=Path, required=True, help="folder with the images")
-    parser.add_argument("--model", choices=CIFAR_MODELS, default="resnet20")
-    parser.add_argument("--weights", type=Path, help="state dict (default: DATA_ROOT/weights/MODEL_cifar10.pt)")
+    add_model_options(parser)
     parser.add_argument("--time-steps", type=int, nargs="+", default=[4, 8, 16, 32], metavar="T")
     parser.add_argument("--mode", default="parallel")
     parser.add_argument("--threshold", default="max")
@@ -65,8 +61,7 @@ def make_converter(args: argparse.Namespace) -> Callable[[nn.Module, int], nn.Mo
 def main() -> None:
     """Evaluate the ANN, then for each T convert it and evaluate the spiking network."""
     args = parse_arguments()
-    weights = args.weights or args.data_root / "weights" / f"{args.model}_cifar10.pt"
-    ann = load_resnet(args.model, weights).to(args.device)
+    ann = load_model(args).to(args.device)
     images, labels = (x.to(args.device) for x in load_images(args.data_root, "test", args.test_images))
     evaluation = Evaluation(images, labels, ann, args.batch_size)
     convert = make_converter(args)

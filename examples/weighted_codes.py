@@ -8,12 +8,10 @@ DIR as in cifar10_resnet20.py. A conversion with calibration="weights" takes abo
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import torch
-from cifar10 import load_images, load_resnet
+from cifar10 import add_model_options, load_images, load_model
 from common import Evaluation, digits_per_activation, percent
-from models import CIFAR_MODELS
 from torch import Tensor, nn
 
 import sj_parallel_conversion as sjpc
@@ -26,9 +24,7 @@ def parse_arguments() -> argparse.Namespace:
     :return: the command line
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-root", type=Path, required=True, help="folder with the images")
-    parser.add_argument("--model", choices=CIFAR_MODELS, default="resnet20")
-    parser.add_argument("--weights", type=Path, help="state dict (default: DATA_ROOT/weights/MODEL_cifar10.pt)")
+    add_model_options(parser)
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
     parser.add_argument("--time-steps", type=int, nargs="+", default=[2, 3, 4, 6, 8], metavar="T")
     parser.add_argument("--threshold", default="mse")
@@ -76,7 +72,7 @@ def measure(
 def main() -> None:
     """Convert for each code and T, and print a line for each."""
     args = parse_arguments()
-    ann = load_resnet(args.model, args.weights or args.data_root / "weights" / f"{args.model}_cifar10.pt")
+    ann = load_model(args)
     images, labels = load_images(args.data_root, "test", args.test_images)
     calibration = list(load_images(args.data_root, "train", args.calibration_images)[0].split(32))
     evaluation = Evaluation(images, labels, ann)
