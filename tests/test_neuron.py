@@ -172,6 +172,8 @@ def test_first_axis_must_be_T(shape: tuple[int, ...]) -> None:
     with pytest.raises(sjpc.DataError, match=r"ParallelConversionNode\(T=4\) needs an input \[T=4") as error:
         ParallelConversionNode(4)(torch.zeros(shape))
     assert str(list(shape)) in str(error.value)
+    with pytest.raises(sjpc.DataError, match="needs an input"), torch.no_grad():
+        ParallelConversionNode(4).spikes(torch.zeros(shape))
 
 
 @pytest.mark.parametrize("shape", [(4, 2, 5), (4, 2), (4, 2, 5, 3)])

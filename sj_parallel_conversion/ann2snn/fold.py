@@ -20,6 +20,7 @@ from torch import Tensor, fx, nn
 
 from ..neuron import SpikingNode
 from .graph import layers
+from .graph.interpreter import Interpreter
 from .graph.passes import free_name
 from .graph.rescale import Rescale, ResidualAdd
 from .graph.shapes import record_shapes
@@ -225,10 +226,12 @@ class _Folding:
         """Ones for a tensor; what is no tensor (a size, say) is computed from units, which have the same shapes."""
         if "shape" in node.meta:
             return torch.ones((), dtype=torch.float64).expand(node.meta["shape"])
-        if node.op not in ("call_function", "call_method", "call_module"):
+        # Modules that return several tensors, such as attention, leave no unit in any of them.
+        known = all(self.units[n] is not None for n in node.all_input_nodes)
+        if node.op not in ("call_function", "call_method") or not known:
             return None
         args, kwargs = self._arguments(node)
-        return getattr(fx.Interpreter(self.model), node.op)(node.target, args, kwargs)
+        return getattr(Interpreter(self.model), node.op)(node.target, args, kwargs)
 
 
 def _is_addition(node: fx.Node) -> bool:

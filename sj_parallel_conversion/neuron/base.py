@@ -134,14 +134,12 @@ class SpikingNode(nn.Module, MultiStepModule):
         :return: spikes ``[T, N, ...]`` in :attr:`symbols`, in the dtype of ``x_seq``
         :raises DataError: if the first axis of ``x_seq`` is not T
         """
-        if x_seq.dim() == 0 or x_seq.shape[0] != self.T:
-            raise DataError(
-                f"{type(self).__name__}(T={self.T}) needs an input [T={self.T}, N, ...], got shape {list(x_seq.shape)}"
-            )
+        self._check_time(x_seq)
         return self._torch_train(x_seq) if not self._fused else kernels.spike_train(self, x_seq, self._torch_train)
 
     def spikes(self, x_seq: Tensor) -> Tensor:
         """As :meth:`forward`, but one byte a spike where the closed form is used and no gradient is recorded."""
+        self._check_time(x_seq)
         if torch.is_grad_enabled() or not self.closed_form:
             return self(x_seq)
         if self._fused:
@@ -225,6 +223,12 @@ class SpikingNode(nn.Module, MultiStepModule):
         return f"T={self.T}, channels={channels if channels > 1 else 'any'}, channel_dim={self.channel_dim}" + "".join(
             f", {name}=True" for name in flags
         )
+
+    def _check_time(self, x_seq: Tensor) -> None:
+        if x_seq.dim() == 0 or x_seq.shape[0] != self.T:
+            raise DataError(
+                f"{type(self).__name__}(T={self.T}) needs an input [T={self.T}, N, ...], got shape {list(x_seq.shape)}"
+            )
 
     def _torch_train(self, x_seq: Tensor) -> Tensor:
         return self._spikes(x_seq).to(x_seq.dtype)

@@ -29,8 +29,9 @@ class TSANode(SpikingNode):
     A negative spike is let through only while the output so far is positive, which makes the neuron a ReLU;
     ``signed=True`` drops that gate.
 
-    :param serial: run the serial form, which sees the input step by step and so goes without ``activation``; with one
-        silent step it differs from the closed form by one level at most
+    :param serial: run the serial form, which sees the input step by step and so goes without ``activation``. Its input
+        are amplified digits, most significant first; then, with one silent step, it differs from the closed form by
+        one level at most. A constant current must come whole at the first step, as ``snn.serial = True`` sees to
     :param silent_steps: k, how many steps the serial form listens before it fires
     :param backend: ``"torch"``, or ``"cupy"`` for one fused CUDA kernel (closed form only)
 

@@ -171,6 +171,26 @@ def test_copies(mode: str, activation: nn.Module) -> None:
             assert (a.node.folded_input, a.node.folded_output) == (b.node.folded_input, b.node.folded_output)
 
 
+class Attention(nn.Module):
+    """A module of several results, one of which is None, between layers that folding changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.attention = nn.Conv2d(3, 8, 3, stride=2), nn.MultiheadAttention(8, 2, batch_first=True)
+        self.mlp, self.act, self.head = nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.stem(x)).flatten(2).transpose(1, 2)
+        y, _ = self.attention(x, x, x, need_weights=False)
+        return self.head(self.act(self.mlp(x + y))).mean(1)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_attention(mode: str) -> None:
+    assert_fold_changes_nothing(Attention().eval(), IMAGES, mode=mode)
+
+
 class StaticBranch(nn.Module):
     """A branch of the input, which step by step has no time axis, beside a branch of spikes."""
 
