@@ -43,7 +43,7 @@ class ConversionConfig:
         torch, wherever its data are
     :param input_encoding: ``"analogue"``: the first layer sees the input itself, as a current that is the same at each
         step; ``"spikes"``: a neuron of the mode's code stands before it. Its thresholds span the largest inputs of the
-        calibration data, by channel; inputs that may be negative get a pair of trains (symbols -1, 0, 1)
+        calibration data, by channel, and a level is a pair of trains, one for each sign (symbols -1, 0, 1)
     :param spiking_inputs: whether a neuron with signed spikes is placed wherever a layer other than the first would
         receive a graded value, such as another layer's output
     :param max_memory: GiB of calibration values that may be in memory at a time; what is more waits in temporary files.

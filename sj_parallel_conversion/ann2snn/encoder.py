@@ -36,9 +36,8 @@ def add_encoder(model: fx.GraphModule, per_channel: bool) -> Site:
 
 def place_encoder(snn: fx.GraphModule, site: Site, data: CalibrationData, config: ConversionConfig) -> None:
     """
-    Replace the identity of ``site`` by a neuron whose levels span the largest inputs of the calibration data, with
-    negative levels if there are negative inputs. No calibration touches it: what it rounds off is part of the input
-    that the layers after it are calibrated on.
+    Replace the identity of ``site`` by a neuron whose levels span the largest inputs of the calibration data, of either
+    sign. No calibration touches it: what it rounds off is part of the input that the layers after it are calibrated on.
 
     :param snn: the network with neurons
     :param site: of :func:`add_encoder`
@@ -47,15 +46,12 @@ def place_encoder(snn: fx.GraphModule, site: Site, data: CalibrationData, config
     :raises ConfigError: if the inputs are integers, which may be indices
     """
     sizes: list[Tensor] = []
-    signed = False
     for x in data.batches("range of the input"):
         if not x.is_floating_point():
             raise ConfigError(f"input_encoding='spikes' needs floating-point inputs, got {x.dtype}")
         sizes.append(site.by_channel(x.abs()).amax(1))
-        signed = signed or bool((x < 0).any())
     v_max = torch.stack(sizes).amax(0)
     v_max = torch.where(v_max > 0, v_max, 1.0)  # a channel that is always 0 stays 0 whatever its threshold
     v_max = v_max if site.channel_dim is not None else v_max[0]
     node = make_node(site, config.node_type, config.time_steps, v_max)
-    node.signed = signed
     replace_module(snn, site.name, SpikingActivation(node.to(v_max)))

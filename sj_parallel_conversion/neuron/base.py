@@ -80,12 +80,17 @@ class SpikingNode(nn.Module, MultiStepModule):
             raise ConfigError(f"{owner}: signed must be True or False, got {signed!r}")
         if activation is not None and not isinstance(activation, nn.Module):
             raise ConfigError(f"{owner}: activation must be a torch.nn.Module or None, got {activation!r}")
+        if isinstance(channel_dim, bool) or not isinstance(channel_dim, int):
+            raise ConfigError(f"{owner}: channel_dim must be an integer, got {channel_dim!r}")
         self.signed = signed
         self.activation = activation
         self.v_threshold = neuron_parameter(owner, "v_threshold", v_threshold, positive=True)
         self.shift = neuron_parameter(owner, "shift", shift)
         self.psi = None if psi is None else neuron_parameter(owner, "psi", psi)
         self.amplitude = None if amplitude is None else neuron_parameter(owner, "amplitude", amplitude)
+        sizes = {name: len(p) for name, p in self.named_parameters(recurse=False) if p.dim()}
+        if len(set(sizes.values())) > 1:
+            raise ConfigError(f"{owner}: parameters have values for different numbers of channels: {sizes}")
         self.backend = backend
 
     @property
@@ -134,12 +139,12 @@ class SpikingNode(nn.Module, MultiStepModule):
         :return: spikes ``[T, N, ...]`` in :attr:`symbols`, in the dtype of ``x_seq``
         :raises DataError: if the first axis of ``x_seq`` is not T
         """
-        self._check_time(x_seq)
+        self._check_input(x_seq)
         return self._torch_train(x_seq) if not self._fused else kernels.spike_train(self, x_seq, self._torch_train)
 
     def spikes(self, x_seq: Tensor) -> Tensor:
         """As :meth:`forward`, but one byte a spike where the closed form is used and no gradient is recorded."""
-        self._check_time(x_seq)
+        self._check_input(x_seq)
         if torch.is_grad_enabled() or not self.closed_form:
             return self(x_seq)
         if self._fused:
@@ -224,7 +229,10 @@ class SpikingNode(nn.Module, MultiStepModule):
             f", {name}=True" for name in flags
         )
 
-    def _check_time(self, x_seq: Tensor) -> None:
+    def _check_input(self, x_seq: Tensor) -> None:
+        if not isinstance(x_seq, Tensor) or x_seq.dtype == torch.bool or x_seq.is_complex():
+            kind = x_seq.dtype if isinstance(x_seq, Tensor) else type(x_seq).__name__
+            raise DataError(f"{type(self).__name__} needs a tensor of real numbers, got {kind}")
         if x_seq.dim() == 0 or x_seq.shape[0] != self.T:
             raise DataError(
                 f"{type(self).__name__}(T={self.T}) needs an input [T={self.T}, N, ...], got shape {list(x_seq.shape)}"
