@@ -240,7 +240,7 @@ def test_currents_in_levels() -> None:
 @pytest.mark.parametrize("dtype", [torch.int64, torch.complex64, torch.bool])
 def test_dtypes_that_are_refused(dtype: torch.dtype) -> None:
     node = sjpc.ParallelConversionNode(4, backend="cupy")
-    with pytest.raises(sjpc.DataError, match="(takes torch.float16|real numbers).*got torch"):
+    with pytest.raises(sjpc.DataError, match=r"(takes torch.float16|real numbers).*got torch"):
         node(torch.zeros(4, 3).to(dtype))
 
 
