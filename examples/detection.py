@@ -17,7 +17,7 @@ import torchvision
 from shapes import CLASSES, scenes
 from torch import Tensor, nn
 from torchvision.ops import box_iou
-from torchvision_models import add_weight_options, load
+from torchvision_models import comparison_parser, load
 from tqdm import trange
 
 import sj_parallel_conversion as sjpc
@@ -111,18 +111,10 @@ def compare(name: str, args: argparse.Namespace) -> None:
 
 def main() -> None:
     """Convert, compare, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=MODELS, default="ssdlite320_mobilenet_v3_large")
-    parser.add_argument("--all", action="store_true", help="all of torchvision's models")
+    parser = comparison_parser(
+        __doc__, MODELS, "ssdlite320_mobilenet_v3_large", len(CLASSES), steps=0, size=96, images=2
+    )
     parser.add_argument("--submodules", nargs="+", help="what to convert (default: all that can be)")
-    add_weight_options(parser, len(CLASSES))
-    parser.add_argument("--steps", type=int, default=0, help="training steps, without --weights")
-    parser.add_argument("--size", type=int, default=96, help="height and width of the images")
-    parser.add_argument("--images", type=int, default=2, help="images to calibrate with, and to compare on")
-    parser.add_argument("--time-steps", type=int, nargs="+", default=[8, 32], metavar="T")
-    parser.add_argument("--mode", default="parallel")
-    parser.add_argument("--calibration", default="least_squares")
-    parser.add_argument("--inspect", action="store_true", help="print every layer")
     args = parser.parse_args()
 
     header = (

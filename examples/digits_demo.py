@@ -22,7 +22,11 @@ from tqdm import tqdm, trange
 import sj_parallel_conversion as sjpc
 
 TIME_STEPS = [2, 4, 8, 16, 32]
-WEIGHTED_TIME_STEPS = [2, 4, 8]  # 2^T levels: more steps add nothing that a label could show
+CODES = {  # mode: what the table calls it, time-steps (a weighted code's 2^T levels soon are enough), executions
+    "parallel": ("parallel conversion", TIME_STEPS, ["spikes", "packed"]),
+    "spikepack": ("spikepack", [2, 4, 8], ["spikes"]),
+    "css": ("css", [2, 4, 8], ["spikes"]),
+}
 TRAINING_IMAGES = 1200
 
 
@@ -53,37 +57,21 @@ def train(ann: nn.Module, data: TensorDataset, epochs: int) -> None:
     ann.eval()
 
 
-def parallel_conversion(ann: nn.Module, loader: DataLoader, evaluation: Evaluation) -> list[Result]:
+def conversions(ann: nn.Module, loader: DataLoader, evaluation: Evaluation) -> list[Result]:
     """
     :param ann: trained network
     :param loader: calibration data
     :param evaluation: test data
-    :return: a result for each T and each way to run the network
+    :return: a result for each code, each T and each way to run the network
     """
     results = []
-    for T in tqdm(TIME_STEPS, desc="parallel conversion"):
-        snn = sjpc.ParallelConverter(loader, time_steps=T, calibration="weights", show_progress=False).convert(ann)
-        digits = digits_per_activation(snn, evaluation.images)
-        for snn.execution in ("spikes", "packed"):
-            method = f"parallel conversion, {snn.execution}"
-            results.append(evaluation.measure(method, T, snn.predict, digits=digits))
-    return results
-
-
-def weighted_codes(ann: nn.Module, loader: DataLoader, evaluation: Evaluation) -> list[Result]:
-    """
-    :param ann: trained network
-    :param loader: calibration data
-    :param evaluation: test data
-    :return: a result for each T and each of the two weighted codes
-    """
-    results = []
-    for mode in ("spikepack", "css"):
-        for T in tqdm(WEIGHTED_TIME_STEPS, desc=mode):
+    for mode, (name, time_steps, executions) in CODES.items():
+        for T in tqdm(time_steps, desc=name):
             options = {"mode": mode, "time_steps": T, "calibration": "weights", "show_progress": False}
             snn = sjpc.ParallelConverter(loader, **options).convert(ann)
             digits = digits_per_activation(snn, evaluation.images)
-            results.append(evaluation.measure(f"{mode}, spikes", T, snn.predict, digits=digits))
+            for snn.execution in executions:
+                results.append(evaluation.measure(f"{name}, {snn.execution}", T, snn.predict, digits=digits))
     return results
 
 
@@ -102,8 +90,7 @@ def main() -> None:
     loader = DataLoader(data, batch_size=16)
     evaluation = Evaluation(images, labels, ann)
     results = [evaluation.measure("ANN", None, ann)]
-    results += parallel_conversion(ann, loader, evaluation)
-    results += weighted_codes(ann, loader, evaluation)
+    results += conversions(ann, loader, evaluation)
     results += best_rate_coding(ann, loader, evaluation, TIME_STEPS)
     print(table(results))
     print("digits: spikes that a neuron emits in the whole window, on average")

@@ -16,7 +16,7 @@ import torchvision
 from shapes import CLASSES, Scene, scenes
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision_models import add_weight_options, load
+from torchvision_models import comparison_parser, load
 from tqdm import trange
 
 import sj_parallel_conversion as sjpc
@@ -94,18 +94,10 @@ def compare(name: str, args: argparse.Namespace) -> None:
 
 def main() -> None:
     """Convert, compare, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=MODELS, default="fcn_resnet50")
-    parser.add_argument("--all", action="store_true", help="all of torchvision's models")
-    add_weight_options(parser, len(CLASSES))
-    parser.add_argument("--steps", type=int, default=25, help="training steps, without --weights")
-    parser.add_argument("--size", type=int, default=64, help="height and width of the images")
-    parser.add_argument("--images", type=int, default=8, help="images to compare on")
-    parser.add_argument("--time-steps", type=int, nargs="+", default=[8, 32], metavar="T")
-    parser.add_argument("--mode", default="parallel")
-    parser.add_argument("--calibration", default="least_squares")
+    parser = comparison_parser(
+        __doc__, MODELS, "fcn_resnet50", len(CLASSES), steps=25, size=64, images=8
+    )
     parser.add_argument("--strict", action="store_true", help="an operation that stays analogue is an error")
-    parser.add_argument("--inspect", action="store_true", help="print every layer")
     args = parser.parse_args()
 
     header = (

@@ -116,10 +116,13 @@ class SpikingNetwork(MemoryModule):
 
     @serial.setter
     def serial(self, value: bool) -> None:
+        """:raises ConfigError: if the neurons have no serial form, or one of them applies an activation ("css")"""
         nodes = [site.node for site in self.neurons()]
         if value and not all(hasattr(node, "serial") for node in nodes):
-            raise ConfigError(f"mode={self.config.mode!r} has no serial form: its neurons need the whole window. "
-                              "Convert with mode='spikepack' or 'css'")
+            raise ConfigError(
+                f"mode={self.config.mode!r} has no serial form: its neurons need the whole window. Convert with "
+                "mode='spikepack' or 'css'"
+            )
         for node in nodes:
             if value and isinstance(node, TSANode):
                 node.check_serial()

@@ -87,6 +87,7 @@ class Timeline(Interpreter):
         return tree_map(self._with_time, self.run(*inputs, enable_io_processing=False))
 
     def run_node(self, node: fx.Node) -> object:
+        """:return: a :class:`Steps` where the value has a form at each step, otherwise the value ``[N, ...]``"""
         if node.op in ("placeholder", "output"):
             return super().run_node(node)
         args, kwargs = self.fetch_args_kwargs_from_env(node)

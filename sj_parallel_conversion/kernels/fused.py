@@ -85,6 +85,7 @@ class _KernelWithTorchGradient(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradient of the torch form."""
         x, *parameters = ctx.saved_tensors
         with torch.enable_grad():
             x = x.detach().requires_grad_()

@@ -45,7 +45,7 @@ def da_qcfs(
     for name in by_name:
         own_amplitude(snn.get_submodule(name).node)
     visitor = _RunningErrors(ann, snn, by_name)
-    sweep = Sweep(ann, snn, {site.name for site in sites})
+    sweep = Sweep(ann, snn, {site.name for site in sites}, max_memory=config.max_memory)
     for n, x in enumerate(data.batches("calibrate (DA-QCFS)")):
         visitor.momentum = min(n / (n + 1), MOMENTUM)
         sweep.run([x], visitor)
@@ -56,6 +56,7 @@ class _RunningErrors(Visitor):
         self.ann, self.snn, self.sites, self.momentum = ann, snn, sites, 0.0
 
     def before(self, node: fx.Node, ann_input: list[Tensor], snn_input: list[Tensor]) -> None:
+        """Move the running errors before and after the neuron at ``node`` by those of one batch."""
         if node.target not in self.sites:
             return
         site, spiking = self.sites[node.target], self.snn.get_submodule(node.target)

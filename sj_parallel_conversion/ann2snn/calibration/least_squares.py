@@ -69,6 +69,7 @@ class FitNeurons(Visitor):
         self.search = config.threshold == "mse"
 
     def before(self, node: fx.Node, ann_input: Batches, snn_input: Batches) -> None:
+        """Fit the neuron at ``node``, from the inputs ``[N, ...]`` that the two networks give it."""
         if node.target not in self.sites:
             return
         site = self.sites[node.target]

@@ -58,15 +58,15 @@ class CorrectWeights(FitNeurons):
         self.inputs: dict[str, Batches] = {}
 
     def before(self, node: fx.Node, ann_input: Batches, snn_input: Batches) -> None:
+        """Correct the layer that feeds the neuron at ``node``, then fit the neuron."""
         layer = self._feeder(node)
         if layer is not None and layer in self.inputs:
             rectified = is_rectifier(self.sites[node.target].activation)
             self._correct(layer, self.inputs.pop(layer), ann_input, snn_input, rectified)
         super().before(node, ann_input, snn_input)
 
-    def after(
-        self, node: fx.Node, snn_input: Batches, ann_output: Batches, snn_output: Batches
-    ) -> None:
+    def after(self, node: fx.Node, snn_input: Batches, ann_output: Batches, snn_output: Batches) -> None:
+        """Correct a layer that feeds no neuron alone, or keep its inputs until its neuron is reached."""
         if node.target in self.sites or not isinstance(self.snn.get_submodule(node.target), LAYERS):
             return
         if self._site_fed_by(node):

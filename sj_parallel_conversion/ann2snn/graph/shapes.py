@@ -33,6 +33,7 @@ class _ShapeRecorder(Interpreter):
         self.extra_traceback = False  # the message names the layer already
 
     def run_node(self, node: fx.Node) -> object:
+        """:raises DataError: if the operation fails; the message names it"""
         try:
             value = super().run_node(node)
         except DataError:
