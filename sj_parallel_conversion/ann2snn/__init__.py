@@ -6,6 +6,7 @@ from .graph import register_activation, register_leaf
 from .int8 import to_int8
 from .network import SpikingNetwork
 from .partly import PartlySpikingNetwork
+from .prepack import prepack
 from .recipe import ParallelConversionRecipe
 from .replace import replace_activations
 from .sites import SpikingActivation
@@ -19,6 +20,7 @@ __all__ = [
     "SpikingActivation",
     "SpikingNetwork",
     "convertible_submodules",
+    "prepack",
     "register_activation",
     "register_leaf",
     "replace_activations",

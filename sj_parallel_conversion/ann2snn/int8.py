@@ -15,8 +15,10 @@ from torch import Tensor, fx, nn
 from ..errors import ConfigError
 from ..neuron import SpikingNode
 from .graph.passes import replace_module
+from .graph.rescale import ResidualAdd
 from .graph.units import keeps_integers
 from .network import SpikingNetwork
+from .prepack import PrepackedConv2d, check_machine, prepack_convolutions
 from .sites import SpikingActivation
 
 _MAX_LEVEL = 255
@@ -26,13 +28,12 @@ def to_int8(snn: SpikingNetwork) -> SpikingNetwork:
     """
     :param snn: a folded network on the CPU; it is left as it was
     :return: a copy in packed execution, for inference only, in which the convolutions and linear layers that read
-        levels have int8 weights. A first layer, which reads images, stays as it is
+        levels have int8 weights. Others, such as the first one, keep theirs; :func:`prepack` is applied to them
     :raises ConfigError: if no layer reads levels, or PyTorch has no int8 kernels for this machine
     """
-    if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.onednn, "qconv2d_pointwise")):
-        raise ConfigError("to_int8: this build of PyTorch has no oneDNN kernels for int8")
-    if any(parameter.is_cuda for parameter in snn.parameters()):
-        raise ConfigError("to_int8 is for CPUs: move the network there first, snn.cpu()")
+    check_machine("to_int8", snn, hasattr(torch.ops.onednn, "qconv2d_pointwise"))
+    if not isinstance(snn, SpikingNetwork):
+        raise ConfigError("to_int8 takes a network that was converted as a whole: give it one of snn.parts")
     snn = copy.deepcopy(snn)
     snn.execution = "packed"
     found = list(_layers_that_read_levels(snn.net))
@@ -42,7 +43,8 @@ def to_int8(snn: SpikingNetwork) -> SpikingNetwork:
             "network in float32, and fewer time_steps (8 at most for weighted codes)"
         )
     for name in found:
-        replace_module(snn.net, name, _as_int8(snn.net.get_submodule(name)))
+        _replace(snn.net, name, _as_int8(snn.net.get_submodule(name)))
+    prepack_convolutions(snn.net)
     return snn.eval()
 
 
@@ -55,7 +57,7 @@ def _layers_that_read_levels(net: fx.GraphModule) -> list[str]:
         if isinstance(module, SpikingActivation):
             if _emits_bytes(module.node):
                 integers.add(node)
-        elif read and type(module) in (nn.Conv2d, nn.Linear):
+        elif read and type(module) in (nn.Conv2d, PrepackedConv2d, nn.Linear):
             if type(module) is nn.Linear or (module.padding_mode == "zeros" and isinstance(module.padding, tuple)):
                 layers.append(node.target)
         elif read and len(read) == len(node.all_input_nodes) and keeps_integers(net, node):
@@ -65,6 +67,15 @@ def _layers_that_read_levels(net: fx.GraphModule) -> list[str]:
 
 def _emits_bytes(neuron: SpikingNode) -> bool:
     return neuron.folded_output and neuron.min_level == 0 and neuron.code.max_level(neuron.T) <= _MAX_LEVEL
+
+
+def _replace(net: fx.GraphModule, name: str, layer: nn.Module) -> None:
+    """Put ``layer`` in the place of ``name``, and tell who may write over its output, so that hooks on it are seen."""
+    old = net.get_submodule(name)
+    for module in net.modules():
+        if isinstance(module, (SpikingActivation, ResidualAdd)) and module.source == (old,):
+            module.source = (layer,)
+    replace_module(net, name, layer)
 
 
 def _as_int8(layer: nn.Conv2d | nn.Linear) -> Int8Conv2d | Int8Linear:

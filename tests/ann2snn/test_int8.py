@@ -127,3 +127,27 @@ def test_refused_where_no_layer_reads_small_levels(name: str, options: dict) -> 
         ann = nn.Sequential(nn.Conv3d(4, 4, 3), nn.ReLU(), nn.Conv3d(4, 4, 3)).eval()
     with pytest.raises(sjpc.ConfigError, match="no layer reads levels from 0 to 255"):
         sjpc.to_int8(convert(ann, x, **options))
+
+
+@torch.no_grad()
+def test_hooks_keep_what_they_saw() -> None:
+    """Nodes write over currents that nobody else reads; a hook on a layer is somebody."""
+    int8, kept = sjpc.to_int8(convert(with_activations(nn.ReLU(), nn.ReLU()), IMAGES)), []
+    for name in integer_layers(int8):
+        int8.net.get_submodule(name).register_forward_hook(lambda module, args, y: kept.append((y, y.clone())))
+    int8.predict(IMAGES)
+    assert len(kept) == 2 and all(torch.equal(seen, then) for seen, then in kept)
+
+
+@torch.no_grad()
+def test_a_prepacked_network_may_be_given() -> None:
+    snn = convert(two_convs(), IMAGES)
+    assert torch.equal(sjpc.to_int8(sjpc.prepack(snn)).predict(IMAGES), sjpc.to_int8(snn).predict(IMAGES))
+
+
+def test_takes_networks_that_were_converted_as_a_whole() -> None:
+    with pytest.raises(sjpc.ConfigError, match="to_int8 takes a converted network, got Linear"):
+        sjpc.to_int8(nn.Linear(1, 1))
+    partly = sjpc.ParallelConverter([IMAGES], show_progress=False).convert(nn.Sequential(two_convs()), submodules=["0"])
+    with pytest.raises(sjpc.ConfigError, match=r"snn\.parts"):
+        sjpc.to_int8(partly)
