@@ -13,7 +13,7 @@ import argparse
 import copy
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -69,7 +69,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--packed", type=int, nargs="*", default=[4, 16, 64], metavar="T")
     parser.add_argument("--spikes", type=int, nargs="*", default=[8, 32], metavar="T")
     parser.add_argument("--weighted", type=int, default=8, metavar="T", help="time-steps of spikepack and css")
-    parser.add_argument("--rate-coding", type=int, default=32, metavar="T", help="SpikingJelly's T, 0: leave out")
+    parser.add_argument("--rate-coding", type=int, nargs="*", default=[32], metavar="T", help="SpikingJelly's T")
     parser.add_argument("--seconds", type=float, help="for each network (default: 120, quick: 20)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there, too")
@@ -90,13 +90,16 @@ def convert(ann: nn.Module, x: Tensor, mode: str, time_steps: int, execution: st
     :param x: an input
     :param mode: the neuron
     :param time_steps: T
-    :param execution: ``"packed"``, ``"spikes"``, ``"step by step"`` or ``"int8 weights"``
+    :param execution: ``"packed"``, ``"spikes"``, either of them with ``" prepacked"``, ``"step by step"`` or
+        ``"int8 weights"``
     :return: the converted network, ready to run
     """
     options = {"threshold": "max", "calibration": "da_qcfs", "show_progress": False}
     snn = sjpc.ParallelConverter(calibration(x), mode=mode, time_steps=time_steps, **options).convert(ann)
     snn.step_by_step = execution == "step by step"
-    snn.execution = execution if execution == "packed" else "spikes"
+    snn.execution = "packed" if execution.startswith("packed") else "spikes"
+    if execution.endswith("prepacked"):
+        return sjpc.prepack(snn)
     return sjpc.to_int8(snn) if execution == "int8 weights" else snn
 
 
@@ -110,20 +113,22 @@ def spiking_methods(ann: nn.Module, x: Tensor, args: argparse.Namespace) -> dict
     methods = {}
     for mode in args.modes:
         parallel = mode == "parallel"
+        spikes = args.spikes if parallel else [args.weighted]
         runs = [("packed", T) for T in (args.packed if parallel else [args.weighted])]
-        runs += [("spikes", T) for T in (args.spikes if parallel else [args.weighted])]
-        runs += [(execution, T) for execution in ("int8 weights", "step by step") for T in args.spikes[-1:] if parallel]
+        runs += [("spikes", T) for T in spikes]
+        once = ("packed, prepacked", "spikes, prepacked", "int8 weights", "step by step")
+        runs += [(execution, T) for execution in (once if parallel else once[1:2]) for T in spikes[-1:]]
         for execution, T in runs:
             methods[f"{mode}, {execution}, T={T}"] = convert(ann, x, mode, T, execution).predict
     return methods
 
 
-def rate_coding(ann: nn.Module, x: Tensor, time_steps: int) -> dict[str, Callable[[Tensor], Tensor]]:
+def rate_coding(ann: nn.Module, x: Tensor, time_steps: Sequence[int]) -> dict[str, Callable[[Tensor], Tensor]]:
     """
     :param ann: a network
     :param x: an input
-    :param time_steps: T
-    :return: SpikingJelly's conversion in both step modes; nothing if it cannot convert the network
+    :param time_steps: T, in step mode "s"; the first of them in step mode "m", too, which keeps all steps in memory
+    :return: SpikingJelly's conversion; nothing if it cannot convert the network
     """
     try:
         with redirect_stderr(io.StringIO()):  # progress bars
@@ -135,10 +140,10 @@ def rate_coding(ann: nn.Module, x: Tensor, time_steps: int) -> dict[str, Callabl
     except Exception as error:
         print(f"SpikingJelly's own conversion does not take this network: {error}")
         return {}
-    return {
-        f"SpikingJelly rate coding, step mode 's', T={time_steps}": partial(rate_coded, single, time_steps),
-        f"SpikingJelly rate coding, step mode 'm', T={time_steps}": partial(rate_coded_multi_step, multi, time_steps),
-    }
+    runs = [("s", single, rate_coded, T) for T in time_steps]
+    runs += [("m", multi, rate_coded_multi_step, T) for T in time_steps[:1]]
+    name = "SpikingJelly rate coding, step mode '{}', T={}"
+    return {name.format(step_mode, T): partial(run, snn, T) for step_mode, snn, run, T in runs}
 
 
 def measure(name: str, methods: dict[str, Callable], x: Tensor, seconds: float, memory: bool) -> list[Row]:
