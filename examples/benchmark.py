@@ -69,7 +69,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--packed", type=int, nargs="*", default=[4, 16, 64], metavar="T")
     parser.add_argument("--spikes", type=int, nargs="*", default=[8, 32], metavar="T")
     parser.add_argument("--weighted", type=int, default=8, metavar="T", help="time-steps of spikepack and css")
-    parser.add_argument("--rate-coding", type=int, nargs="*", default=[32], metavar="T", help="SpikingJelly's T")
+    parser.add_argument("--rate-coding", type=int, nargs="*", default=[32, 48], metavar="T", help="SpikingJelly's T")
     parser.add_argument("--seconds", type=float, help="for each network (default: 120, quick: 20)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there, too")
