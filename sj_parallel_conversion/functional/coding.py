@@ -56,6 +56,14 @@ class Code:
         """The largest level that ``T`` steps can carry."""
         return sum(self.weights(T))
 
+    def full_scale(self, T: int) -> int:
+        """
+        The level up to which a search of thresholds fills the range of the code. Signed digits: the largest level that
+        ``T`` places hold in canonical form, 10...101 or 10...10, so that those above, which need more digits, are left
+        to rare values; but all levels up to T = 3, where canonical form saves nothing. Other codes: all levels.
+        """
+        return 2 ** (T + 1) // 3 if -1 in self.symbols and T > 3 else self.max_level(T)
+
     def levels_per_threshold(self, T: int) -> int:
         """How many levels make up ``v_threshold``: T for the sorted code (the paper's theta), 1 for weighted ones."""
         return 1 if self.weighted else T

@@ -107,6 +107,26 @@ def test_constants_are_injected_once() -> None:
     recorder.remove_hooks()
 
 
+@pytest.mark.parametrize(
+    ("mode", "T", "full_scale"), [("spikepack", 4, 15), ("css", 3, 7), ("css", 4, 10), ("css", 8, 170)]
+)
+@torch.no_grad()
+def test_thresholds_are_searched_for_the_full_scale_of_the_code(mode: str, T: int, full_scale: int) -> None:
+    """In CSS the largest level of canonical form; larger values have levels too. Other thresholds use all levels."""
+    ann = nn.Sequential(nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 1))
+    for layer in (ann[0], ann[2]):
+        layer.weight.fill_(1)
+        layer.bias.zero_()
+    x = torch.linspace(0, 1, 512).unsqueeze(1)
+    for calibration in ("least_squares", "weights"):
+        snn = convert(ann, x, mode=mode, time_steps=T, threshold="mse", calibration=calibration)
+        range_of_levels = snn.neurons()[0].node.v_threshold.item() * full_scale
+        assert 0.85 < range_of_levels < 1.1
+        assert snn.predict(x[-1:] * 9) > 0.85 * (2**T - 1) / full_scale
+        snn = convert(ann, x, mode=mode, time_steps=T, threshold="max", calibration=calibration)
+        torch.testing.assert_close(snn.neurons()[0].node.v_threshold * (2**T - 1), torch.tensor([1.0]))
+
+
 @pytest.mark.parametrize("fold", [True, False])
 @pytest.mark.parametrize("encoding", ["analogue", "spikes"])
 @pytest.mark.parametrize("mode", MODES)
