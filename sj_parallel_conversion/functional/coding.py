@@ -173,7 +173,7 @@ def encode_like(train: Tensor, level: Tensor, code: Code) -> Tensor:
         with the gradient of an encoder of ``level``, the least-squares inverse of :func:`decode`:
         :math:`\partial s_t / \partial k = w_t / \sum w^2`
     """
-    train = torch.where(level.isnan(), level, train)
+    train = torch.where(level.isnan(), level.detach(), train)
     if train[0].stride() != level.stride():
         # Axes of size 1 count too: by their strides a convolution guesses the layout, and rounds accordingly.
         strides = (max(level.numel(), 1), *torch.empty_like(level).stride())
