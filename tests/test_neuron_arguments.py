@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 import sj_parallel_conversion as sjpc
-from sj_parallel_conversion import ParallelConversionNode
+from sj_parallel_conversion import ParallelConversionNode, SpikePackNode, TSANode
+
+NODES = [ParallelConversionNode, SpikePackNode, TSANode]
+NO_NUMBERS = [True, torch.tensor(True), [True, False], 1j, torch.ones(2).to_sparse()]
 
 
 @pytest.mark.parametrize(
@@ -15,6 +19,7 @@ from sj_parallel_conversion import ParallelConversionNode
         ({"v_threshold": torch.ones(3), "psi": torch.ones(4)}, "different numbers of channels"),
         ({"channel_dim": "a"}, "channel_dim must be an integer"),
         ({"channel_dim": None}, "channel_dim must be an integer"),
+        ({"signed": 1}, "signed must be True or False, got 1"),
     ],
 )
 def test_arguments_that_cannot_work(options: dict[str, object], words: str) -> None:
@@ -22,7 +27,122 @@ def test_arguments_that_cannot_work(options: dict[str, object], words: str) -> N
         ParallelConversionNode(4, **options)
 
 
-@pytest.mark.parametrize("x_seq", [torch.ones(4, 2, dtype=torch.bool), torch.ones(4, 2) * 1j, [1.0] * 4])
-def test_inputs_that_are_no_currents(x_seq: object) -> None:
-    with pytest.raises(sjpc.DataError, match="needs a tensor of real numbers"):
-        ParallelConversionNode(4)(x_seq)
+@pytest.mark.parametrize("node_type", NODES)
+@pytest.mark.parametrize("name", ["v_threshold", "psi", "shift", "amplitude"])
+@pytest.mark.parametrize("value", NO_NUMBERS, ids=str)
+def test_parameters_that_are_no_numbers(node_type: type, name: str, value: object) -> None:
+    with pytest.raises(sjpc.ConfigError, match=f"{node_type.__name__}: {name} must be a real number"):
+        node_type(4, **{name: value})
+
+
+@pytest.mark.parametrize("node_type", [SpikePackNode, TSANode])
+@pytest.mark.parametrize("value", [1, "yes", None, torch.tensor(True)], ids=str)
+def test_serial_is_a_flag(node_type: type, value: object) -> None:
+    with pytest.raises(sjpc.ConfigError, match=f"{node_type.__name__}: serial must be True or False"):
+        node_type(4, serial=value)
+    node = node_type(4, serial=True)
+    with pytest.raises(sjpc.ConfigError, match=f"{node_type.__name__}: serial must be True or False"):
+        node.serial = value
+    assert node.serial is True
+
+
+def test_serial_needs_no_activation_at_any_time() -> None:
+    node = TSANode(4, activation=nn.SiLU())
+    with pytest.raises(sjpc.ConfigError, match="cannot apply an activation"):
+        node.serial = True
+    assert not node.serial
+
+
+@pytest.mark.parametrize("value", [-1, 5, 1.0, "1", True, None])
+def test_silent_steps(value: object) -> None:
+    with pytest.raises(sjpc.ConfigError, match="silent_steps must be an integer from 0 to T=4"):
+        TSANode(4, silent_steps=value)
+    node = TSANode(4)
+    with pytest.raises(sjpc.ConfigError, match="silent_steps"):
+        node.silent_steps = value
+    assert node.silent_steps == 1
+
+
+@pytest.mark.parametrize(("T", "tau"), [(4, 1e30), (24, 3.0), (4, float("inf")), (4, True)])
+def test_bases_that_float32_cannot_count_in(T: int, tau: float) -> None:
+    with pytest.raises(sjpc.ConfigError, match="SpikePackNode: tau"):
+        SpikePackNode(T, tau=tau)
+
+
+@pytest.mark.parametrize("value", [1, "yes", None])
+def test_packed_is_a_flag(value: object) -> None:
+    with pytest.raises(sjpc.ConfigError, match="packed must be True or False"):
+        sjpc.SpikingActivation(TSANode(4), packed=value)
+    act = sjpc.SpikingActivation(TSANode(4), packed=True)
+    with pytest.raises(sjpc.ConfigError, match="packed must be True or False"):
+        act.packed = value
+    assert act.packed is True
+
+
+@pytest.mark.parametrize("node", [None, nn.ReLU(), TSANode], ids=str)
+def test_a_spiking_activation_holds_a_neuron(node: object) -> None:
+    with pytest.raises(sjpc.ConfigError, match="node must be a neuron"):
+        sjpc.SpikingActivation(node)
+
+
+NO_CURRENTS = {
+    "bool": torch.ones(4, 2, dtype=torch.bool),
+    "bytes": torch.ones(4, 2, dtype=torch.uint8),  # differences over time would wrap around
+    "integers": torch.ones(4, 2, dtype=torch.int64),
+    "complex": torch.ones(4, 2) * 1j,
+    "8 bits": torch.ones(4, 2).to(torch.float8_e4m3fn),
+    "sparse": torch.ones(4, 2).to_sparse(),
+    "list": [1.0] * 4,
+    "string": "1",
+    "None": None,
+}
+
+
+@pytest.mark.parametrize("node_type", NODES)
+@pytest.mark.parametrize("x_seq", NO_CURRENTS.values(), ids=NO_CURRENTS)
+def test_inputs_that_are_no_currents(node_type: type, x_seq: object) -> None:
+    node = node_type(4)
+    words = f"{node_type.__name__} needs a dense tensor of floating-point numbers"
+    for call in (node, node.spikes, node.decoded, node.level):
+        with pytest.raises(sjpc.DataError, match=words):
+            call(x_seq)
+
+
+@pytest.mark.parametrize("node_type", NODES)
+@pytest.mark.parametrize("spikes", [torch.ones(3, 2), torch.ones(5, 2), torch.tensor(1.0), "spikes"], ids=str)
+def test_trains_of_another_length(node_type: type, spikes: object) -> None:
+    for call in (node_type(4).decode, node_type(4).amplify):
+        with pytest.raises(sjpc.DataError, match=rf"{node_type.__name__}\(T=4\) needs an input \[T=4, N, ...\]"):
+            call(spikes)
+
+
+@pytest.mark.parametrize("node_type", NODES)
+def test_trains_of_bytes_are_worth_floats(node_type: type) -> None:
+    node = node_type(4, 0.3).requires_grad_(False)
+    train = node(torch.rand(5).expand(4, 5))
+    assert torch.equal(node.decode(train.to(torch.int8)), node.decode(train))
+    assert torch.equal(node.amplify(train.to(torch.int8)), node.amplify(train))
+
+
+@pytest.mark.parametrize("node_type", NODES)
+def test_parameters_on_another_device(node_type: type) -> None:
+    with pytest.raises(sjpc.DataError, match=f"{node_type.__name__} has parameters on cpu, but got an input on meta"):
+        node_type(4, torch.ones(2))(torch.ones(4, 3, 2, device="meta"))
+
+
+@pytest.mark.parametrize("node_type", NODES)
+def test_nodes_without_values_yet(node_type: type) -> None:
+    with torch.device("meta"):
+        node = node_type(4, torch.ones(2))
+    node = node.to_empty(device="cpu")
+    node.load_state_dict(node_type(4, torch.ones(2)).state_dict())
+    assert node(torch.ones(4, 3, 2)).shape == (4, 3, 2)
+
+
+@pytest.mark.parametrize("node_type", [SpikePackNode, TSANode])
+@pytest.mark.parametrize("serial", [False, True])
+def test_empty_batches(node_type: type, serial: bool) -> None:
+    node = node_type(4, serial=serial)
+    for shape in ((0, 3), (2, 0)):
+        assert node(torch.zeros(4, *shape)).shape == node.spikes(torch.zeros(4, *shape)).shape == (4, *shape)
+        assert node.decoded(torch.zeros(shape)).shape == shape

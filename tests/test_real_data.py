@@ -184,17 +184,17 @@ def test_serial_css(resnet20: nn.Module, cifar_train: tuple[Tensor, Tensor], cif
     images = cifar_test[0]
     closed = in_batches(snn.predict, images).argmax(1)
     snn.serial = True
-    assert percent(in_batches(snn.predict, images), closed) >= 98.5  # 99.0 as measured; the standard error is 0.4
+    assert percent(in_batches(snn.predict, images), closed) >= 98.5  # 98.8 as measured; the standard error is 0.4
     for site in snn.neurons():
         site.node.silent_steps = 2
     assert percent(in_batches(snn.predict, images), closed) >= 99.0
 
 
 @pytest.mark.slow
-def test_weighted_codes_on_the_same_levels(
+def test_signed_digits_need_fewer_spikes(
     resnet20: nn.Module, cifar_train: tuple[Tensor, Tensor], cifar_test: tuple[Tensor, Tensor]
 ) -> None:
-    """SpikePack and CSS write the same levels; signed digits need fewer spikes, the more so the larger T."""
+    """Thresholds for levels of canonical form: clearly fewer spikes, and nearly always the same class."""
     digits, logits = {}, {}
     for mode in ("spikepack", "css"):
         for T in (4, 8):
@@ -202,7 +202,6 @@ def test_weighted_codes_on_the_same_levels(
             snn = sjpc.ParallelConverter([cifar_train[0][:128]], **options).convert(resnet20)
             logits[mode, T] = in_batches(snn.predict, cifar_test[0][:200])
             digits[mode, T] = digits_per_activation(snn, cifar_test[0][:200])
-    for T in (4, 8):
-        assert torch.equal(logits["css", T], logits["spikepack", T])
-    assert digits["css", 4] < digits["spikepack", 4]
-    assert digits["css", 8] <= 0.87 * digits["spikepack", 8]
+    for T, ratio, agreement in ((4, 0.86, 93.0), (8, 0.80, 98.0)):
+        assert digits["css", T] <= ratio * digits["spikepack", T]
+        assert percent(logits["css", T], logits["spikepack", T].argmax(1)) >= agreement

@@ -12,7 +12,8 @@ from torch.utils._pytree import tree_map
 from ..compat import MemoryModule
 from ..errors import ConfigError, DataError, as_data_error
 from ..kernels import BACKENDS
-from ..neuron import TSANode
+from ..neuron import SerialNode
+from ..parameters import check_flag, check_steps
 from . import graph
 from .config import ConversionConfig, check_choice
 from .sites import SpikingActivation
@@ -116,19 +117,23 @@ class SpikingNetwork(MemoryModule):
 
     @serial.setter
     def serial(self, value: bool) -> None:
-        """:raises ConfigError: if the neurons have no serial form, or one of them applies an activation ("css")"""
+        """
+        :raises ConfigError: if the value is no bool, the neurons have no serial form, or one of them applies an
+            activation ("css")
+        """
+        check_flag(type(self).__name__, "serial", value)
         nodes = [site.node for site in self.neurons()]
-        if value and not all(hasattr(node, "serial") for node in nodes):
+        if value and not all(isinstance(node, SerialNode) for node in nodes):
             raise ConfigError(
                 f"mode={self.config.mode!r} has no serial form: its neurons need the whole window. Convert with "
                 "mode='spikepack' or 'css'"
             )
-        for node in nodes:
-            if value and isinstance(node, TSANode):
+        nodes = [node for node in nodes if isinstance(node, SerialNode)]
+        if value:
+            for node in nodes:
                 node.check_serial()
         for node in nodes:
-            if hasattr(node, "serial"):
-                node.serial = value
+            node.serial = value
         self._serial = value
 
     def neurons(self) -> list[SpikingActivation]:
@@ -168,8 +173,9 @@ class SpikingNetwork(MemoryModule):
         """
         :param y_seq: output sequence ``[T, N, ...]`` (or a dict or tuple of such)
         :return: ``[N, ...]``, the plain mean over time: the readout carries the code's weights
+        :raises DataError: if the first axis is not T
         """
-        return tree_map(mean_over_time, y_seq)
+        return tree_map(self._decode, y_seq)
 
     def predict(self, x: Tensor) -> object:
         """
@@ -195,6 +201,11 @@ class SpikingNetwork(MemoryModule):
             y = self.net(x.mean if isinstance(x, Steps) else x)
         return tree_map(lambda v: v.expand(self.time_steps, *v.shape) if isinstance(v, Tensor) else v, y)
 
+    def _decode(self, y_seq: object) -> object:
+        if isinstance(y_seq, Tensor):
+            check_steps(type(self).__name__, y_seq, self.time_steps)
+        return mean_over_time(y_seq)
+
     def _check_input(self, x: object, time_axis: bool = False) -> None:
         if not isinstance(x, Tensor):
             raise DataError(f"the network takes one tensor, got {type(x).__name__}")
@@ -218,6 +229,8 @@ class SpikingNetwork(MemoryModule):
         )
 
     def __setattr__(self, name: str, value: object) -> None:
+        if name == "step_by_step":
+            check_flag(type(self).__name__, name, value)
         begins_window = name in _WINDOW_DEPENDS_ON and getattr(self, name, value) != value
         super().__setattr__(name, value)
         if begins_window:
@@ -246,4 +259,6 @@ def shape_of_sample(inputs: tuple) -> tuple:
 
 
 def _same(x: Tensor, other: Tensor) -> bool:
-    return x.dtype == other.dtype and x.device == other.device and torch.equal(x, other)
+    if x.dtype != other.dtype or x.device != other.device or x.shape != other.shape:
+        return False
+    return torch.equal(x, other) or bool(((x == other) | ((x != x) & (other != other))).all())  # a NaN is no change

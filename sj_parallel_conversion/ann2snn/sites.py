@@ -10,8 +10,9 @@ from torch import Tensor, fx, nn
 
 from ..activation import DAQCFS, QCFS, ClipReLU, SpikingIdentity
 from ..compat import StepModeContainer
-from ..errors import ConversionError
+from ..errors import ConfigError, ConversionError
 from ..neuron import SpikingNode
+from ..parameters import check_flag
 from . import graph
 from .graph.rescale import has_hooks, may_overwrite
 from .graph.shapes import channel_axis
@@ -96,13 +97,27 @@ class SpikingActivation(StepModeContainer):
 
     :param node: the neuron
     :param packed: whether decoded levels pass and no trains
+    :raises ConfigError: if ``node`` is no neuron of this package, or ``packed`` no bool
     """
 
     def __init__(self, node: SpikingNode, packed: bool = False) -> None:
         super().__init__(False)
+        if not isinstance(node, SpikingNode):
+            raise ConfigError(f"SpikingActivation: node must be a neuron such as TSANode(8), got {node!r}")
         self.node = node
         self.packed = packed
         self.source: tuple[nn.Module, ...] = ()  # see may_overwrite; a tuple, because it is no child
+
+    @property
+    def packed(self) -> bool:
+        """Whether decoded levels pass and no trains."""
+        return self._packed
+
+    @packed.setter
+    def packed(self, value: bool) -> None:
+        """:raises ConfigError: if the value is no bool"""
+        check_flag(type(self).__name__, "packed", value)
+        self._packed = value
 
     def forward(self, x: Tensor) -> Tensor:
         """:param x: mean input ``[N, ...]``. :return: the mean output ``[N, ...]``"""
@@ -110,11 +125,7 @@ class SpikingActivation(StepModeContainer):
             return self.node.decoded(x, may_overwrite(self.source))
         # A call of the module, in floats, only where someone listens: a monitor, or autograd.
         emit = self.node if torch.is_grad_enabled() or has_hooks(self.node) else self.node.spikes
-        return self.node.decode(emit(self.constant(x)), x.dtype)
-
-    def constant(self, x: Tensor) -> Tensor:
-        """:param x: mean input ``[N, ...]``. :return: the same at every step, ``[T, N, ...]``, without a copy"""
-        return x.expand(self.node.T, *x.shape)
+        return self.node.decode(emit(self.node.constant(x)), x.dtype)
 
 
 def make_node(site: Site, node_type: type[SpikingNode], time_steps: int, v_max: Tensor) -> SpikingNode:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_map
 
+from ..functional.quantise import finite_start
 from .graph.affine import affine_tail, is_affine
 from .graph.interpreter import Interpreter
 from .graph.maxpool import is_max_pool, max_pool_steps
@@ -29,7 +30,8 @@ def mean_input(x_seq: Tensor) -> Tensor:
     """The mean over time of an input of the network; where it is the same at each step, exactly that."""
     if x_seq.stride(0) == 0 or not x_seq.is_floating_point():
         return x_seq[0]
-    return x_seq[0] + (x_seq - x_seq[0]).mean(0)
+    start = finite_start(x_seq)
+    return start + (x_seq - start).mean(0)
 
 
 class Steps:
@@ -110,18 +112,21 @@ class Timeline(Interpreter):
 
     def _fire(self, node: fx.Node, site: SpikingActivation, x: object) -> object:
         if self._serial:
-            train = site.node(self._injected_once(x))
+            train = site.node(self._injected_once(x) if isinstance(x, Steps) else site.node.constant(x))
             return Steps(list(site.node.amplify(train)), site.node.decode(train), torch.zeros_like(train[0]))
         if not any(user in self._in_steps or user.op == "output" for user in node.users):
             return site(_at(x, lambda value: value.mean))
-        train = site.node(torch.stack(x.steps) if isinstance(x, Steps) else site.constant(x))
+        # A neuron that was made serial alone takes the decoded value: it is not told what comes without a spike.
+        if isinstance(x, Steps) and site.node.closed_form:
+            train = site.node(torch.stack(x.steps))
+        else:
+            train = site.node(site.node.constant(_at(x, lambda value: value.mean)))
         return Steps(list(site.node.amplify(train)), site.node.decode(train))
 
-    def _injected_once(self, x: object) -> Tensor:
+    def _injected_once(self, x: Steps) -> Tensor:
         """Weighted digits carry most of their value in the first steps; biases that trickled in would come too late."""
-        steps, rest = (torch.stack(x.steps), x.rest) if isinstance(x, Steps) else (x.expand(self._T, *x.shape), x)
-        x_seq = steps - rest
-        x_seq[0] += self._T * rest
+        x_seq = torch.stack(x.steps) - x.rest
+        x_seq[0] += self._T * x.rest
         return x_seq
 
     def _call(self, node: fx.Node, arguments: tuple) -> object:

@@ -56,6 +56,14 @@ class Code:
         """The largest level that ``T`` steps can carry."""
         return sum(self.weights(T))
 
+    def full_scale(self, T: int) -> int:
+        """
+        The level up to which a search of thresholds fills the range of the code. Signed digits: the largest level that
+        ``T`` places hold in canonical form, 10...101 or 10...10, so that those above, which need more digits, are left
+        to rare values; but all levels up to T = 3, where canonical form saves nothing. Other codes: all levels.
+        """
+        return 2 ** (T + 1) // 3 if -1 in self.symbols and T > 3 else self.max_level(T)
+
     def levels_per_threshold(self, T: int) -> int:
         """How many levels make up ``v_threshold``: T for the sorted code (the paper's theta), 1 for weighted ones."""
         return 1 if self.weighted else T
@@ -161,9 +169,11 @@ def encode_like(train: Tensor, level: Tensor, code: Code) -> Tensor:
     :param train: spikes ``[T, N, ...]``
     :param level: the level ``[N, ...]`` that they stand for
     :param code: a row of :data:`CODES`
-    :return: ``train``, each step laid out in memory as ``level``, with the gradient of an encoder of ``level``, the
-        least-squares inverse of :func:`decode`: :math:`\partial s_t / \partial k = w_t / \sum w^2`
+    :return: ``train`` in the dtype of ``level``, NaN where the level is NaN, each step laid out in memory as ``level``,
+        with the gradient of an encoder of ``level``, the least-squares inverse of :func:`decode`:
+        :math:`\partial s_t / \partial k = w_t / \sum w^2`
     """
+    train = torch.where(level.isnan(), level.detach(), train)
     if train[0].stride() != level.stride():
         # Axes of size 1 count too: by their strides a convolution guesses the layout, and rounds accordingly.
         strides = (max(level.numel(), 1), *torch.empty_like(level).stride())
@@ -183,14 +193,17 @@ def encode(level: Tensor, code: Code, T: int, signed: bool = False) -> Tensor:
     :param T: number of time-steps
     :param signed: take negative levels in every code: a pair of trains, the magnitude in the positive or in the
         negative one, written in one tensor of {-1, 0, 1} because at most one of the two ever fires
-    :return: train ``[T, N, ...]`` of the same dtype, with values in ``code.symbols``, or in {-1, 0, 1} if ``signed``;
-        its gradient is that of :func:`encode_like`
+    :return: train ``[T, N, ...]`` of the same dtype, with values in ``code.symbols``, or in {-1, 0, 1} if ``signed``,
+        and NaN at every step where the level is NaN; its gradient is that of :func:`encode_like`
     """
-    return encode_like(encode_bytes(level, code, T, signed).to(level.dtype), level, code)
+    return encode_like(encode_bytes(level, code, T, signed), level, code)
 
 
 def encode_bytes(level: Tensor, code: Code, T: int, signed: bool = False) -> Tensor:
-    """:func:`encode` without a gradient, in int8: a quarter of the memory, and :func:`decode` reads it fastest."""
+    """
+    :func:`encode` without a gradient, in int8: a quarter of the memory, and :func:`decode` reads it fastest. A byte
+    holds no NaN: such levels emit no spike that means anything.
+    """
     k = level.detach().to(torch.int32)
     if signed and -1 not in code.symbols:
         return code.digits(k.abs(), T) * k.sign().to(torch.int8)
@@ -203,11 +216,11 @@ def greedy_digits(u: Tensor, weights: list[float]) -> Tensor:
 
     :param u: charge in units of the threshold, ``[N, ...]``
     :param weights: q
-    :return: train ``[T, N, ...]`` of the same dtype
+    :return: train ``[T, N, ...]`` of the same dtype, NaN where ``u`` is
     """
     train = []
     for q in weights:
-        train.append((u >= q).to(u.dtype))
+        train.append(torch.where(u.isnan(), u, (u >= q).to(u.dtype)))
         u = u - q * train[-1]
     return torch.stack(train)
 

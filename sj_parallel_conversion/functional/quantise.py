@@ -28,6 +28,15 @@ def full_precision(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
+def finite_start(x_seq: Tensor) -> Tensor:
+    """
+    The first step of ``[T, N, ...]``, from which sums over time take differences: an input that is the same at every
+    step must give exactly that input, and rounding errors of T equal summands would move it across a tie. Zero where
+    the step is infinite or NaN, of which every difference would be NaN.
+    """
+    return torch.where(x_seq[0].isfinite(), x_seq[0], 0)
+
+
 def level(
     total: Tensor, v_threshold: Tensor | float, psi: Tensor | float, max_level: int, min_level: int = 0
 ) -> Tensor:

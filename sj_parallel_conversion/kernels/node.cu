@@ -34,8 +34,8 @@ __device__ inline float widen(bfloat16 x) {
 
 __device__ inline void narrow(float x, float& to) { to = x; }
 __device__ inline void narrow(double x, double& to) { to = x; }
-__device__ inline void narrow(COMPUTE x, int8& to) { to = (int8)x; }
-__device__ inline void narrow(COMPUTE x, uint8& to) { to = (uint8)x; }
+__device__ inline void narrow(COMPUTE x, int8& to) { to = x == x ? (int8)x : 0; }  // bytes hold no NaN
+__device__ inline void narrow(COMPUTE x, uint8& to) { to = x == x ? (uint8)x : 0; }
 
 __device__ inline void narrow(float x, bfloat16& to) {  // to nearest, ties to even
     Word word;
@@ -158,15 +158,17 @@ struct alignas(VECTOR * sizeof(STORED)) Currents { STORED values[VECTOR]; };
 struct alignas(VECTOR * sizeof(EMITTED)) Emission { EMITTED values[VECTOR]; };
 
 // x: one step, `steps` of them `time_stride` apart. The sum is over differences from the first step, because an input
-// that is the same at every step must give exactly the level of that input.
+// that is the same at every step must give exactly the level of that input; from 0 where that step is not finite, of
+// which every difference would be NaN.
 __device__ inline void sum_currents(
     const STORED* x, long long time_stride, int steps, COMPUTE* first, COMPUTE* difference
 ) {
     const Currents currents = *reinterpret_cast<const Currents*>(x);
 #pragma unroll
     for (int j = 0; j < VECTOR; ++j) {
-        first[j] = widen(currents.values[j]);
-        difference[j] = 0;
+        const COMPUTE current = widen(currents.values[j]);
+        first[j] = current - current == 0 ? current : 0;
+        difference[j] = current - first[j];
     }
 #pragma unroll 4
     for (int t = 1; t < steps; ++t) {
@@ -225,12 +227,13 @@ extern "C" __global__ void spike_train(ARGUMENTS) {
         levels_at(x_seq, time_stride, steps, i, channels, (INDEX)inner, neuron, level, worth);
         CODE word[VECTOR];
 #pragma unroll
-        for (int j = 0; j < VECTOR; ++j) word[j].encode(level[j] == level[j] ? (int)level[j] : 0, T);  // NaN: no spike
+        for (int j = 0; j < VECTOR; ++j) word[j].encode(level[j] == level[j] ? (int)level[j] : 0, T);
         EMITTED* to = out + i;
         for (int left = T; left > 0; --left, to += size) {
             Emission emission;
 #pragma unroll
-            for (int j = 0; j < VECTOR; ++j) narrow((COMPUTE)word[j].at(left), emission.values[j]);
+            for (int j = 0; j < VECTOR; ++j)
+                narrow(level[j] == level[j] ? (COMPUTE)word[j].at(left) : level[j], emission.values[j]);  // NaN stays
             *reinterpret_cast<Emission*>(to) = emission;
         }
     }

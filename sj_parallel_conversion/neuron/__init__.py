@@ -2,7 +2,8 @@
 
 from .base import SpikingNode
 from .parallel import ParallelConversionNode
+from .serial import SerialNode
 from .spikepack import SpikePackNode
 from .tsa import TSANode
 
-__all__ = ["ParallelConversionNode", "SpikePackNode", "SpikingNode", "TSANode"]
+__all__ = ["ParallelConversionNode", "SerialNode", "SpikePackNode", "SpikingNode", "TSANode"]

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..functional import CODES, encode_like, greedy_digits, straight_through
-from .base import SpikingNode
+from ..functional.coding import MAX_WEIGHTED_STEPS
+from .serial import SerialNode
 
 
-class SpikePackNode(SpikingNode):
+class SpikePackNode(SerialNode):
     r"""
     SpikePack neuron (Shen et al., ICCV 2025): binary spikes that weigh :math:`q_t = \tau^{T-t}`, most significant
     first, so that T steps carry 2^T levels at tau = 2. The paper's loop,
@@ -44,14 +45,19 @@ class SpikePackNode(SpikingNode):
         backend: str = "torch",
         **options: object,
     ) -> None:
-        if isinstance(tau, bool) or not isinstance(tau, (int, float)) or not 1 < tau < float("inf"):
-            raise ConfigError(f"SpikePackNode: tau must be a number > 1, got {tau!r}")
+        if isinstance(tau, bool) or not isinstance(tau, (int, float)) or not 1 < tau <= 2**MAX_WEIGHTED_STEPS:
+            raise ConfigError(f"SpikePackNode: tau must be a number > 1 (2 is usual), got {tau!r}")
         super().__init__(T, v_threshold, **options)
         self.serial = serial
         if tau != 2 and self.signed:
             raise ConfigError(f"SpikePackNode: signed=True needs the closed form that only tau=2 has, got tau={tau}")
         if tau != 2:
             self.code = dataclasses.replace(self.code, base=tau, digits=None)
+        if self.code.max_level(T) > 2**MAX_WEIGHTED_STEPS:
+            raise ConfigError(
+                f"SpikePackNode: tau={tau} is too large for T={T}: the weights of the spikes add up to more than "
+                f"2^{MAX_WEIGHTED_STEPS}, of which float32 cannot tell neighbours apart"
+            )
         self.backend = backend
 
     @property

@@ -8,10 +8,10 @@ from torch import Tensor
 from ..errors import ConfigError
 from ..functional import CODES, encode_like
 from ..functional.quantise import full_precision
-from .base import SpikingNode
+from .serial import SerialNode
 
 
-class TSANode(SpikingNode):
+class TSANode(SerialNode):
     r"""
     Ternary self-amplifying neuron: spikes in {-1, 0, 1} that weigh :math:`2^{T-t}`. The closed form rounds the input
     to a level and writes it as signed digits, canonical (no two non-zero neighbours) where T places hold that form and
@@ -53,13 +53,21 @@ class TSANode(SpikingNode):
         backend: str = "torch",
         **options: object,
     ) -> None:
-        if isinstance(silent_steps, bool) or not isinstance(silent_steps, int) or silent_steps < 0:
-            raise ConfigError(f"TSANode: silent_steps must be an integer >= 0, got {silent_steps!r}")
         super().__init__(T, v_threshold, **options)
         self.serial, self.silent_steps = serial, silent_steps
-        if serial:
-            self.check_serial()
         self.backend = backend
+
+    @property
+    def silent_steps(self) -> int:
+        """How many steps the serial form listens before it fires."""
+        return self._silent_steps
+
+    @silent_steps.setter
+    def silent_steps(self, value: int) -> None:
+        """:raises ConfigError: if the value is no integer from 0 to T"""
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= self.T:
+            raise ConfigError(f"TSANode: silent_steps must be an integer from 0 to T={self.T}, got {value!r}")
+        self._silent_steps = value
 
     @property
     def closed_form(self) -> bool:
@@ -70,6 +78,12 @@ class TSANode(SpikingNode):
         if self.closed_form:
             return super()._spikes(x_seq)
         return encode_like(self._serial(x_seq), self._level(self._total_of(x_seq)), self.code)
+
+    def constant(self, x: Tensor) -> Tensor:
+        """As :meth:`SpikingNode.constant`; the serial form, which doubles what it has, gets all at the first step."""
+        if self.closed_form:
+            return super().constant(x)
+        return torch.stack([self.T * x, *[torch.zeros_like(x)] * (self.T - 1)])
 
     def check_serial(self) -> None:
         """:raises ConfigError: if the node has no serial form, because it applies an activation"""

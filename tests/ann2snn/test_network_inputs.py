@@ -48,7 +48,7 @@ def copies(snn: sjpc.SpikingNetwork) -> list[sjpc.SpikingNetwork]:
         ("s", IMAGES.double(), r"fails on an input.*torch\.float64"),
         ("s", IMAGES.long(), r"fails on an input.*torch\.int64"),
         ("s", IMAGES.to(torch.complex64), r"fails on an input.*torch\.complex64"),
-        ("s", IMAGES.to("meta"), r"fails on an input.*meta"),
+        ("s", IMAGES.to("meta"), r"(fails on an input|parameters on cpu).*meta"),
         ("s", IMAGES[..., :0], r"fails on an input.*\[4, 3, 12, 0\]"),
         ("s", None, "takes one tensor, got NoneType"),
         ("s", IMAGES.numpy(), "takes one tensor, got ndarray"),
@@ -106,6 +106,16 @@ def test_errors_of_hooks_and_memory_pass(snn: sjpc.SpikingNetwork) -> None:
             snn.predict(IMAGES)
         assert raised.value is error
         handle.remove()
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 5), (5, 4, 5), (4, 5)])
+def test_sequences_of_another_length_are_not_decoded(snn: sjpc.SpikingNetwork, shape: tuple[int, ...]) -> None:
+    y_seq = torch.zeros(shape)
+    if len(y_seq) == T:
+        assert snn.decode(y_seq).shape == shape[1:]
+    else:
+        with pytest.raises(sjpc.DataError, match=r"needs an input \[T=4, N, ...\], got shape"):
+            snn.decode({"out": y_seq})
 
 
 @torch.no_grad()

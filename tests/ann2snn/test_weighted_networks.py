@@ -107,6 +107,71 @@ def test_constants_are_injected_once() -> None:
     recorder.remove_hooks()
 
 
+@pytest.mark.parametrize(
+    ("mode", "T", "full_scale"), [("spikepack", 4, 15), ("css", 3, 7), ("css", 4, 10), ("css", 8, 170)]
+)
+@torch.no_grad()
+def test_thresholds_are_searched_for_the_full_scale_of_the_code(mode: str, T: int, full_scale: int) -> None:
+    """In CSS the largest level of canonical form; larger values have levels too. Other thresholds use all levels."""
+    ann = nn.Sequential(nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 1))
+    for layer in (ann[0], ann[2]):
+        layer.weight.fill_(1)
+        layer.bias.zero_()
+    x = torch.linspace(0, 1, 512).unsqueeze(1)
+    for calibration in ("least_squares", "weights"):
+        snn = convert(ann, x, mode=mode, time_steps=T, threshold="mse", calibration=calibration)
+        range_of_levels = snn.neurons()[0].node.v_threshold.item() * full_scale
+        assert 0.85 < range_of_levels < 1.1
+        assert snn.predict(x[-1:] * 9) > 0.85 * (2**T - 1) / full_scale
+        snn = convert(ann, x, mode=mode, time_steps=T, threshold="max", calibration=calibration)
+        torch.testing.assert_close(snn.neurons()[0].node.v_threshold * (2**T - 1), torch.tensor([1.0]))
+
+
+@pytest.mark.parametrize("fold", [True, False])
+@pytest.mark.parametrize("encoding", ["analogue", "spikes"])
+@pytest.mark.parametrize("mode", MODES)
+@torch.no_grad()
+def test_a_node_that_is_made_serial_alone_answers_as_before(mode: str, encoding: str, fold: bool) -> None:
+    """It reads decoded values, whole at the first step: of these the serial form makes the closed form's train."""
+    ann, x = net("concatenated")
+    snn = convert(ann, x, mode=mode, fold=fold, input_encoding=encoding)
+    expected = snn.predict(x)
+    for site in snn.neurons()[::2]:
+        site.node.serial = True
+    assert not snn.serial
+    assert torch.equal(snn.predict(x), expected)
+    snn.execution = "packed"
+    assert torch.equal(snn.predict(x), expected)
+    snn.execution = "spikes"
+    functional.set_step_mode(snn, "m")
+    for step_by_step in (False, True):
+        snn.step_by_step = step_by_step
+        torch.testing.assert_close(snn.decode(snn(x.expand(4, *x.shape))), expected, **CLOSE)
+    snn.serial = False
+    assert not any(site.node.serial for site in snn.neurons())
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("silent_steps", [0, 1, 3])
+@torch.no_grad()
+def test_the_serial_form_of_a_constant_is_the_closed_form(silent_steps: int, signed: bool) -> None:
+    x = torch.arange(-639, 640, 2) / 32  # no ties, which the serial form rounds to odd levels as well as to even ones
+    node = sjpc.TSANode(4, serial=True, silent_steps=silent_steps, signed=signed, shift=0.25)
+    assert torch.equal(node.decode(node(node.constant(x))), node.decoded(x))
+    assert torch.equal(node.constant(x).mean(0), x)
+    ties = torch.arange(-20, 20) + 0.25
+    assert (node.decode(node(node.constant(ties))) - node.decoded(ties)).abs().max() <= 1
+
+
+@pytest.mark.parametrize("value", ["yes", 1, None])
+@pytest.mark.parametrize("flag", ["serial", "step_by_step"])
+def test_flags_of_the_network(flag: str, value: object) -> None:
+    snn = convert(*net("mlp"))
+    with pytest.raises(sjpc.ConfigError, match=f"SpikingNetwork: {flag} must be True or False, got {value!r}"):
+        setattr(snn, flag, value)
+    assert getattr(snn, flag) is False
+
+
 @torch.no_grad()
 def test_serial_copies() -> None:
     ann, x = net("concatenated")

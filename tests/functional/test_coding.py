@@ -40,6 +40,28 @@ def test_negative_levels_of_signed_digits(T: int) -> None:
     assert torch.equal(train, -encode(-levels, code, T))
 
 
+@pytest.mark.parametrize("T", range(4, 15))
+def test_full_scale_of_signed_digits(T: int) -> None:
+    """Up to it, and no further, no two neighbouring digits are non-zero."""
+    code = CODES["signed_digit"]
+    train = encode(all_levels("signed_digit", T), code, T)
+    canonical = (train[1:] * train[:-1] == 0).all(0)
+    assert canonical[: code.full_scale(T) + 1].all() and not canonical[code.full_scale(T) + 1 :].any()
+
+
+@pytest.mark.parametrize("T", range(1, 4))
+def test_no_level_is_shorter_in_signed_digits_of_few_places(T: int) -> None:
+    digits = [encode(all_levels(name, T), CODES[name], T).abs().sum(0) for name in WEIGHTED]
+    assert torch.equal(*digits)
+    assert [CODES[name].full_scale(T) for name in WEIGHTED] == [2**T - 1] * 2
+
+
+@pytest.mark.parametrize("T", [1, 4, 8])
+@pytest.mark.parametrize("code_name", ["sorted", "binary"])
+def test_full_scale_of_other_codes(code_name: str, T: int) -> None:
+    assert CODES[code_name].full_scale(T) == CODES[code_name].max_level(T)
+
+
 @pytest.mark.parametrize("code_name", WEIGHTED)
 def test_longest_weighted_train(code_name: str) -> None:
     code, T = CODES[code_name], MAX_WEIGHTED_STEPS

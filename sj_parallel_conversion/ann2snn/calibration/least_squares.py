@@ -99,7 +99,7 @@ def fit_neuron(
     :param z1: the ANN's input of the activation, ``[C, samples]``
     :param z0: the spiking network's input at the same places
     :param y: the ANN's activation
-    :param search: whether the threshold is searched
+    :param search: whether the threshold is searched, for the levels up to the full scale of the code
     :param by_channel: whether the neuron gets one value a channel; otherwise C = 1
     :param charge: what the neuron quantises at these places, once its shift is set; ``None``: the shifted input
     :param energy: how far the amplitude goes from the least-squares one, 0, to the one that keeps the energy, 1
@@ -114,7 +114,8 @@ def fit_neuron(
     fit = _LevelFit(z, y, max_level, -max_level if neuron.signed else 0)
     step = (neuron.v_threshold / per_threshold).expand(len(y)).float()
     if search:
-        step = fit.search(step)
+        full_scale = neuron.code.full_scale(neuron.T)
+        step = _LevelFit(z, y, full_scale, -full_scale if neuron.signed else 0).search(step)
     own_amplitude(neuron)
     for parameter, value in (
         (neuron.v_threshold, step * per_threshold),

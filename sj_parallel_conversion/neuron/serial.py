@@ -1,0 +1,34 @@
+"""What the neurons of weighted codes share: a serial form beside the closed one."""
+
+from __future__ import annotations
+
+from ..parameters import check_flag
+from .base import SpikingNode
+
+
+class SerialNode(SpikingNode):
+    """
+    A neuron that can also run step by step, as it would on hardware. Arguments and shapes as in :class:`SpikingNode`.
+    """
+
+    _runs_serial = False
+
+    @property
+    def serial(self) -> bool:
+        """
+        Whether the node runs its serial form. In a converted network ``snn.serial = True`` sets it everywhere and hands
+        the digits on; a node that is set alone reads decoded values, of which it makes the closed form's train but for
+        ties.
+        """
+        return self._runs_serial
+
+    @serial.setter
+    def serial(self, value: bool) -> None:
+        """:raises ConfigError: if the value is no bool, or the node has no serial form"""
+        check_flag(type(self).__name__, "serial", value)
+        if value:
+            self.check_serial()
+        self._runs_serial = value
+
+    def check_serial(self) -> None:
+        """:raises ConfigError: if the node has no serial form"""
