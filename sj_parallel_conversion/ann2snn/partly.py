@@ -126,8 +126,8 @@ class SubmoduleInputs:
             return given[0].detach().clone()
         takes = ", ".join(type(value).__name__ for value in given)
         raise ConversionError(
-            f"submodule {self._name!r} is called with ({takes}), and only submodules that take one tensor can be "
-            "converted. Choose submodules inside it"
+            f"it is called with ({takes}), and only submodules that take one tensor can be converted. Choose "
+            "submodules inside it"
         )
 
 
