@@ -1,23 +1,21 @@
 """Convert torchvision's detection models, part by part, and compare the boxes.
 
-    python examples/detection.py                          # ssdlite320_mobilenet_v3_large, random weights
+    python examples/detection.py                     # a small Faster R-CNN, trained for some steps on drawn shapes
     python examples/detection.py --model fasterrcnn_resnet50_fpn --weights DEFAULT    # torchvision's own weights
-    python examples/detection.py --model fasterrcnn_resnet50_fpn --steps 30           # train on drawn shapes first
-    python examples/detection.py --model retinanet_resnet50_fpn --weights retina.pth --num-classes 91
-    python examples/detection.py --all                    # every model that torchvision has, one line each
+    python examples/detection.py --model retinanet_resnet50_fpn --weights retina.pth --num-classes 91   # a state dict
+    python examples/detection.py --all --steps 0     # every model that torchvision has, with random weights
 """
 
 from __future__ import annotations
 
 import argparse
-import time
 
 import torch
 import torchvision
 from shapes import CLASSES, scenes
 from torch import Tensor, nn
 from torchvision.ops import box_iou
-from torchvision_models import comparison_parser, load
+from torchvision_models import compare, comparison_parser, load, settle_batchnorms
 from tqdm import trange
 
 import sj_parallel_conversion as sjpc
@@ -55,7 +53,7 @@ def train(ann: nn.Module, size: int, steps: int) -> None:
         optimizer.zero_grad()
         sum(losses.values()).backward()
         optimizer.step()
-    ann.eval()
+    settle_batchnorms(ann, ([p.image for p in scenes(8, size, seed=1000 + step)] for step in range(4)))
 
 
 def agreement(expected: Detections, found: Detections) -> tuple[float, float]:
@@ -73,59 +71,45 @@ def agreement(expected: Detections, found: Detections) -> tuple[float, float]:
     return best.mean().item(), (best >= 0.5).float().mean().item()
 
 
-@torch.no_grad()
-def compare(name: str, args: argparse.Namespace) -> None:
+def run(name: str, args: argparse.Namespace) -> None:
     """
-    Convert one model at each T, and print a line for each.
+    Load or train one model, convert it, and print how far the boxes agree.
 
     :param name: of torchvision's model
     :param args: the command line
     """
     torch.manual_seed(0)
-    options = constructor_options(name, args.size, args.weights is not None)
-    ann = load(name, args.weights, args.num_classes, **options)
+    trained = args.weights is not None or args.steps > 0
+    ann = load(name, args.weights, args.num_classes, **constructor_options(name, args.size, trained))
     if args.steps and args.weights is None:
-        with torch.enable_grad():
-            train(ann, args.size, args.steps)
-    images = [p.image for p in scenes(args.images, args.size, seed=0)]
+        train(ann, args.size, args.steps)
+    pictures = scenes(args.images, args.size, seed=0)
+    images, truth = [p.image for p in pictures], [p.target for p in pictures]
     loader = [([p.image for p in scenes(args.images, args.size, seed=1)], None)]
-    expected = ann(images)
-    submodules = args.submodules or sjpc.convertible_submodules(ann)
-    for T in args.time_steps:
-        start = time.perf_counter()
-        converter = sjpc.ParallelConverter(
-            loader, time_steps=T, mode=args.mode, calibration=args.calibration,
-            spiking_inputs=True, show_progress=False,
-        )  # fmt: skip
-        snn = converter.convert(ann, submodules=submodules)
-        snn.execution = "packed"
-        iou, matched = agreement(expected, snn(images))
-        report = sjpc.inspect(snn, show=args.inspect)
-        boxes = sum(len(e["boxes"]) for e in expected)
-        print(
-            f"{name:<38} {T:>3} {boxes:>9} {iou:>8.3f} {100 * matched:>10.1f} {len(snn.parts):>5} "
-            f"{len(snn.neurons()):>7} {100 * report.share:>6.1f} {time.perf_counter() - start:>7.1f}",
-            flush=True,
+    with torch.no_grad():
+        expected = ann(images)
+    boxes = sum(len(one["boxes"]) for one in expected)
+
+    def score(snn: nn.Module) -> str:
+        found = snn(images)
+        iou, matched = agreement(expected, found)
+        return (
+            f"mean IoU {iou:.3f} with the ANN's {boxes} boxes, {100 * matched:.1f} % of them found; with the true ones "
+            f"{agreement(truth, found)[0]:.3f} (ANN {agreement(truth, expected)[0]:.3f}); {len(snn.parts)} parts"
         )
+
+    compare(name, ann, loader, score, args, args.submodules or sjpc.convertible_submodules(ann))
 
 
 def main() -> None:
     """Convert, compare, print."""
     parser = comparison_parser(
-        __doc__, MODELS, "ssdlite320_mobilenet_v3_large", len(CLASSES), steps=0, size=96, images=2
+        __doc__, MODELS, "fasterrcnn_mobilenet_v3_large_320_fpn", len(CLASSES), steps=300, size=96, images=16
     )
     parser.add_argument("--submodules", nargs="+", help="what to convert (default: all that can be)")
     args = parser.parse_args()
-
-    header = (
-        f"{'model':<38} {'T':>3} {'ANN boxes':>9} {'mean IoU':>8} {'IoU>=.5, %':>10} {'parts':>5} {'neurons':>7} "
-        f"{'AC, %':>6} {'seconds':>7}"
-    )
-    print(f"{header}\n{'-' * len(header)}", flush=True)
     for name in MODELS if args.all else [args.model]:
-        compare(name, args)
-    print("mean IoU: of each box of the ANN with the spiking network's best box of the same class;")
-    print("AC: the share of all multiply-accumulates that became accumulates")
+        run(name, args)
 
 
 if __name__ == "__main__":

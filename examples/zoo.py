@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 import torchvision
+from rounding import bfloat16, rounded
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
@@ -36,6 +37,9 @@ SETTINGS = {
     "spikepack, T=8": ("spikepack", 8, 0.0),
     "parallel, T=32": ("parallel", 32, 0.0),
 }
+# the ANN itself with a precision of 8 bits
+CONTROLS = {"bfloat16 ANN": bfloat16, "rounded ANN": rounded}
+COLUMNS = [*SETTINGS, *CONTROLS]
 # The smallest inputs that these accept; 64 elsewhere.
 SIDES = {"alexnet": 64, "inception_v3": 75, "maxvit_t": 224, "mvit": 224, "s3d": 224}
 
@@ -94,41 +98,54 @@ def relative_error(outputs: object, reference: object) -> float:
 
 
 @torch.no_grad()
-def measure(name: str, settings: list[str]) -> dict[str, object]:
+def measure(name: str, columns: list[str]) -> dict[str, object]:
     """
     :param name: a model of torchvision
-    :param settings: keys of :data:`SETTINGS`
-    :return: one line of the table: its neuron layers, for each setting the relative squared error on the calibration
-        images (thresholds of so few do not cover other noise), and whether packed and spikes execution agree to the bit
+    :param columns: of :data:`COLUMNS`
+    :return: one line of the table: for each column the relative squared error on the calibration images (thresholds of
+        so few do not cover other noise); and if something was converted, see :func:`convert`, the facts about that
     """
     torch.manual_seed(0)
     model, shape = build(name)
     images = torch.randn(2, *shape)
-    errors, agree = {}, True
-    for setting in settings:
-        mode, time_steps, bias = SETTINGS[setting]
-        wake(model, images, bias)
-        options = {"threshold": "max", "calibration": "none", "show_progress": False}
-        snn = sjpc.ParallelConverter([images], mode, time_steps, **options).convert(model)
-        spikes = snn.predict(images)
-        snn.execution = "packed"
-        agree &= all(map(torch.equal, tree_leaves(spikes), tree_leaves(snn.predict(images))))
-        errors[setting] = relative_error(spikes, model(images))
-        activations = [site.node.activation for site in snn.neurons()]
-        del snn
+    line: dict[str, object] = {"model": name, "family": family_of(name), "input": list(shape), "errors": {}}
+    for column in columns:
+        wake(model, images, SETTINGS[column][2] if column in SETTINGS else 0.0)
+        if column in CONTROLS:
+            outputs = CONTROLS[column](model, images)
+        else:
+            outputs, facts = convert(model, images, column)
+            agree = facts["packed_equals_spikes"] and line.get("packed_equals_spikes", True)
+            line |= facts | {"packed_equals_spikes": agree}
+        line["errors"][column] = relative_error(outputs, model(images))
+    return line
+
+
+def convert(model: nn.Module, images: Tensor, setting: str) -> tuple[object, dict[str, object]]:
+    """
+    :param model: to convert
+    :param images: for calibration
+    :param setting: a key of :data:`SETTINGS`
+    :return: the spiking network's outputs for these images, and facts: how many neuron layers it has, which
+        activations they stand for, and whether packed and spikes execution agree to the bit
+    """
+    mode, time_steps, _ = SETTINGS[setting]
+    options = {"threshold": "max", "calibration": "none", "show_progress": False}
+    snn = sjpc.ParallelConverter([images], mode, time_steps, **options).convert(model)
+    spikes = snn.predict(images)
+    snn.execution = "packed"
+    agree = all(map(torch.equal, tree_leaves(spikes), tree_leaves(snn.predict(images))))
+    activations = [site.node.activation for site in snn.neurons()]
     kinds = sorted({"ReLU" if f is None else type(f).__name__ for f in activations})
-    return {
-        "model": name, "family": family_of(name), "input": list(shape), "layers": len(activations),
-        "activations": kinds, "errors": errors, "packed_equals_spikes": agree,
-    }  # fmt: skip
+    return spikes, {"layers": len(activations), "activations": kinds, "packed_equals_spikes": agree}
 
 
-def run_all(names: Iterable[str], settings: list[str], results: Path) -> None:
+def run_all(names: Iterable[str], columns: list[str], results: Path) -> None:
     """Measure what ``results`` lacks, small models first, and print a line for each."""
     results.parent.mkdir(parents=True, exist_ok=True)
     done = {line["model"]: line.get("errors", {}) for line in read(results)}
     for name in sorted(names, key=parameters_of):
-        missing = [setting for setting in settings if setting not in done.get(name, {})]
+        missing = [column for column in columns if column not in done.get(name, {})]
         if not missing:
             continue
         try:
@@ -146,12 +163,13 @@ def parameters_of(name: str) -> int:
 
 
 def read(results: Path) -> list[dict]:
-    """One entry a model, with the errors of all its lines in a results file."""
+    """One entry a model: the errors of all its lines in a results file, and the other facts as the last has them."""
     merged: dict[str, dict] = {}
     for line in map(json.loads, results.read_text().splitlines() if results.exists() else []):
-        before = merged.get(line["model"], {})
+        before = {key: value for key, value in merged.get(line["model"], {}).items() if key != "failed"}
         errors = before.get("errors", {}) | line.get("errors", {})
-        merged[line["model"]] = {**line, "errors": errors} if errors else line
+        agree = before.get("packed_equals_spikes", True) and line.get("packed_equals_spikes", True)
+        merged[line["model"]] = before | line | ({"errors": errors, "packed_equals_spikes": agree} if errors else {})
     return list(merged.values())
 
 
@@ -174,17 +192,17 @@ def table(lines: list[dict]) -> str:
         of_family = sorted((line for line in lines if line["family"] == family), key=lambda line: line["model"])
         converted = sum("errors" in line for line in of_family)
         text += [f"## {family}: {converted} of {len(torchvision.models.list_models(module=module))}", ""]
-        text += [f"| model | input | neuron layers | activations | {' | '.join(SETTINGS)} |"]
-        text += ["|---" * (4 + len(SETTINGS)) + "|", *map(_row, of_family), ""]
+        text += [f"| model | input | neuron layers | activations | {' | '.join(COLUMNS)} |"]
+        text += ["|---" * (4 + len(COLUMNS)) + "|", *map(_row, of_family), ""]
     return "\n".join(text)
 
 
 def _row(line: dict) -> str:
     if "failed" in line:
-        return f"| {line['model']} | | | | {line['failed']} " + "| " * (len(SETTINGS) - 1) + "|"
+        return f"| {line['model']} | | | | {line['failed']} " + "| " * (len(COLUMNS) - 1) + "|"
     mark = "" if line["packed_equals_spikes"] else " *"
     facts = ["x".join(map(str, line["input"])), str(line["layers"]), ", ".join(line["activations"])]
-    errors = [f"{100 * line['errors'][setting]:.2g}" if setting in line["errors"] else "" for setting in SETTINGS]
+    errors = [f"{100 * line['errors'][column]:.2g}" if column in line["errors"] else "" for column in COLUMNS]
     return f"| {line['model']}{mark} | {' | '.join([*facts, *errors])} |"
 
 
@@ -192,14 +210,14 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("filters", nargs="*", help="parts of models' names; none: all models")
-    parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
+    parser.add_argument("--columns", nargs="+", default=COLUMNS, choices=COLUMNS)
     parser.add_argument("--family", nargs="+", default=list(FAMILIES), choices=list(FAMILIES))
     parser.add_argument("--results", type=Path, default=Path("outputs/zoo.jsonl"))
     parser.add_argument("--table", type=Path, help="write the results as Markdown to this file")
     options = parser.parse_args()
     names = [n for family in options.family for n in torchvision.models.list_models(module=FAMILIES[family])]
     chosen = [n for n in names if not options.filters or any(part in n for part in options.filters)]
-    run_all(chosen, options.settings, options.results)
+    run_all(chosen, options.columns, options.results)
     if options.table:
         options.table.write_text(table(read(options.results)))
 

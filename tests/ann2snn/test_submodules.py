@@ -130,6 +130,23 @@ def test_errors(patterns: object, error: type[Exception], message: str) -> None:
         convert(detector(), patterns)
 
 
+class Selects(nn.Module):
+    """Its head sees the positive ones of its inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x[x[:, 0] > 0])
+
+
+def test_parts_that_see_only_empty_tensors() -> None:
+    with pytest.raises(sjpc.DataError, match=r"'head' is not called .* or with empty tensors only"):
+        convert(Selects(), ["head"], [-torch.ones(4, 2)])
+    assert convert(Selects(), ["head"], [-torch.ones(4, 2), torch.ones(4, 2)])(-torch.ones(4, 2)).shape == (0, 2)
+
+
 @pytest.mark.parametrize(
     ("loader", "message"),
     [([], "empty"), ([torch.zeros(2, 5)], "Detector fails on a calibration batch"), ([{}], "no input tensor")],
