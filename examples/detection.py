@@ -1,6 +1,6 @@
 """Convert torchvision's detection models, part by part, and compare the boxes.
 
-    python examples/detection.py                     # a small Faster R-CNN, trained for some steps on drawn shapes
+    python examples/detection.py                     # SSDlite, trained for some steps on drawn shapes
     python examples/detection.py --model fasterrcnn_resnet50_fpn --weights DEFAULT    # torchvision's own weights
     python examples/detection.py --model retinanet_resnet50_fpn --weights retina.pth --num-classes 91   # a state dict
     python examples/detection.py --all --steps 0     # every model that torchvision has, with random weights
@@ -33,7 +33,7 @@ def constructor_options(name: str, size: int, trained: bool) -> dict[str, object
     """
     options: dict[str, object] = {} if name.startswith("ssd") else {"min_size": size, "max_size": size}
     if trained:
-        return options
+        return options | {"box_score_thresh" if "rcnn" in name else "score_thresh": 0.5}
     if "rcnn" in name:
         few = {"rpn_pre_nms_top_n_test": 100, "rpn_post_nms_top_n_test": 20}
         return options | few | {"box_score_thresh": 0.0, "box_detections_per_img": 10}
@@ -46,13 +46,16 @@ def train(ann: nn.Module, size: int, steps: int) -> None:
     :param size: of the images
     :param steps: batches of 4 drawn images
     """
-    optimizer = torch.optim.AdamW(ann.train().parameters(), lr=2e-4)
+    optimizer = torch.optim.AdamW(ann.train().parameters())
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=steps)
     for step in trange(steps, desc="training", leave=False):
         pictures = scenes(4, size, seed=1000 + step)
         losses = ann([p.image for p in pictures], [p.target for p in pictures])
         optimizer.zero_grad()
         sum(losses.values()).backward()
+        nn.utils.clip_grad_norm_(ann.parameters(), 10.0)
         optimizer.step()
+        schedule.step()
     settle_batchnorms(ann, ([p.image for p in scenes(8, size, seed=1000 + step)] for step in range(4)))
 
 
@@ -85,7 +88,7 @@ def run(name: str, args: argparse.Namespace) -> None:
         train(ann, args.size, args.steps)
     pictures = scenes(args.images, args.size, seed=0)
     images, truth = [p.image for p in pictures], [p.target for p in pictures]
-    loader = [([p.image for p in scenes(args.images, args.size, seed=1)], None)]
+    loader = [([p.image for p in scenes(8, args.size, seed=1)], None)]
     with torch.no_grad():
         expected = ann(images)
     boxes = sum(len(one["boxes"]) for one in expected)
@@ -104,7 +107,7 @@ def run(name: str, args: argparse.Namespace) -> None:
 def main() -> None:
     """Convert, compare, print."""
     parser = comparison_parser(
-        __doc__, MODELS, "fasterrcnn_mobilenet_v3_large_320_fpn", len(CLASSES), steps=300, size=96, images=16
+        __doc__, MODELS, "ssdlite320_mobilenet_v3_large", len(CLASSES), steps=100, size=96, images=16
     )
     parser.add_argument("--submodules", nargs="+", help="what to convert (default: all that can be)")
     args = parser.parse_args()

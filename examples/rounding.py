@@ -1,4 +1,4 @@
-"""Networks at 8 bits without any conversion: how much of a conversion's error is nothing but the rounding?"""
+"""Networks at 8 bits without any conversion: how much of a conversion's error is nothing but rounding?"""
 
 from __future__ import annotations
 
@@ -17,39 +17,51 @@ ACTIVATIONS = {
 }  # fmt: skip
 
 
-class Rounding(TorchFunctionMode):
+class EachActivation(TorchFunctionMode):
     """
-    While it is entered, what an activation function returns is rounded to multiples of 1/255 of the largest magnitude
-    that its own channel has in that very call. Nothing is clipped and all else stays as it is: no code of 8 bits a
-    channel can know its range better.
+    While it is entered, what an activation function returns is replaced.
 
-    :param channel_dim: the axis that holds the channels
+    :param replace: ``what it returns -> what goes on``
     """
 
-    def __init__(self, channel_dim: int) -> None:
+    def __init__(self, replace: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        self.channel_dim = channel_dim
+        self.replace = replace
 
     def __torch_function__(
         self, func: Callable, types: tuple, args: tuple = (), kwargs: dict[str, object] | None = None
     ) -> object:
         y = func(*args, **(kwargs or {}))
-        if func not in ACTIVATIONS:
-            return y
-        others = [d for d in range(y.dim()) if d != self.channel_dim % y.dim()]
-        step = (y.abs().amax(others, keepdim=True) / LEVELS).clamp_min(torch.finfo(y.dtype).tiny)
-        return (y / step).round() * step
+        return self.replace(y) if func in ACTIVATIONS else y
 
 
 @torch.no_grad()
 def rounded(model: nn.Module, images: Tensor) -> object:
     """
+    What every conversion to 8 bits does, and nothing else: activations are rounded to 255 levels, the largest being
+    the largest magnitude that the channel has in the ANN.
+
     :param model: any network
     :param images: ``[N, ...]``
-    :return: its output with all activations rounded to 8 bits
+    :return: its output
     """
-    transformer = any(isinstance(module, nn.LayerNorm) for module in model.modules())
-    with Rounding(-1 if transformer else 1):
+    channel_dim = -1 if any(isinstance(module, nn.LayerNorm) for module in model.modules()) else 1
+    steps = []
+
+    def measure(y: Tensor) -> Tensor:
+        others = [d for d in range(y.dim()) if d != channel_dim % y.dim()]
+        steps.append((y.abs().amax(others, keepdim=True) / LEVELS).clamp_min(torch.finfo(y.dtype).tiny))
+        return y
+
+    with EachActivation(measure):
+        model(images)
+    in_order = iter(steps)
+
+    def quantise(y: Tensor) -> Tensor:
+        step = next(in_order)
+        return (y / step).round().clamp(-LEVELS, LEVELS) * step
+
+    with EachActivation(quantise):
         return model(images)
 
 
