@@ -17,6 +17,9 @@ from tqdm import tqdm
 
 import sj_parallel_conversion as sjpc
 
+# What SpikingJelly's recipes and torch.fx raise for a network that they cannot convert.
+REFUSALS = (ValueError, TypeError, AttributeError, NotImplementedError, RuntimeError)
+
 
 @dataclass(frozen=True, order=True)
 class Score:
@@ -168,9 +171,11 @@ class Comparison:
         for setting, converter in tqdm(converters.items(), desc=name, leave=False):
             try:
                 snn, costs[setting] = self.timed(partial(convert, ann, converter))
-                scores[setting] = self.best_readouts(snn, time_steps, setting)
-            except Exception as error:  # the recipe's own, whatever its type
+            except REFUSALS as error:
                 failure = f"{setting}: {type(error).__name__}: {error}".splitlines()[0]
+                tqdm.write(f"{name}, {failure}")
+                continue
+            scores[setting] = self.best_readouts(snn, time_steps, setting)
         if not scores:
             return Row(name, failure=failure)
         chosen = [max(scores, key=lambda setting, T=T: scores[setting][T]) for T in time_steps]

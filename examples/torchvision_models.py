@@ -1,13 +1,18 @@
-"""Loading torchvision's models: with weights by name, from a file, or none."""
+"""What the examples with torchvision's models share: options, weights, the end of a training, the comparison."""
 
 from __future__ import annotations
 
 import argparse
+import time
+from collections.abc import Callable, Iterable
+from itertools import product
 from pathlib import Path
 
 import torch
 import torchvision
 from torch import nn
+
+import sj_parallel_conversion as sjpc
 
 
 def comparison_parser(
@@ -31,9 +36,10 @@ def comparison_parser(
     parser.add_argument("--steps", type=int, default=steps, help="training steps, without --weights")
     parser.add_argument("--size", type=int, default=size, help="height and width of the images")
     parser.add_argument("--images", type=int, default=images, help="images to compare on")
-    parser.add_argument("--time-steps", type=int, nargs="+", default=[8, 32], metavar="T")
-    parser.add_argument("--mode", default="parallel")
+    parser.add_argument("--time-steps", type=int, nargs="+", default=[8], metavar="T")
+    parser.add_argument("--mode", nargs="+", default=["css", "spikepack"])
     parser.add_argument("--calibration", default="least_squares")
+    parser.add_argument("--strict", action="store_true", help="an operation that stays analogue is an error")
     parser.add_argument("--inspect", action="store_true", help="print every layer")
     return parser
 
@@ -58,3 +64,54 @@ def load(name: str, weights: str | None, num_classes: int, **options: object) ->
     model = torchvision.models.get_model(name, **options)
     model.load_state_dict(state)
     return model.eval()
+
+
+@torch.no_grad()
+def settle_batchnorms(model: nn.Module, batches: Iterable) -> None:
+    """
+    Give BatchNorms the statistics of the trained network. Those gathered in a training of some steps are of networks
+    that it has been on the way, and some models take thousands of steps to gather any.
+
+    :param model: after training; left in evaluation mode
+    :param batches: what it is called with
+    """
+    model.eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None  # the mean over all batches
+            module.train()
+    for batch in batches:
+        model(batch)
+    model.eval()
+
+
+@torch.no_grad()
+def compare(
+    name: str, ann: nn.Module, loader: Iterable, score: Callable[[nn.Module], str], args: argparse.Namespace,
+    submodules: list[str] | None = None,
+) -> None:  # fmt: skip
+    """
+    Convert a model in each mode at each T, and print a line for each.
+
+    :param name: of the model
+    :param ann: the model
+    :param loader: calibration data
+    :param score: says how near a spiking network comes to the ANN
+    :param args: the command line
+    :param submodules: what to convert; ``None`` for the whole model
+    """
+    for mode, T in product(args.mode, args.time_steps):
+        start = time.perf_counter()
+        converter = sjpc.ParallelConverter(
+            loader, mode, T, calibration=args.calibration, spiking_inputs=True, strict=args.strict, show_progress=False
+        )
+        snn = converter.convert(ann, submodules=submodules)
+        snn.execution = "packed"
+        report = sjpc.inspect(snn, show=args.inspect)
+        print(
+            f"{name}, {mode}, T={T}: {score(snn)}; {len(snn.neurons())} neuron layers, accumulates: "
+            f"{100 * report.share:.1f} % of all, {100 * report.share_after_input:.1f} % after the first layer, "
+            f"{len(report.analogue)} analogue operations; {time.perf_counter() - start:.0f} s",
+            flush=True,
+        )

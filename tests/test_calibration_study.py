@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from calibration_study import study, table
-from comparison import Row
+from comparison import Comparison, Row
 from models import cifar_resnet, digits_cnn
 from spikingjelly_recipes import Passes, with_modules
 from torch import nn
@@ -42,10 +43,20 @@ def test_a_study_of_any_network() -> None:
     assert all(list(row.scores) == [1, 3] and row.cost > 0 and not row.failure for row in rows)
 
 
-def test_a_recipe_that_cannot_convert_says_why() -> None:
+def test_a_recipe_that_cannot_convert_says_why(capsys: pytest.CaptureFixture[str]) -> None:
     ann, data = FunctionalReLU(nn.Flatten(), nn.Linear(64, 10)).eval(), loader()
     _, rate_coding, *_ = study(ann, data, data, data, settings=[], time_steps=[2], rival=ann)
     assert rate_coding.failure and not rate_coding.scores
+    assert rate_coding.failure in capsys.readouterr().out
+
+
+def test_errors_that_are_not_a_recipe_s_stand_out() -> None:
+    def broken(ann: nn.Module) -> nn.Module:
+        raise ZeroDivisionError
+
+    ann, data = digits_cnn().eval(), loader()
+    with pytest.raises(ZeroDivisionError), torch.no_grad():
+        Comparison(ann, data, data, data).recipe("broken", {"max": broken}, ann, [2], memory=False)
 
 
 def test_table() -> None:

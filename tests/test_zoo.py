@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 pytest.importorskip("torchvision")
 import zoo
+from rounding import rounded
 
 
 @pytest.mark.parametrize("name", ["shufflenet_v2_x0_5", "mobilenet_v3_small", "lraspp_mobilenet_v3_large"])
@@ -17,15 +20,34 @@ def test_converts(name: str) -> None:
     assert line["errors"]["css, T=8, bias 1"] < 0.01
 
 
+def test_rounding_alone_has_the_error_of_the_conversion() -> None:
+    errors = zoo.measure("mobilenet_v3_small", ["css, T=8", "rounded ANN", "bfloat16 ANN"])["errors"]
+    assert errors["css, T=8"] == pytest.approx(errors["rounded ANN"], rel=0.2)
+    assert errors["css, T=8"] < errors["bfloat16 ANN"]
+
+
+@torch.no_grad()
+def test_rounding_has_255_levels_a_channel() -> None:
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, 8, 8)  # every channel is active somewhere
+    y = rounded(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), images).transpose(0, 1).flatten(1)
+    levels = y / y.amax(1, keepdim=True) * 255
+    torch.testing.assert_close(levels, levels.round(), rtol=0, atol=1e-3)
+    assert not torch.equal(levels[0], levels[1])
+
+
 def test_results_are_merged_and_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
-    def measure(name: str, settings: list[str]) -> dict[str, object]:
-        calls.append((name, settings))
+    def measure(name: str, columns: list[str]) -> dict[str, object]:
+        calls.append((name, columns))
         if name == "vgg11" and len(calls) < 4:
             raise RuntimeError("out of memory\nmore")
-        facts = {"model": name, "family": zoo.family_of(name), "input": [3, 8, 8], "layers": 2, "activations": ["ReLU"]}
-        return {**facts, "errors": dict.fromkeys(settings, 0.012), "packed_equals_spikes": True}
+        line = {"model": name, "family": zoo.family_of(name), "input": [3, 8, 8]}
+        line["errors"] = dict.fromkeys(columns, 0.012)
+        if columns == ["rounded ANN"]:
+            return line
+        return {**line, "layers": 2, "activations": ["ReLU"], "packed_equals_spikes": columns != ["css, T=12"]}
 
     monkeypatch.setattr(zoo, "measure", measure)
     results = tmp_path / "out" / "zoo.jsonl"
@@ -33,9 +55,12 @@ def test_results_are_merged_and_not_measured_again(tmp_path: Path, monkeypatch: 
     assert [name for name, _ in calls] == ["r3d_18", "alexnet", "vgg11"]  # small ones first
     zoo.run_all(["vgg11", "alexnet"], ["css, T=8", "css, T=12"], results)
     assert calls[3:] == [("alexnet", ["css, T=12"]), ("vgg11", ["css, T=8", "css, T=12"])]
+    zoo.run_all(["r3d_18", "alexnet", "resnet18"], ["rounded ANN"], results)
     text = zoo.table(zoo.read(results))
     assert "## classification: 2 of" in text and "## segmentation: 0 of" in text
-    assert "| alexnet | 3x8x8 | 2 | ReLU | 1.2 |  | 1.2 |" in text
+    assert "| alexnet * | 3x8x8 | 2 | ReLU | 1.2 |  | 1.2 |  |  |  | 1.2 |" in text
+    assert "| resnet18 | 3x8x8 |  |  |  |  |  |  |  |  | 1.2 |" in text
+    assert "| css, T=8 | 3 | 0 | 3 | 1 (1, 1) |" in text and "| bfloat16 ANN | 0 | 0 | 0 |  |" in text
 
 
 def test_failures_stand_in_the_table() -> None:

@@ -112,13 +112,17 @@ class SubmoduleInputs:
         try:
             for arguments in self._batches():
                 _run(self._model, arguments)
-                seen = seen or bool(calls)
-                yield from (x for x in calls if x.numel() > 0)
+                filled = [x for x in calls if x.numel() > 0]
+                seen = seen or bool(filled)
+                yield from filled
                 calls.clear()
         finally:
             hook.remove()
         if not seen:
-            raise DataError(f"submodule {self._name!r} is not called when the model runs on the calibration data")
+            raise DataError(
+                f"submodule {self._name!r} is not called when the model runs on the calibration data, or with empty "
+                "tensors only"
+            )
 
     def _only_input(self, args: tuple, kwargs: dict[str, object]) -> Tensor:
         given = [*args, *kwargs.values()]
@@ -126,8 +130,8 @@ class SubmoduleInputs:
             return given[0].detach().clone()
         takes = ", ".join(type(value).__name__ for value in given)
         raise ConversionError(
-            f"submodule {self._name!r} is called with ({takes}), and only submodules that take one tensor can be "
-            "converted. Choose submodules inside it"
+            f"it is called with ({takes}), and only submodules that take one tensor can be converted. Choose "
+            "submodules inside it"
         )
 
 

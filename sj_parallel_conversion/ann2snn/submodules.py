@@ -34,8 +34,8 @@ def find_submodules(model: nn.Module, patterns: Sequence[str]) -> list[str]:
 def convertible_submodules(model: nn.Module) -> list[str]:
     """
     :param model: any module
-    :return: the outermost submodules that torch.fx can trace and that have activations to convert. What they are
-        called with is not known before the model runs: one that takes several tensors still cannot be converted
+    :return: the outermost submodules that torch.fx can trace, that take one input and that have activations to
+        convert. Whether that input is a tensor, and not a list or a dict, is not known before the model runs
     """
     found: set[str] = set()
     for name, module in model.named_modules():
@@ -75,6 +75,7 @@ def _is_inside(name: str, others: set[str]) -> bool:
 def _obstacle(module: nn.Module) -> str | None:
     """Why ``module`` cannot be converted, as far as can be told before data are read."""
     try:
+        graph.check_single_input(module)
         model = graph.trace(module)
         graph.remove_inplace(model)
         graph.standardise_activations(model)

@@ -14,6 +14,7 @@ from test_recipe import assert_unchanged, snapshot
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN, ssdlite320_mobilenet_v3_large
 from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.optical_flow import raft_small
 
 import sj_parallel_conversion as sjpc
 from sj_parallel_conversion import compat
@@ -87,9 +88,9 @@ PARTS = ["backbone", "head.tower"]
 
 
 def test_whole_models_that_cannot_be_traced_are_told_their_parts() -> None:
-    with pytest.raises(sjpc.ConversionError, match=r"submodules=\['backbone', 'head.tower', 'head.unused', 'fuse'\]"):
+    with pytest.raises(sjpc.ConversionError, match=r"submodules=\['backbone', 'head.tower', 'head.unused'\]"):
         sjpc.ParallelConverter([IMAGES], show_progress=False).convert(detector())
-    assert sjpc.convertible_submodules(detector()) == ["backbone", "head.tower", "head.unused", "fuse"]
+    assert sjpc.convertible_submodules(detector()) == ["backbone", "head.tower", "head.unused"]
 
 
 @pytest.mark.parametrize(
@@ -119,13 +120,31 @@ def test_patterns(patterns: list[str], names: list[str]) -> None:
         (["neck.*"], sjpc.ConversionError, "nothing that 'neck.\\*' matches.*neck.fine.*no activation"),
         (["neck.fine"], sjpc.ConversionError, "'neck.fine'.*no activation"),
         (["head"], sjpc.ConversionError, r"'head'.*submodules=\['head.tower', 'head.unused'\]"),
-        (["fuse"], sjpc.ConversionError, r"'fuse' is called with \(Tensor, Tensor\).*one tensor"),
+        (["fuse"], sjpc.ConversionError, r"submodule 'fuse': it is called with \(Tensor, Tensor\).*one tensor"),
+        (["fus*"], sjpc.ConversionError, "nothing that 'fus\\*' matches.*Fuse.forward needs x, y"),
         (["head.unused"], sjpc.DataError, "'head.unused' is not called"),
     ],
 )
 def test_errors(patterns: object, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=f"(?s){message}"):
         convert(detector(), patterns)
+
+
+class Selects(nn.Module):
+    """Its head sees the positive ones of its inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x[x[:, 0] > 0])
+
+
+def test_parts_that_see_only_empty_tensors() -> None:
+    with pytest.raises(sjpc.DataError, match=r"'head' is not called .* or with empty tensors only"):
+        convert(Selects(), ["head"], [-torch.ones(4, 2)])
+    assert convert(Selects(), ["head"], [-torch.ones(4, 2), torch.ones(4, 2)])(-torch.ones(4, 2)).shape == (0, 2)
 
 
 @pytest.mark.parametrize(
@@ -238,6 +257,29 @@ def test_faster_rcnn_end_to_end() -> None:
         assert found.keys() == expected.keys()
         torch.testing.assert_close(found["scores"].sum(), expected["scores"].sum(), rtol=0.05, atol=0)
     assert sjpc.inspect(snn, show=False).accumulates > 0
+
+
+class Flow(nn.Module):
+    """RAFT with two of its twelve updates."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.raft = raft_small(weights=None)
+
+    def forward(self, image1: Tensor, image2: Tensor) -> list[Tensor]:
+        return self.raft(image1, image2, num_flow_updates=2)
+
+
+@torch.no_grad()
+def test_raft_end_to_end() -> None:
+    torch.manual_seed(0)
+    model, images = Flow().eval(), tuple(torch.rand(2, 1, 3, 128, 128) * 2 - 1)
+    snn = convert(model, ["raft.*"], [images], mode="css", time_steps=8, threshold="max", calibration="none")
+    update = [f"update_block.{name}" for name in ("motion_encoder.convcorr1", "motion_encoder.convflow1")]
+    update += ["update_block.motion_encoder.convflow2", "update_block.motion_encoder.conv", "update_block.flow_head"]
+    assert list(snn.parts) == [f"raft.{name}" for name in ("feature_encoder", "context_encoder", *update)]
+    for expected, found in zip(model(*images), snn(*images), strict=True):
+        assert (found - expected).square().sum() < 0.001 * expected.square().sum()
 
 
 @pytest.mark.slow
