@@ -30,10 +30,12 @@ FAMILIES = {
     "segmentation": torchvision.models.segmentation,
     "video": torchvision.models.video,
 }
+OWN_MOMENTUM = "css, T=8, own momentum"
 # mode, time-steps, and the bias of BatchNorms
 SETTINGS = {
     "css, T=8": ("css", 8, 0.0),
     "css, T=8, bias 1": ("css", 8, 1.0),
+    OWN_MOMENTUM: ("css", 8, 0.0),
     "css, T=12": ("css", 12, 0.0),
     "spikepack, T=8": ("spikepack", 8, 0.0),
     "parallel, T=32": ("parallel", 32, 0.0),
@@ -108,11 +110,12 @@ def build(name: str) -> tuple[nn.Module, tuple[int, ...]]:
 
 
 @torch.no_grad()
-def wake(model: nn.Module, x: Tensor, bias: float = 0.0) -> None:
+def wake(model: nn.Module, x: Tensor, bias: float = 0.0, own_momentum: bool = False) -> None:
     """
     :param model: what is zero or almost so in a fresh network is filled, and BatchNorms get the statistics of ``x``
     :param x: images ``[N, ...]``
     :param bias: of all BatchNorms
+    :param own_momentum: BatchNorms get what a plain pass in training mode leaves, over 8 batches of 8 images
     """
     model.eval()
     for parameter in model.parameters():
@@ -120,11 +123,12 @@ def wake(model: nn.Module, x: Tensor, bias: float = 0.0) -> None:
             parameter.normal_(std=0.1)
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     for norm in norms:
-        norm.momentum = 1.0
+        norm.reset_running_stats()
+        norm.momentum = norm.momentum if own_momentum else 1.0
         nn.init.constant_(norm.bias, bias)
         norm.train()
-    if norms:
-        model(x)
+    for batch in [torch.randn(8, *x.shape[1:]) for _ in range(8)] if own_momentum else [x]:
+        model(batch) if norms else None
     model.eval()
 
 
@@ -148,8 +152,8 @@ def measure(name: str, columns: list[str]) -> dict[str, object]:
     model, shape = build(name)
     images = torch.randn(2, *shape)
     line: dict[str, object] = {"model": name, "family": family_of(name), "input": list(shape), "errors": {}}
-    for column in columns:
-        wake(model, images, SETTINGS[column][2] if column in SETTINGS else 0.0)
+    for column in sorted(columns, key=lambda column: column != OWN_MOMENTUM):  # first: wake sets the momentum
+        wake(model, images, SETTINGS[column][2] if column in SETTINGS else 0.0, column == OWN_MOMENTUM)
         if column in CONTROLS:
             with suppress(NotImplementedError):  # torch lacks some layers in bfloat16
                 line["errors"][column] = relative_error(CONTROLS[column](model, images), model(images))

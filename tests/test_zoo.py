@@ -58,10 +58,21 @@ def test_results_are_merged_and_not_measured_again(tmp_path: Path, monkeypatch: 
     zoo.run_all(["r3d_18", "alexnet", "resnet18"], ["rounded ANN"], results)
     text = zoo.table(zoo.read(results))
     assert "## classification: 2 of" in text and "## segmentation: 0 of" in text
-    assert "| alexnet * | 3x8x8 | 2 | ReLU | 1.2 |  | 1.2 |  |  |  | 1.2 |" in text
-    assert "| resnet18 | 3x8x8 |  |  |  |  |  |  |  |  | 1.2 |" in text
+    assert "| alexnet * | 3x8x8 | 2 | ReLU | 1.2 |  |  | 1.2 |  |  |  | 1.2 |" in text
+    assert "| resnet18 | 3x8x8 |  |  |  |  |  |  |  |  |  | 1.2 |" in text
     assert "| css, T=8 | 3 | 0 | 3 | 1 (1, 1) |" in text and "| bfloat16 ANN | 0 | 0 | 0 |  |" in text
 
 
 def test_failures_stand_in_the_table() -> None:
     assert "out of memory" in zoo.table([{"model": "vgg11", "family": "classification", "failed": "out of memory"}])
+
+
+@torch.no_grad()
+def test_statistics_of_a_plain_pass() -> None:
+    """With its own momentum a BatchNorm is on its way from what it begins with to the statistics of the images."""
+    model, x = nn.Sequential(nn.BatchNorm2d(3)), torch.randn(2, 3, 8, 8) + 10
+    zoo.wake(model, x, own_momentum=True)
+    assert torch.allclose(model[0].running_var, torch.ones(3), atol=0.3) and (model[0].running_mean.abs() < 1).all()
+    zoo.wake(model, x)
+    assert torch.allclose(model[0].running_mean, x.mean((0, 2, 3)))
+    assert not model.training and not model[0].training
