@@ -83,7 +83,7 @@ def _squared_gradients(ann: fx.GraphModule, sites: list[Site], x: Tensor) -> dic
         for site in sites
     ]
     try:
-        output = ann(x)
+        output = ann(x.clone() if x.is_inference() else x)  # autograd takes no tensor made in inference mode
     finally:
         for hook in hooks:
             hook.remove()

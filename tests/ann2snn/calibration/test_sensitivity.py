@@ -79,3 +79,13 @@ def test_leaves_no_gradient(trainable: bool) -> None:
     snn = sjpc.ParallelConverter([x], time_steps=4, calibration="weights", show_progress=False).convert(ann)
     assert all(p.grad is None and p.requires_grad is trainable for p in ann.parameters())
     assert all(p.grad is None for p in snn.parameters())
+
+
+@pytest.mark.parametrize("ann_too", [True, False])
+def test_tensors_made_in_inference_mode(ann_too: bool) -> None:
+    with torch.inference_mode():
+        x, made_there = torch.randn(3, 2, 6, 6), classifier()
+    ann = made_there if ann_too else classifier()
+    snn = sjpc.ParallelConverter([x], time_steps=4, calibration="weights", show_progress=False).convert(ann)
+    with torch.no_grad():
+        assert torch.isfinite(snn.predict(x)).all()
