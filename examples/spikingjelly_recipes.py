@@ -118,4 +118,6 @@ def step_logits(snn: nn.Module, time_steps: int, x: Tensor) -> Tensor:
     :return: logits ``[T, N, classes]`` of each time-step: the sums over their beginnings are the answers for any T
     """
     functional.reset_net(snn)
-    return torch.stack([snn(x) for _ in range(time_steps)])
+    logits = torch.stack([snn(x) for _ in range(time_steps)])
+    functional.reset_net(snn)  # membranes of a whole batch, of many networks that wait to be compared
+    return logits

@@ -13,6 +13,8 @@ from ...neuron import SpikingNode
 from ..sites import Site
 from ..sweep import Batches, Sweep, Visitor
 from .amplitude import own_amplitude
+from .outliers import is_usual
+from .sensitivity import Sensitivity
 
 if TYPE_CHECKING:
     from ..config import ConversionConfig
@@ -21,8 +23,8 @@ if TYPE_CHECKING:
 _SAMPLES = 16_384  # a channel; with fewer the rarest and largest values are missed
 _COARSE = 20  # candidates for the full scale, from the mean activation to beyond the largest
 _FINE = (0.88, 0.92, 0.96, 1.04, 1.08, 1.12)
+_ROUNDING = 1e-13  # of the energy of the activations: what float32 makes of values that a level meets exactly
 _ENERGY = 0.5  # share of the amplitude that keeps the energy of the activations, see FitNeurons
-_BULK, _FAR = 0.99, 5.0  # an outlier is this many times larger than so many of its channel's values
 
 
 def least_squares(
@@ -61,9 +63,14 @@ class FitNeurons(Visitor):
     energy = _ENERGY
 
     def __init__(
-        self, ann: fx.GraphModule, snn: fx.GraphModule, sites: list[Site], config: ConversionConfig
+        self,
+        ann: fx.GraphModule,
+        snn: fx.GraphModule,
+        sites: list[Site],
+        config: ConversionConfig,
+        sensitivity: Sensitivity | None = None,
     ) -> None:
-        self.ann, self.snn = ann, snn
+        self.ann, self.snn, self.sensitivity = ann, snn, sensitivity
         self.max_level = config.node_type.code.max_level(config.time_steps)
         self.sites = {site.name: site for site in sites if not site.is_lossless(self.max_level)}
         self.search = config.threshold == "mse"
@@ -81,7 +88,10 @@ class FitNeurons(Visitor):
         search = self.search and not isinstance(site.activation, (QCFS, DAQCFS))
         # a channel's parameters of the activation itself (PReLU) lie along another axis than the neuron's may
         charge = None if neuron.activation is None else lambda: _samples(site, snn_input, neuron.charge)
-        fit_neuron(neuron, z1, z0, y, search, site.channel_dim is not None, charge, self.energy)
+        weights = None if self.sensitivity is None else self.sensitivity.weights(site.name)
+        if weights is not None:
+            weights = _samples(site, [w.expand_as(x) for w, x in zip(weights, ann_input, strict=True)])
+        fit_neuron(neuron, z1, z0, y, search, site.channel_dim is not None, charge, self.energy, weights)
 
 
 def fit_neuron(
@@ -93,6 +103,7 @@ def fit_neuron(
     by_channel: bool = True,
     charge: Callable[[], Tensor] | None = None,
     energy: float = 0.0,
+    weight: Tensor | None = None,
 ) -> None:
     """
     :param neuron: its shift, amplitude and, if ``search``, threshold and initial charge are set
@@ -103,15 +114,16 @@ def fit_neuron(
     :param by_channel: whether the neuron gets one value a channel; otherwise C = 1
     :param charge: what the neuron quantises at these places, once its shift is set; ``None``: the shifted input
     :param energy: how far the amplitude goes from the least-squares one, 0, to the one that keeps the energy, 1
+    :param weight: of the squared errors, ``[C, samples]``; ``None``: 1
     """
-    usual = _usual(z1) & _usual(z0)
+    usual = is_usual(z1.abs()) & is_usual(z0.abs())
     z1, z0, y = z1 * usual, z0 * usual, y * usual
     max_level = neuron.code.max_level(neuron.T)
     per_threshold = neuron.code.levels_per_threshold(neuron.T)
-    shift = (z1 - z0).mean(1)
+    shift = (z1 - z0).mean(1) if weight is None else ((z1 - z0) * weight).sum(1) / weight.sum(1)
     neuron.shift.data = (shift if by_channel else shift[0]).to(neuron.shift.dtype)
     z = z0 + shift.unsqueeze(1) if charge is None else charge() * usual
-    fit = _LevelFit(z, y, max_level, -max_level if neuron.signed else 0)
+    fit = _LevelFit(z, y, max_level, -max_level if neuron.signed else 0, weight)
     step = (neuron.v_threshold / per_threshold).expand(len(y)).float()
     if search:
         full_scale = neuron.code.full_scale(neuron.T)
@@ -124,28 +136,31 @@ def fit_neuron(
         parameter.data = (value if by_channel else value[0]).to(parameter.dtype)
 
 
-def _usual(z: Tensor) -> Tensor:
-    """Which values are no outliers of their channel: one of a thousand times the rest would decide every sum."""
-    size = z.abs()
-    rank = max(1, round(_BULK * z.shape[1]))
-    limit = _FAR * size.kthvalue(rank, 1, keepdim=True).values
-    return (size <= limit) | (limit == 0)
-
-
 class _LevelFit:
     """Squared error of ``amplitude * level`` against the ANN's activation, by channel, for any value of ``step``."""
 
-    def __init__(self, z: Tensor, y: Tensor, max_level: int, min_level: int = 0) -> None:
-        self.z, self.y, self.max_level, self.min_level = z, y, max_level, min_level
+    def __init__(
+        self, z: Tensor, y: Tensor, max_level: int, min_level: int = 0, weight: Tensor | None = None
+    ) -> None:
+        self.z, self.max_level, self.min_level = z, max_level, min_level
+        # both sides of the fit times the root of the weight
+        self.root = None if weight is None else weight.sqrt()
+        self.largest, self.typical = _range(y)
+        self.y = y if weight is None else y * self.root
 
     def levels(self, step: Tensor) -> Tensor:
-        """The level at each sample if one level is worth ``step``."""
-        return (self.z / step.unsqueeze(1)).add_(0.5).floor_().clamp_(self.min_level, self.max_level)
+        """The level at each sample if one level is worth ``step``, times the root of the sample's weight."""
+        k = (self.z / step.unsqueeze(1)).add_(0.5).floor_().clamp_(self.min_level, self.max_level)
+        return k if self.root is None else k.mul_(self.root)
 
-    def explained(self, step: Tensor) -> Tensor:
-        """How much of sum(y^2) the best amplitude explains; negative amplitudes explain nothing."""
+    def error(self, step: Tensor) -> Tensor:
+        """
+        The squared error with the best amplitude that is not negative, from the differences themselves: in what an
+        amplitude explains, the error of many levels is lost to rounding.
+        """
         k = self.levels(step)
-        return (k * self.y).sum(1).clamp_min(0).square() / k.square().sum(1).clamp_min(1e-12)
+        best = (k * self.y).sum(1).clamp_min(0) / k.square().sum(1).clamp_min(1e-12)
+        return k.mul_(best.unsqueeze(1)).sub_(self.y).square_().sum(1)
 
     def amplitude(self, step: Tensor, energy: float) -> Tensor:
         """The value of one level (see :func:`fit_neuron`); ``step`` where no level is ever reached."""
@@ -156,22 +171,26 @@ class _LevelFit:
         return torch.where(norm > 0, torch.lerp(least_squares, keeping, energy), step)
 
     def search(self, step: Tensor) -> Tensor:
-        """The step that explains most, or ``step`` if none explains more."""
-        best = self.explained(step)
-        size = self.y.abs()
-        low = 0.7 * size.sum(1) / (size > 0).sum(1).clamp_min(1) + 1e-12
-        high = 1.15 * size.amax(1).clamp_min(1e-12)
+        """The step with the least error, or ``step`` if no other has less by more than floats can tell."""
+        least = self.error(step) - _ROUNDING * self.y.square().sum(1)
+        low, high = 0.7 * self.typical + 1e-12, 1.15 * self.largest.clamp_min(1e-12)
         # geometric, so that an outlier of any size leaves candidates for the rest
         for i in range(_COARSE):
-            step, best = self._better(low * (high / low) ** (i / (_COARSE - 1)) / self.max_level, step, best)
+            step, least = self._better(low * (high / low) ** (i / (_COARSE - 1)) / self.max_level, step, least)
         coarse = step
         for factor in _FINE:
-            step, best = self._better(coarse * factor, step, best)
+            step, least = self._better(coarse * factor, step, least)
         return step
 
-    def _better(self, candidate: Tensor, step: Tensor, best: Tensor) -> tuple[Tensor, Tensor]:
-        explained = self.explained(candidate)
-        return torch.where(explained > best, candidate, step), torch.maximum(best, explained)
+    def _better(self, candidate: Tensor, step: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
+        error = self.error(candidate)
+        return torch.where(error < least, candidate, step), torch.minimum(least, error)
+
+
+def _range(y: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest magnitude of each channel, and the mean of those that are not 0."""
+    size = y.abs()
+    return size.amax(1), size.sum(1) / (size > 0).sum(1).clamp_min(1)
 
 
 def _samples(site: Site, batches: Sequence[Tensor], see: Callable[[Tensor], Tensor] | None = None) -> Tensor:

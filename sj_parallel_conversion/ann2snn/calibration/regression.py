@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
 
+from .outliers import is_usual
+
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # relative to the mean variance of the inputs
 _DEFAULT_RIDGE = 1e-2  # where no image can be held out
 _ROWS = 131_072  # samples a layer; more change the solution less than the choice of images does
 _ELEMENTS = 2**26  # of the regression's input, which is what limits its memory
-_OUTLIER = 1e3  # rows with so many times the usual energy would decide the sums alone
 
 
 class LayerSamples:
@@ -34,14 +35,16 @@ class LayerSamples:
         self._inputs: list[Tensor] = []
         self._outputs: list[Tensor] = []
         self._targets: list[Tensor] = []
+        self._weights: list[Tensor] = []
         self._image: list[Tensor] = []
         self._images = 0
 
-    def add(self, u: Tensor, output: Tensor, target: Tensor) -> None:
+    def add(self, u: Tensor, output: Tensor, target: Tensor, weight: Tensor | None = None) -> None:
         """
         :param u: the layer's input, a batch
         :param output: what comes out, or that plus what is added to it
         :param target: what should come out, same shape
+        :param weight: of the squared errors, the same for all channels, broadcastable to ``output``; ``None``: 1
         """
         to_rows = _linear_rows if isinstance(self.layer, nn.Linear) else _conv_rows
         places = output[0, ..., 0].numel() if isinstance(self.layer, nn.Linear) else output[0, 0].numel()
@@ -49,16 +52,22 @@ class LayerSamples:
         self._inputs.append(to_rows(self.layer, u, kept))
         self._outputs.append(self._pick(output, kept))
         self._targets.append(self._pick(target, kept))
+        weight = torch.ones((), device=u.device) if weight is None else weight
+        self._weights.append(self._pick(weight.expand_as(output), kept)[0, :, 0])
         self._image.append(torch.arange(len(u)).repeat_interleave(len(kept)) + self._images)
         self._images += len(u)
 
     def joined(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Inputs ``[groups, rows, features + 1]``, outputs and targets ``[groups, rows, channels]``, image numbers."""
+        """
+        :return: inputs ``[groups, rows, features + 1]``, outputs and targets ``[groups, rows, channels]``, image
+            numbers. Each row is multiplied by the root of its weight, and with it all errors and predictions
+        """
         x, z, target = torch.cat(self._inputs, 1), torch.cat(self._outputs, 1), torch.cat(self._targets, 1)
-        size = (target.square().sum(2) + z.square().sum(2)).sum(0)
-        usual = size <= _OUTLIER * size.median()
+        usual = is_usual((target.square().sum(2) + z.square().sum(2)).sum(0).sqrt())
         x = F.pad(x, (0, 1), value=1.0)
-        return x[:, usual], z[:, usual], target[:, usual], torch.cat(self._image).to(usual.device)[usual]
+        root = torch.cat(self._weights)[usual].sqrt().unsqueeze(1)
+        x, z, target = (rows[:, usual].mul_(root) for rows in (x, z, target))
+        return x, z, target, torch.cat(self._image).to(usual.device)[usual]
 
     def _pick(self, y: Tensor, kept: Tensor) -> Tensor:
         if isinstance(self.layer, nn.Linear):

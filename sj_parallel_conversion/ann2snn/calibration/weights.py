@@ -6,19 +6,20 @@ import operator
 from typing import TYPE_CHECKING
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from ..graph import is_rectifier
 from ..sites import Site
 from ..sweep import Batches, Sweep
 from .least_squares import FitNeurons
 from .regression import LAYERS, LayerSamples, apply_change, fit_change
+from .sensitivity import Sensitivity
 
 if TYPE_CHECKING:
     from ..config import ConversionConfig
     from ..data import CalibrationData
 
-_HELD_OUT = 8  # every eighth image chooses the ridge
+_HELD_OUT = 8  # every eighth image chooses the ridge, or one of fewer
 
 
 def weights(
@@ -32,7 +33,7 @@ def weights(
     As :func:`~.least_squares.least_squares`, and before each neuron a ridge regression of its input's error on the
     inputs of the layer that feeds it changes that layer's weights and bias. A residual addition's error is taken
     back by the branch that has a layer; layers that feed no neuron alone (the classifier, say) correct their own
-    output.
+    output. In a classifier, errors that may change the class count for more (:class:`~.sensitivity.Sensitivity`).
 
     :param ann: the reference
     :param snn: the network with neurons; its weights and neurons are set
@@ -40,10 +41,11 @@ def weights(
     :param data: calibration data, read once
     :param config: the conversion's options
     """
-    visitor = CorrectWeights(ann, snn, sites, config)
+    sensitivity = Sensitivity(ann, sites)
+    visitor = CorrectWeights(ann, snn, sites, config, sensitivity)
     layers = {name for name, module in snn.named_modules() if isinstance(module, LAYERS)}
     sweep = Sweep(ann, snn, {site.name for site in sites}, layers, config.max_memory)
-    sweep.run(data.batches("read calibration data"), visitor, config.show_progress)
+    sweep.run(sensitivity.watch(data.batches("read calibration data")), visitor, config.show_progress)
 
 
 class CorrectWeights(FitNeurons):
@@ -52,9 +54,14 @@ class CorrectWeights(FitNeurons):
     energy = 0.0  # what the amplitudes take from the signal the next regression gives back
 
     def __init__(
-        self, ann: fx.GraphModule, snn: fx.GraphModule, sites: list[Site], config: ConversionConfig
+        self,
+        ann: fx.GraphModule,
+        snn: fx.GraphModule,
+        sites: list[Site],
+        config: ConversionConfig,
+        sensitivity: Sensitivity,
     ) -> None:
-        super().__init__(ann, snn, sites, config)
+        super().__init__(ann, snn, sites, config, sensitivity)
         self.inputs: dict[str, Batches] = {}
 
     def before(self, node: fx.Node, ann_input: Batches, snn_input: Batches) -> None:
@@ -62,7 +69,8 @@ class CorrectWeights(FitNeurons):
         layer = self._feeder(node)
         if layer is not None and layer in self.inputs:
             rectified = is_rectifier(self.sites[node.target].activation)
-            self._correct(layer, self.inputs.pop(layer), ann_input, snn_input, rectified)
+            weights = self.sensitivity.weights(node.target)
+            self._correct(layer, self.inputs.pop(layer), ann_input, snn_input, rectified, weights)
         super().before(node, ann_input, snn_input)
 
     def after(self, node: fx.Node, snn_input: Batches, ann_output: Batches, snn_output: Batches) -> None:
@@ -75,14 +83,22 @@ class CorrectWeights(FitNeurons):
             self._correct(node.target, snn_input, ann_output, snn_output, rectified=False)
 
     def _correct(
-        self, layer: str, inputs: Batches, target: Batches, output: Batches, rectified: bool
+        self,
+        layer: str,
+        inputs: Batches,
+        target: Batches,
+        output: Batches,
+        rectified: bool,
+        weights: list[Tensor] | None = None,
     ) -> None:
         """Change ``layer`` so that ``output`` comes nearer to ``target``; ``output`` is brought up to date."""
         module = self.snn.get_submodule(layer)
-        samples = LayerSamples(module, sum(len(u) for u in inputs))
-        for u, z0, z1 in zip(inputs, output, target, strict=True):
-            samples.add(u, z0, z1)
-        change = fit_change(samples, rectified, _HELD_OUT)
+        images = sum(len(u) for u in inputs)
+        samples = LayerSamples(module, images)
+        weights = [None] * len(inputs) if weights is None else weights
+        for u, z0, z1, weight in zip(inputs, output, target, weights, strict=True):
+            samples.add(u, z0, z1, weight)
+        change = fit_change(samples, rectified, min(_HELD_OUT, images))
         if change is None:
             return
         for b, u in enumerate(inputs):

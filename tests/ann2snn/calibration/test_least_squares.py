@@ -57,6 +57,64 @@ def test_a_given_threshold_is_kept() -> None:
     assert not torch.equal(node.amplitude, node.v_threshold)
 
 
+@pytest.mark.parametrize("samples", [2, 3, 20, 500])
+@pytest.mark.parametrize("T", [8, 12, 16])
+def test_many_levels_are_told_apart(T: int, samples: int) -> None:
+    """The search finds no step that is worse than the one it was given, however small both errors are."""
+    torch.manual_seed(samples)
+    z = torch.randn(64, samples)
+    largest = z.amax(1).clamp_min(0.01)
+    given = sjpc.TSANode(T, largest / sjpc.TSANode.code.max_level(T))
+    fitted = copy.deepcopy(given)
+    fit_neuron(given, z, z, z.relu(), search=False)
+    fit_neuron(fitted, z, z, z.relu(), search=True)
+    error = [(node.decoded(z.T).T - z.relu()).square().sum() for node in (fitted, given)]
+    assert error[0] <= (1.0 if samples == 500 else 0.9) * error[1]
+
+
+def test_a_weight_of_two_is_the_sample_twice() -> None:
+    torch.manual_seed(0)
+    z = torch.randn(3, 300)
+    z0, twice = z - 0.2 * torch.rand(3, 300), torch.arange(300) % 3 == 0
+    weighted, repeated = sjpc.ParallelConversionNode(4, torch.ones(3)), sjpc.ParallelConversionNode(4, torch.ones(3))
+    fit_neuron(weighted, z, z0, z.relu(), search=False, weight=(1.0 + twice).expand(3, -1))
+    z, z0 = (torch.cat([x, x[:, twice]], 1) for x in (z, z0))
+    fit_neuron(repeated, z, z0, z.relu(), search=False)
+    for name, value in repeated.named_parameters():
+        torch.testing.assert_close(getattr(weighted, name), value, rtol=1e-4, atol=1e-5)
+
+
+def test_the_threshold_is_for_what_counts() -> None:
+    torch.manual_seed(0)
+    z = torch.rand(1, 1000)
+    z[:, :50] *= 10
+    nodes = [sjpc.ParallelConversionNode(4, torch.full((1,), 10.0)) for _ in range(2)]
+    counts = (torch.arange(1000) >= 50).float().unsqueeze(0).clamp_min(1e-6)
+    for node, weight in zip(nodes, (None, counts), strict=True):
+        fit_neuron(node, z, z, z, search=True, weight=weight)
+    assert nodes[1].v_threshold < 1.2 < nodes[0].v_threshold
+
+
+def test_a_value_that_every_step_can_meet_keeps_the_threshold() -> None:
+    """One active sample says nothing about the rest; a step that clips there would clip all that is larger."""
+    z = torch.tensor([[-1.0, 2.5, -0.5]])
+    node = sjpc.TSANode(8, torch.tensor([2.5 / 255]))
+    fit_neuron(node, z, z, z.relu(), search=True)
+    torch.testing.assert_close(node.v_threshold.data, torch.tensor([2.5 / 255]))
+
+
+@pytest.mark.parametrize("calibration", CALIBRATIONS)
+@pytest.mark.parametrize("T", [8, 12])
+def test_two_images_and_many_levels(calibration: str, T: int) -> None:
+    """What a calibration does with next to no data must not cost the precision that the thresholds have."""
+    ann, x, others = network(), torch.randn(2, 3, 8, 8), torch.randn(64, 3, 8, 8)
+    plain, fitted = (
+        convert(ann, [x], mode="css", time_steps=T, calibration=c) for c in ("none", calibration)
+    )
+    assert error(fitted, ann, x) < 1.5 * error(plain, ann, x)
+    assert error(fitted, ann, others) < 1.5 * error(plain, ann, others)
+
+
 @pytest.mark.parametrize("calibration", CALIBRATIONS)
 @pytest.mark.parametrize("mode", ["parallel", "spikepack", "css"])
 def test_error_falls(calibration: str, mode: str) -> None:

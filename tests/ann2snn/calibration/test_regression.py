@@ -89,3 +89,19 @@ def test_a_rectifier_lets_negative_targets_go() -> None:
         z = layer(u) + torch.cat([u, torch.ones(800, 1)], 1) @ change
         outputs[rectified] = (z.relu() - target.relu()).square().sum()
     assert outputs[True] < 0.7 * outputs[False]
+
+
+@torch.no_grad()
+def test_a_weight_of_two_is_the_row_twice() -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(2, 3, 1)
+    u, noise = torch.randn(64, 2, 3, 3), torch.randn(64, 3, 3, 3)
+    target = layer(u) + u.sum(1, keepdim=True) + noise
+    weighted, repeated = LayerSamples(layer, 64), LayerSamples(layer, 96)
+    weights = torch.ones(64, 1, 3, 3)
+    weights[:32] = 2
+    weighted.add(u, layer(u), target, weights)
+    for part in (slice(32), slice(32), slice(32, None)):
+        repeated.add(u[part], layer(u[part]), target[part])
+    changes = [fit_change(samples, rectified=True, held_out=1) for samples in (weighted, repeated)]
+    torch.testing.assert_close(*changes, rtol=1e-3, atol=1e-4)

@@ -1,0 +1,102 @@
+"""Which places of the activations decide a classifier's answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor, fx
+
+from ..sites import Site
+
+_TEMPERATURE = 3.0  # margins below it are in danger
+_FLOOR = 0.1  # of the mean: no place is worth nothing
+_IMAGES = 16  # with gradients at once, which is what limits the memory
+
+
+class Sensitivity:
+    r"""
+    Weights for the squared errors of activations, without labels: where an error moves the margin m of the ANN's two
+    largest outputs, and where m is small, it may change the class. With the mean over the channels c,
+
+    .. math:: w = \sqrt{\mathrm{mean}_c\, (\partial m / \partial y)^2 / (1 + m / \tau)}
+
+    (of the squares with a floor; the root, because squares would leave the fits few samples). One pass of the ANN
+    forward and one backward.
+
+    :param ann: the reference
+    :param sites: the activations
+    """
+
+    def __init__(self, ann: fx.GraphModule, sites: list[Site]) -> None:
+        self.ann, self.sites = ann, sites
+        self._squares: dict[str, list[Tensor]] | None = {site.name: [] for site in sites}
+
+    def watch(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """
+        :param batches: inputs ``[N, ...]``
+        :return: the same; when the last has been taken, :meth:`weights` are complete
+        """
+        for x in batches:
+            if self._squares is not None:
+                self._add([_squared_gradients(self.ann, self.sites, part) for part in x.split(_IMAGES)])
+            yield x
+
+    def weights(self, name: str) -> list[Tensor] | None:
+        """
+        :param name: of a site
+        :return: batch by batch, weights that broadcast to its activation, with a mean of about 1. ``None``: all alike,
+            because the ANN is no classifier, that is, gives something else than one tensor ``[N, classes]``, or
+            because the site has no gradient
+        """
+        if self._squares is None:
+            return None
+        squares = self._squares[name]
+        count = sum(square.numel() for square in squares)
+        floor = _FLOOR * sum(square.sum() for square in squares) / count
+        if not 0 < floor < torch.inf:
+            return None
+        roots = [(square + floor).sqrt() for square in squares]
+        mean = sum(root.sum() for root in roots) / count
+        return [root / mean for root in roots]
+
+    def _add(self, parts: list[dict[str, Tensor] | None]) -> None:
+        if None in parts:
+            self._squares = None
+            return
+        for name, found in self._squares.items():
+            found.append(torch.cat([part[name] for part in parts]))
+
+
+@torch.enable_grad()
+def _squared_gradients(ann: fx.GraphModule, sites: list[Site], x: Tensor) -> dict[str, Tensor] | None:
+    activations: dict[str, Tensor] = {}
+
+    def keep(name: str, output: Tensor) -> Tensor:
+        activations[name] = output if output.requires_grad else output.detach().requires_grad_()
+        return activations[name]
+
+    hooks = [
+        ann.get_submodule(site.name).register_forward_hook(
+            lambda module, args, output, name=site.name: keep(name, output)
+        )
+        for site in sites
+    ]
+    try:
+        output = ann(x.clone() if x.is_inference() else x)  # autograd takes no tensor made in inference mode
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not isinstance(output, Tensor) or output.dim() != 2 or output.shape[1] < 2 or not output.requires_grad:
+        return None
+    margin = output.topk(2, 1).values.diff(dim=1).neg().squeeze(1)
+    weighted = margin / (1 + margin.detach() / _TEMPERATURE).sqrt()
+    values = [activations[site.name] for site in sites]
+    gradients = torch.autograd.grad(weighted.sum(), values, allow_unused=True, materialize_grads=True)
+    return {site.name: _by_place(site, gradient) for site, gradient in zip(sites, gradients, strict=True)}
+
+
+def _by_place(site: Site, gradient: Tensor) -> Tensor:
+    """Mean square over the channels, or over all of an image where the channels are unknown."""
+    dims = tuple(range(1, gradient.dim())) if site.channel_dim is None else (site.channel_dim,)
+    return gradient.float().square().mean(dims, keepdim=True)
