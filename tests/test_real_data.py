@@ -194,7 +194,7 @@ def test_serial_css(resnet20: nn.Module, cifar_train: tuple[Tensor, Tensor], cif
 def test_signed_digits_need_fewer_spikes(
     resnet20: nn.Module, cifar_train: tuple[Tensor, Tensor], cifar_test: tuple[Tensor, Tensor]
 ) -> None:
-    """Thresholds for levels of canonical form: clearly fewer spikes, and nearly always the same class."""
+    """At T = 4 by coarser steps, with nearly always the same class; at T = 8 with the same levels."""
     digits, logits = {}, {}
     for mode in ("spikepack", "css"):
         for T in (4, 8):
@@ -202,6 +202,7 @@ def test_signed_digits_need_fewer_spikes(
             snn = sjpc.ParallelConverter([cifar_train[0][:128]], **options).convert(resnet20)
             logits[mode, T] = in_batches(snn.predict, cifar_test[0][:200])
             digits[mode, T] = digits_per_activation(snn, cifar_test[0][:200])
-    for T, ratio, agreement in ((4, 0.86, 93.0), (8, 0.80, 98.0)):
+    for T, ratio in ((4, 0.86), (8, 0.87)):
         assert digits["css", T] <= ratio * digits["spikepack", T]
-        assert percent(logits["css", T], logits["spikepack", T].argmax(1)) >= agreement
+    assert percent(logits["css", 4], logits["spikepack", 4].argmax(1)) >= 93.0
+    assert torch.equal(logits["css", 8], logits["spikepack", 8])

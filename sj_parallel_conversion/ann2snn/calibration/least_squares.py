@@ -127,7 +127,7 @@ def fit_neuron(
     step = (neuron.v_threshold / per_threshold).expand(len(y)).float()
     if search:
         full_scale = neuron.code.full_scale(neuron.T)
-        step = _LevelFit(z, y, full_scale, -full_scale if neuron.signed else 0).search(step)
+        step = _LevelFit(z, y, full_scale, -full_scale if neuron.signed else 0, weight).search(step)
     own_amplitude(neuron)
     for parameter, value in (
         (neuron.v_threshold, step * per_threshold),
