@@ -24,7 +24,7 @@ from torch import Tensor
 from ..errors import ConfigError
 
 MAX_WEIGHTED_STEPS = 24  # levels up to 2^24 are exact in float32
-_SIGNED_SHARE = {4: 2 / 3, 5: 0.73, 6: 0.8, 7: 0.9}  # by T, see Code.full_scale
+_SIGNED_SHARE = {4: 0.67, 5: 0.7, 6: 0.8, 7: 0.9}  # by T, see Code.full_scale
 
 
 @dataclass(frozen=True)
