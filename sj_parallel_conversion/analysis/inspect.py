@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_map
 
 from ..ann2snn import PartlySpikingNetwork, SpikingNetwork
 from ..ann2snn.graph.flow import ANALOGUE, CONSTANT, INPUT, LAYER, NODE, SPIKES, WIRE, Flow
+from ..ann2snn.int8 import Int8Conv2d, Int8Linear
 from ..ann2snn.sites import SpikingActivation
 from ..errors import DataError
 from .macs import count_macs, record_calls
@@ -139,6 +140,8 @@ def inspect(snn: nn.Module, *inputs: object, show: bool = True) -> Inspection:
     """
     if not isinstance(snn, (SpikingNetwork, PartlySpikingNetwork)):
         raise DataError(f"inspect needs a converted network, got {type(snn).__name__}")
+    if any(isinstance(module, (Int8Conv2d, Int8Linear)) for module in snn.modules()):
+        raise DataError("inspect cannot count what int8 kernels do: give it the network that to_int8 was given")
     inputs = inputs or _sample(snn)
     rows = _partly(snn, inputs) if isinstance(snn, PartlySpikingNetwork) else _rows(snn, [inputs])
     inspection = Inspection(tuple(replace(row, macs=row.macs // len(inputs[0])) for row in rows))

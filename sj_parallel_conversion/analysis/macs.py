@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ..ann2snn import PartlySpikingNetwork, SpikingNetwork
 from ..ann2snn.partly import SpikingSubmodule
+from ..ann2snn.prepack import PrepackedConv2d
 
 
 class _NodeCounter(fx.Interpreter):
@@ -119,8 +120,11 @@ def _macs(flops: FlopCounterMode) -> int:
 
 @contextmanager
 def _quiet(snn: SpikingNetwork | PartlySpikingNetwork) -> Iterator[None]:
-    """Packed execution, in which no spike trains reach monitors, and attention in operations that can be counted."""
+    """Packed execution, in which no spike trains reach monitors, and operations that can be counted."""
     sites, fastpath = snn.neurons(), torch.backends.mha.get_fastpath_enabled()
+    prepacked = [module for module in snn.modules() if isinstance(module, PrepackedConv2d)]
+    for module in prepacked:
+        module.packs = False
     packed = [site.packed for site in sites]
     for site in sites:  # and not snn.execution, which would begin a new window
         site.packed = True
@@ -128,6 +132,8 @@ def _quiet(snn: SpikingNetwork | PartlySpikingNetwork) -> Iterator[None]:
     try:
         yield
     finally:
+        for module in prepacked:
+            module.packs = True
         for site, before in zip(sites, packed, strict=True):
             site.packed = before
         torch.backends.mha.set_fastpath_enabled(fastpath)

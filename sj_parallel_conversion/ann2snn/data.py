@@ -115,7 +115,7 @@ class CalibrationData:
         self, dataloader: Iterable, device: torch.device, dtype: torch.dtype | None, show_progress: bool
     ) -> None:
         self._source = replayable(dataloader)
-        self._device, self._dtype, self._show_progress = device, dtype, show_progress
+        self._device, self.dtype, self._show_progress = device, dtype, show_progress
         self._latest = "dataloader"
 
     def first(self) -> Tensor:
@@ -140,7 +140,7 @@ class CalibrationData:
         for batch in tqdm(self._source, desc=description, disable=not self._show_progress, leave=False):
             x = model_input(batch, count).to(self._device)
             self._latest = f"dataloader: batch {count} of shape {list(x.shape)}"
-            yield x.to(self._dtype) if self._dtype is not None and x.is_floating_point() else x
+            yield x.to(self.dtype) if self.dtype is not None and x.is_floating_point() else x
             count += 1
         if count == 0:
             raise DataError("dataloader is empty: conversion needs at least one batch of calibration data")

@@ -12,7 +12,7 @@ import copy
 import torch
 from torch import Tensor, fx, nn
 
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
 from ..neuron import SpikingNode
 from .graph.passes import replace_module
 from .graph.rescale import ResidualAdd
@@ -27,13 +27,16 @@ _MAX_LEVEL = 255
 def to_int8(snn: SpikingNetwork) -> SpikingNetwork:
     """
     :param snn: a folded network on the CPU; it is left as it was
-    :return: a copy in packed execution, for inference only, in which the convolutions and linear layers that read
-        levels have int8 weights. Others, such as the first one, keep theirs; :func:`prepack` is applied to them
+    :return: a copy in packed execution, for inference only (no gradients; a NaN becomes some level), in which the
+        convolutions and linear layers that read levels have int8 weights. Others, such as the first one, keep theirs;
+        :func:`prepack` is applied to them
     :raises ConfigError: if no layer reads levels, or PyTorch has no int8 kernels for this machine
     """
     check_machine("to_int8", snn, hasattr(torch.ops.onednn, "qconv2d_pointwise"))
     if not isinstance(snn, SpikingNetwork):
         raise ConfigError("to_int8 takes a network that was converted as a whole: give it one of snn.parts")
+    if any(p.is_floating_point() and p.dtype != torch.float32 for p in snn.parameters()):
+        raise ConfigError("to_int8 takes a network in float32: call snn.float() first")
     snn = copy.deepcopy(snn)
     snn.execution = "packed"
     found = list(_layers_that_read_levels(snn.net))
@@ -82,6 +85,13 @@ def _as_int8(layer: nn.Conv2d | nn.Linear) -> Int8Conv2d | Int8Linear:
     return (Int8Conv2d if isinstance(layer, nn.Conv2d) else Int8Linear)(layer)
 
 
+def _bytes(levels: Tensor, memory_format: torch.memory_format = torch.preserve_format) -> Tensor:
+    """:raises DataError: if ``levels`` are not on the CPU; the kernels do not ask"""
+    if levels.device.type != "cpu":
+        raise DataError(f"int8 weights are for CPUs, got an input on {levels.device}")
+    return levels.to(torch.uint8, memory_format=memory_format)
+
+
 class _Int8Layer(nn.Module):
     def __init__(self, layer: nn.Conv2d | nn.Linear) -> None:
         super().__init__()
@@ -120,7 +130,7 @@ class Int8Conv2d(_Int8Layer):
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         """:param x: levels ``[N, C, H, W]``, 0..255. :return: currents, float32, channels last"""
-        levels = x.to(torch.uint8, memory_format=torch.channels_last)
+        levels = _bytes(x, torch.channels_last)
         if self._packed is None:
             prepack = torch.ops.onednn.qconv_prepack
             self._packed = prepack(self.weight, self.scale, 1.0, 0, *self.form, list(x.shape))
@@ -140,7 +150,7 @@ class Int8Linear(_Int8Layer):
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         """:param x: levels ``[N, ..., C]``, 0..255. :return: currents, float32"""
-        levels = x.to(torch.uint8)
+        levels = _bytes(x)
         if self._packed is None:
             self._packed = torch.ops.onednn.qlinear_prepack(self.weight, list(x.shape))
         weights = (self._packed, self.scale, self.zero_point, self.bias)

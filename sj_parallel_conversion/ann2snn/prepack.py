@@ -22,16 +22,19 @@ def prepack(snn: SpikingNetwork | PartlySpikingNetwork) -> SpikingNetwork | Part
     """
     :param snn: a float32 network on the CPU; it is left as it was
     :return: a copy for inference whose 2-D convolutions keep their weights packed as oneDNN's kernels read them, beside
-        the weights themselves. It runs in every execution and computes the same up to float rounding. An optimiser and
-        ``load_state_dict`` may change its weights; a change behind PyTorch's back (``weight.data.mul_(2)``) goes
-        unnoticed: make it before the network is prepacked
+        the weights themselves, while no gradient is recorded (``torch.no_grad()``). It runs in every execution and
+        computes the same up to float rounding. An optimiser and ``load_state_dict`` may change its weights; a change
+        behind PyTorch's back (``weight.data.mul_(2)``) goes unnoticed: make it before the network is prepacked
     :raises ConfigError: if there is no such convolution, or PyTorch has no such kernels for this machine
     """
     check_machine("prepack", snn, hasattr(torch.ops.mkldnn, "_convolution_pointwise"))
     snn = copy.deepcopy(snn)
     parts = snn.parts.values() if isinstance(snn, PartlySpikingNetwork) else [snn]
     if not sum(prepack_convolutions(part.net) for part in parts):
-        raise ConfigError("prepack: the network has no 2-D convolution in float32, so there is nothing to be gained")
+        raise ConfigError(
+            "prepack: nothing is gained, because there is no 2-D convolution in float32, with zero padding given in "
+            "numbers, that is not packed yet"
+        )
     return snn.eval()
 
 
@@ -67,26 +70,44 @@ def _has_kernel(conv: nn.Conv2d) -> bool:
 
 
 class PrepackedConv2d(nn.Conv2d):
-    """A convolution that packs its weight at the first call without autograd, and again when the weight has changed."""
+    """
+    A convolution that packs its weight at the first call without autograd, and again when the weight has changed or
+    was called with autograd in between (optimisers that run as one kernel do not count a weight's versions).
+    """
 
-    _packed: tuple[object, Tensor] | None = None
+    packs = True  # False: as nn.Conv2d, for what counts torch's own operations
+    _packed: tuple[tuple, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """:param x: ``[N, C, H, W]``. :return: as nn.Conv2d"""
-        plain = torch.is_grad_enabled() or torch.compiler.is_compiling() or x.is_cuda or x.dtype != torch.float32
-        if plain or x.dim() != 4 or x.numel() == 0 or self.weight.dtype != torch.float32:
+        if torch.compiler.is_compiling():
+            return super().forward(x)
+        if torch.is_grad_enabled():
+            self._packed = None
+        if not (self.packs and self._kernel_takes(x)):
             return super().forward(x)
         form = (list(self.padding), list(self.stride), list(self.dilation), self.groups)
         weight = self._packed_weight(form, list(x.shape))
         return torch.ops.mkldnn._convolution_pointwise(x, weight, self.bias, *form, "none", [], "")
 
+    def _kernel_takes(self, x: Tensor) -> bool:
+        tensors = (x, self.weight) if self.bias is None else (x, self.weight, self.bias)
+        plain = all(t.dtype == torch.float32 and t.device.type == "cpu" for t in tensors)
+        fits = x.dim() == 4 and x.numel() > 0 and x.shape[1] == self.in_channels
+        # tensors of the inference mode do not count their versions
+        return plain and fits and not torch.is_grad_enabled() and not self.weight.is_inference()
+
     def _packed_weight(self, form: tuple, shape: list[int]) -> Tensor:
-        weight = self.weight
-        # Inference tensors do not count their versions.
-        state = (weight.data_ptr(), None if weight.is_inference() else weight._version)
-        if self._packed is None or self._packed[0] != state:
-            self._packed = state, torch.ops.mkldnn._reorder_convolution_weight(weight.detach(), *form, shape)
+        # The storage, too, so that its address is not used again while it is looked for.
+        storage, state = self.weight.untyped_storage(), (self.weight.data_ptr(), self.weight._version)
+        if self._packed is None or self._packed[0][1] != state:
+            packed = torch.ops.mkldnn._reorder_convolution_weight(self.weight.detach(), *form, shape)
+            self._packed = (storage, state), packed
         return self._packed[1]
+
+    def _apply(self, *args: object, **kwargs: object) -> PrepackedConv2d:
+        self._packed = None
+        return super()._apply(*args, **kwargs)
 
     def __getstate__(self) -> dict[str, object]:
         # What the kernels made of the weight depends on the machine, and cannot be pickled.

@@ -97,13 +97,20 @@ class ParallelConversionRecipe(ModuleConversionRecipe):
         device, dtype = _placement(model, device)
         model.to(device)
         data = CalibrationData(dataloader, device, dtype, self.config.show_progress)
+        # half precision has too few digits for the sums of a calibration
+        with torch.autocast(device.type, enabled=False):
+            return self._calibrated(ann, model, data, graded_input)
+
+    def _calibrated(
+        self, ann: nn.Module, model: fx.GraphModule, data: CalibrationData, graded_input: bool
+    ) -> SpikingNetwork:
         sites = prepare(ann, model, data, self.config, graded_input)
         encoder = add_encoder(model, self.config.per_channel) if self._encodes(graded_input) else None
         snn = place_neurons(model, sites, data, self.config)
         if encoder is not None:
             place_encoder(snn, encoder, data, self.config)
         CALIBRATIONS[self.config.calibration](model, snn, sites, data, self.config)
-        if self.config.fold and dtype in (torch.float32, torch.float64):
+        if self.config.fold and data.dtype in (torch.float32, torch.float64):
             # Trained quantisers keep their order of arithmetic, to the bit; half precision would round weights twice.
             max_level = self.config.node_type.code.max_level(self.config.time_steps)
             fold(snn, [site.name for site in sites if not site.is_lossless(max_level)], data.first())

@@ -151,3 +151,15 @@ def test_takes_networks_that_were_converted_as_a_whole() -> None:
     partly = sjpc.ParallelConverter([IMAGES], show_progress=False).convert(nn.Sequential(two_convs()), submodules=["0"])
     with pytest.raises(sjpc.ConfigError, match=r"snn\.parts"):
         sjpc.to_int8(partly)
+
+
+def test_float32_on_the_cpu_alone() -> None:
+    with pytest.raises(sjpc.ConfigError, match=r"snn\.float\(\)"):
+        sjpc.to_int8(convert(two_convs(), IMAGES).double())
+    with pytest.raises(sjpc.DataError, match="for CPUs"):
+        sjpc.to_int8(convert(two_convs(), IMAGES)).predict(IMAGES.to("meta"))
+
+
+def test_inspect_wants_the_network_before() -> None:
+    with pytest.raises(sjpc.DataError, match="give it the network that to_int8 was given"):
+        sjpc.inspect(sjpc.to_int8(convert(two_convs(), IMAGES)))

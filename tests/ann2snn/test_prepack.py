@@ -140,3 +140,51 @@ def test_wrong_inputs() -> None:
         sjpc.prepack(convert("mlp")[0])
     with pytest.raises(sjpc.ConfigError, match="no 2-D convolution in float32"):
         sjpc.prepack(convert("conv 2d")[0].double())
+
+
+@pytest.mark.parametrize("optimiser", [torch.optim.SGD, torch.optim.AdamW])
+def test_a_training_step_is_seen(optimiser: type[torch.optim.Optimizer]) -> None:
+    """Fused optimisers do not count a weight's versions."""
+    snn, x = convert("conv 2d", fold=False)
+    packed = sjpc.prepack(snn)
+    with torch.no_grad():
+        packed.predict(x)  # has packed its weights
+    step = optimiser(packed.parameters(), lr=0.05, fused=True)
+    packed.predict(x).square().sum().backward()
+    step.step()
+    with torch.no_grad():
+        torch.testing.assert_close(packed.predict(x), copy.deepcopy(packed).predict(x))
+
+
+@torch.no_grad()
+def test_weights_that_come_and_go() -> None:
+    """An address may be used again: neither it nor a version alone tells one weight from another."""
+    snn, x = convert("conv 2d")
+    packed = sjpc.prepack(snn)
+    conv = packed.get_submodule(prepacked(packed)[0])
+    for factor in (1.5, 0.5, 3.0, 0.1):
+        weight = (conv.weight * factor).numpy().copy()
+        del conv.weight
+        conv.weight = nn.Parameter(torch.from_numpy(weight.copy()))
+        plain = nn.functional.conv2d(x, conv.weight, conv.bias, conv.stride, conv.padding)
+        torch.testing.assert_close(conv(x), plain, rtol=1e-4, atol=1e-5, check_stride=False)
+        packed.bfloat16().float()
+        plain = nn.functional.conv2d(x, conv.weight, conv.bias, conv.stride, conv.padding)
+        torch.testing.assert_close(conv(x), plain, rtol=1e-4, atol=1e-5, check_stride=False)
+
+
+def test_made_in_inference_mode() -> None:
+    snn, x = convert("conv 2d")
+    with torch.inference_mode():
+        packed = sjpc.prepack(snn)
+        packed.predict(x)
+        packed.load_state_dict({key: value / 2 for key, value in snn.state_dict().items()})
+        torch.testing.assert_close(packed.predict(x), copy.deepcopy(packed).predict(x))
+
+
+def test_inspect_counts_what_it_counted() -> None:
+    snn, _ = convert("conv 2d")
+    before, after = (sjpc.inspect(network, show=False) for network in (snn, sjpc.prepack(snn)))
+    assert [(row.name, row.kind, row.macs) for row in before.rows] == [
+        (row.name, row.kind, row.macs) for row in after.rows
+    ]

@@ -39,7 +39,7 @@ class Sensitivity:
         """
         for x in batches:
             if self._squares is not None:
-                self._add([_squared_gradients(self.ann, self.sites, part) for part in x.split(_IMAGES)])
+                self._add([self._of_part(part) for part in x.split(_IMAGES)])
             yield x
 
     def weights(self, name: str) -> list[Tensor] | None:
@@ -47,7 +47,7 @@ class Sensitivity:
         :param name: of a site
         :return: batch by batch, weights that broadcast to its activation, with a mean of about 1. ``None``: all alike,
             because the ANN is no classifier, that is, gives something else than one tensor ``[N, classes]``, or
-            because the site has no gradient
+            because there is no gradient
         """
         if self._squares is None:
             return None
@@ -59,6 +59,12 @@ class Sensitivity:
         roots = [(square + floor).sqrt() for square in squares]
         mean = sum(root.sum() for root in roots) / count
         return [root / mean for root in roots]
+
+    def _of_part(self, x: Tensor) -> dict[str, Tensor] | None:
+        try:
+            return _squared_gradients(self.ann, self.sites, x)
+        except RuntimeError:  # operations without a derivative; errors count alike then
+            return None
 
     def _add(self, parts: list[dict[str, Tensor] | None]) -> None:
         if None in parts:

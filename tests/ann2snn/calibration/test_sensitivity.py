@@ -89,3 +89,25 @@ def test_tensors_made_in_inference_mode(ann_too: bool) -> None:
     snn = sjpc.ParallelConverter([x], time_steps=4, calibration="weights", show_progress=False).convert(ann)
     with torch.no_grad():
         assert torch.isfinite(snn.predict(x)).all()
+
+
+def test_operations_without_a_derivative_and_autocast() -> None:
+    """Errors count alike where the ANN cannot be differentiated; a calibration computes in full precision."""
+
+    class Igamma(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            z = torch.relu(self.a(x))
+            return self.b(torch.igamma(z + 1, z))
+
+    x = torch.randn(32, 4)
+    options = {"time_steps": 4, "calibration": "weights", "show_progress": False}
+    sjpc.ParallelConverter([x], **options).convert(Igamma().eval())
+    ann = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).eval()
+    expected = sjpc.ParallelConverter([x], **options).convert(ann).predict(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        snn = sjpc.ParallelConverter([x], **options).convert(ann)
+    assert torch.equal(snn.predict(x), expected)
