@@ -209,18 +209,21 @@ class SpikingNetwork(MemoryModule):
     def _check_input(self, x: object, time_axis: bool = False) -> None:
         if not isinstance(x, Tensor):
             raise DataError(f"the network takes one tensor, got {type(x).__name__}")
-        shape = ", ".join(map(str, self.input_shape[1:])) if self.input_shape else "..."
         dims = x.dim() if self.input_shape is None else len(self.input_shape) + time_axis
         if time_axis and (x.dim() != dims or x.dim() < 2 or x.shape[0] != self.time_steps):
             raise DataError(
-                f"step mode 'm' needs an input [T={self.time_steps}, N, {shape}], got shape {list(x.shape)}. For one "
+                f"step mode 'm' needs an input [T={self.time_steps}, N, {self._sizes()}], got shape {list(x.shape)}. For one "
                 "static input [N, ...] use snn.predict(x)"
             )
         if x.dim() != dims:
             raise DataError(
-                f"the network needs an input [N, {shape}] (or of other sizes), got shape {list(x.shape)}. For a "
+                f"the network needs an input [N, {self._sizes()}] (or of other sizes), got shape {list(x.shape)}. For a "
                 "sequence [T, N, ...] call functional.set_step_mode(snn, 'm') first"
             )
+
+    def _sizes(self) -> str:
+        # Written out for errors alone: torch.compile, for which sizes may be symbols, cannot do it.
+        return ", ".join(map(str, self.input_shape[1:])) if self.input_shape else "..."
 
     def _naming_input(self, x: Tensor | Steps) -> AbstractContextManager:
         x = x.mean if isinstance(x, Steps) else x

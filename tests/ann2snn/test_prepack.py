@@ -124,9 +124,10 @@ def test_parts_of_a_model() -> None:
     torch.testing.assert_close(packed(IMAGES), snn(IMAGES), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["conv 2d", "shared conv"])  # of other sizes: those become symbols
 @torch.no_grad()
-def test_torch_compile_sees_plain_convolutions() -> None:
-    snn, x = convert("conv 2d")
+def test_torch_compile_sees_plain_convolutions(name: str) -> None:
+    snn, x = convert(name)
     packed = sjpc.prepack(snn)
     packed.execution = "packed"
     compiled = torch.compile(packed.predict, backend="aot_eager", fullgraph=True)
