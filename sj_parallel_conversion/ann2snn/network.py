@@ -212,13 +212,13 @@ class SpikingNetwork(MemoryModule):
         dims = x.dim() if self.input_shape is None else len(self.input_shape) + time_axis
         if time_axis and (x.dim() != dims or x.dim() < 2 or x.shape[0] != self.time_steps):
             raise DataError(
-                f"step mode 'm' needs an input [T={self.time_steps}, N, {self._sizes()}], got shape {list(x.shape)}. For one "
-                "static input [N, ...] use snn.predict(x)"
+                f"step mode 'm' needs an input [T={self.time_steps}, N, {self._sizes()}], got shape {list(x.shape)}. "
+                "For one static input [N, ...] use snn.predict(x)"
             )
         if x.dim() != dims:
             raise DataError(
-                f"the network needs an input [N, {self._sizes()}] (or of other sizes), got shape {list(x.shape)}. For a "
-                "sequence [T, N, ...] call functional.set_step_mode(snn, 'm') first"
+                f"the network needs an input [N, {self._sizes()}] (or of other sizes), got shape {list(x.shape)}. For "
+                "a sequence [T, N, ...] call functional.set_step_mode(snn, 'm') first"
             )
 
     def _sizes(self) -> str:
