@@ -80,10 +80,10 @@ What separates the second line from the third is that images not seen before exc
 last layers have no more than 256 values a channel there.
 
 These are the exact statistics of the images. Those of a plain pass in training mode, with the momentum that the models
-come with (column `own momentum`: 8 batches of 8 images, then evaluation mode), leave all classification networks below
-0.5 %. It is a weaker test: such networks are not fully normalised, and in many hardly anything of the output depends on
-the image (17 % of its square in resnet18, 4 % in resnet50, 0.06 % in regnet_x_400mf, 2e-12 % in mobilenet_v2 and
-efficientnet_b0). densenet121 is a fair case: 44 %, and the error of that part is 0.022 %."""
+come with (column `own momentum`: 8 batches of 8 images, then evaluation mode), leave every network that was measured
+below 0.5 %. It is a weaker test: such networks are not fully normalised, and in many hardly anything of the output
+depends on the image (17 % of its square in resnet18, 4 % in resnet50, 0.06 % in regnet_x_400mf, 2e-12 % in mobilenet_v2
+and efficientnet_b0). densenet121 is a fair case: 44 %, and the error of that part is 0.022 %."""
 
 
 def family_of(name: str) -> str:
