@@ -184,7 +184,7 @@ def test_serial_css(resnet20: nn.Module, cifar_train: tuple[Tensor, Tensor], cif
     images = cifar_test[0]
     closed = in_batches(snn.predict, images).argmax(1)
     snn.serial = True
-    assert percent(in_batches(snn.predict, images), closed) >= 98.5  # 98.8 as measured; the standard error is 0.4
+    assert percent(in_batches(snn.predict, images), closed) >= 98.5  # 99.2 as measured; the standard error is 0.4
     for site in snn.neurons():
         site.node.silent_steps = 2
     assert percent(in_batches(snn.predict, images), closed) >= 99.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -63,7 +64,14 @@ class Sensitivity:
     def _of_part(self, x: Tensor) -> dict[str, Tensor] | None:
         try:
             return _squared_gradients(self.ann, self.sites, x)
-        except RuntimeError:  # operations without a derivative; errors count alike then
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            warnings.warn(
+                f"calibration='weights' lets all errors count alike, because the ANN has no gradient: {reason}",
+                stacklevel=2,
+            )
             return None
 
     def _add(self, parts: list[dict[str, Tensor] | None]) -> None:

@@ -105,7 +105,8 @@ def test_operations_without_a_derivative_and_autocast() -> None:
 
     x = torch.randn(32, 4)
     options = {"time_steps": 4, "calibration": "weights", "show_progress": False}
-    sjpc.ParallelConverter([x], **options).convert(Igamma().eval())
+    with pytest.warns(UserWarning, match="all errors count alike, because the ANN has no gradient"):
+        sjpc.ParallelConverter([x], **options).convert(Igamma().eval())
     ann = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).eval()
     expected = sjpc.ParallelConverter([x], **options).convert(ann).predict(x)
     with torch.autocast("cpu", dtype=torch.bfloat16):
