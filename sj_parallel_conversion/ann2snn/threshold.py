@@ -71,11 +71,9 @@ def _alive(v_max: Tensor) -> Tensor:
 def _run(
     model: fx.GraphModule, sites: list[Site], data: CalibrationData, what: str, see: Callable[[Site, Tensor], None]
 ) -> None:
-    """Run all batches through ``model`` and show ``see`` the output of each site as ``[C, samples]``."""
+    """Run all batches through ``model`` and show ``see`` the output of each site."""
     hooks = [
-        model.get_submodule(site.name).register_forward_hook(
-            lambda module, args, output, site=site: see(site, site.by_channel(output))
-        )
+        model.get_submodule(site.name).register_forward_hook(lambda module, args, output, site=site: see(site, output))
         for site in sites
     ]
     try:
@@ -89,8 +87,8 @@ def _run(
 def _maxima(model: fx.GraphModule, sites: list[Site], data: CalibrationData) -> dict[str, Tensor]:
     maxima: dict[str, Tensor] = {}
 
-    def see(site: Site, values: Tensor) -> None:
-        low, high = values.aminmax(dim=1)
+    def see(site: Site, output: Tensor) -> None:
+        low, high = _extremes(site, output)
         v_max = torch.maximum(high, -low)
         if not torch.isfinite(v_max).all():
             raise DataError(f"layer {site.name!r} gives NaN or infinite activations on the calibration data")
@@ -99,6 +97,17 @@ def _maxima(model: fx.GraphModule, sites: list[Site], data: CalibrationData) -> 
 
     _run(model, sites, data, "largest activations", see)
     return {site.name: maxima[site.name] if site.channel_dim is not None else maxima[site.name][0] for site in sites}
+
+
+def _extremes(site: Site, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The lowest and the highest value of each channel, ``[C]``; C = 1 where the channels are unknown."""
+    if site.channel_dim is None:
+        low, high = y.aminmax()
+        return low.unsqueeze(0), high.unsqueeze(0)
+    # along the memory first: bringing the channels to the front would copy everything
+    channel = site.channel_dim % y.dim()
+    low, high = y.unsqueeze(-1).flatten(channel + 1).aminmax(dim=-1)
+    return low.flatten(0, channel - 1).amin(0), high.flatten(0, channel - 1).amax(0)
 
 
 def _check_bounds(site: Site, low: Tensor, high: Tensor) -> None:
@@ -119,7 +128,8 @@ def _histograms(
     """Counts ``[C, BINS + 1]`` of activations by the logarithm of their share of the channel's maximum."""
     counts: dict[str, Tensor] = {}
 
-    def see(site: Site, values: Tensor) -> None:
+    def see(site: Site, output: Tensor) -> None:
+        values = site.by_channel(output)
         v_max = maxima[site.name].reshape(-1, 1)
         octaves = (values.abs().float() / v_max.float().clamp_min(1e-30)).log2_().clamp_(min=-_OCTAVES - 1)
         bins = ((octaves / _OCTAVES + 1) * BINS).ceil_().clamp_(0, BINS).long()

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from ..graph import is_rectifier
 from ..sites import Site
 from ..sweep import Batches, Sweep
 from .least_squares import FitNeurons
-from .regression import LAYERS, LayerSamples, apply_change, fit_change
+from .patches import LAYERS
+from .regression import apply_change, fit_change
 from .sensitivity import Sensitivity
 
 if TYPE_CHECKING:
@@ -93,19 +95,17 @@ class CorrectWeights(FitNeurons):
     ) -> None:
         """Change ``layer`` so that ``output`` comes nearer to ``target``; ``output`` is brought up to date."""
         module = self.snn.get_submodule(layer)
-        images = sum(len(u) for u in inputs)
-        samples = LayerSamples(module, images)
         weights = [None] * len(inputs) if weights is None else weights
-        for u, z0, z1, weight in zip(inputs, output, target, weights, strict=True):
-            samples.add(u, z0, z1, weight)
-        change = fit_change(samples, rectified, min(_HELD_OUT, images))
+        held_out = min(_HELD_OUT, sum(len(z) for z in output))
+        change = fit_change(module, inputs, output, target, weights, rectified, held_out)
         if change is None:
             return
-        for b, u in enumerate(inputs):
-            output[b] = output[b] - module(u)
+        correction = copy.deepcopy(module)
         apply_change(module, change)
+        correction.weight.data = module.weight - correction.weight
+        correction.bias = nn.Parameter(module.bias if correction.bias is None else module.bias - correction.bias)
         for b, u in enumerate(inputs):
-            output[b] = output[b] + module(u)
+            output[b] = output[b] + correction(u)
 
     def _site_fed_by(self, node: fx.Node) -> bool:
         """Whether what ``node`` computes reaches one site, and nothing else, through additions alone."""

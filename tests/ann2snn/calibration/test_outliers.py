@@ -9,7 +9,7 @@ from torch import nn
 import sj_parallel_conversion as sjpc
 from sj_parallel_conversion.ann2snn.calibration.least_squares import fit_neuron
 from sj_parallel_conversion.ann2snn.calibration.outliers import is_usual
-from sj_parallel_conversion.ann2snn.calibration.regression import LayerSamples
+from sj_parallel_conversion.ann2snn.calibration.regression import fit_change
 
 
 def test_one_of_many_is_an_outlier_and_the_largest_of_few_is_none() -> None:
@@ -40,6 +40,16 @@ def test_rows_with_content_count_beside_empty_ones() -> None:
     layer = nn.Conv2d(1, 2, 1, bias=False)
     u = torch.zeros(4, 1, 8, 8)
     u[:, :, 3, :4] = 1.0
-    samples = LayerSamples(layer, len(u))
-    samples.add(u, layer(u), layer(u))
-    assert samples.joined()[0][..., 0].sum() == 16
+    (y,) = batches = [layer(u).detach()]
+    change = fit_change(layer, [u], batches, [1.5 * y], [None], rectified=False, held_out=4)
+    torch.testing.assert_close(change[0, 0], 0.5 * layer.weight.detach().flatten(), rtol=0.01, atol=1e-3)
+
+
+def test_an_outlier_decides_nothing() -> None:
+    layer = nn.Linear(3, 2)
+    u = torch.randn(200, 3)
+    y = layer(u).detach()
+    target = y.clone()
+    target[7] = 1e6
+    change = fit_change(layer, [u], [y], [target], [None], rectified=False, held_out=8)
+    assert change is None or change.abs().max() < 1e-3

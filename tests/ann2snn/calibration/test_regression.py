@@ -1,61 +1,27 @@
-"""Patches against torch's own convolutions, the solution against known changes."""
+"""The solution of the regression against known changes."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from nets import LAYERS
 from torch import nn
 
-from sj_parallel_conversion.ann2snn.calibration.regression import LayerSamples, apply_change, fit_change
-
-LAYERS = {
-    "linear": (nn.Linear(5, 4), (5,)),
-    "linear on tokens": (nn.Linear(5, 4), (3, 5)),
-    "1-D": (nn.Conv1d(2, 4, 3, stride=2, padding=1), (2, 9)),
-    "2-D": (nn.Conv2d(2, 4, 3), (2, 7, 6)),
-    "strided, padded, dilated": (nn.Conv2d(2, 4, (3, 2), stride=(2, 1), padding=(2, 1), dilation=(1, 2)), (2, 8, 9)),
-    "groups": (nn.Conv2d(4, 6, 3, groups=2, padding=1), (4, 6, 6)),
-    "depthwise": (nn.Conv2d(3, 3, 3, groups=3, bias=False), (3, 6, 6)),
-    "same": (nn.Conv2d(2, 3, (4, 3), padding="same"), (2, 6, 6)),
-    "reflect": (nn.Conv2d(2, 3, 3, padding=1, padding_mode="reflect"), (2, 6, 6)),
-    "3-D": (nn.Conv3d(2, 3, 2, stride=(1, 2, 1)), (2, 4, 5, 4)),
-}
-
-
-@pytest.mark.parametrize("name", LAYERS)
-def test_rows_give_the_layer(name: str) -> None:
-    layer, shape = LAYERS[name]
-    u = torch.randn(4, *shape)
-    y = layer(u)
-    samples = LayerSamples(layer, 4)
-    samples.add(u, y, y)
-    x, z, _, image = samples.joined()
-    flat = layer.weight.flatten(1).view(samples.groups, -1, layer.weight[0].numel()).transpose(1, 2)
-    bias = torch.zeros(len(layer.weight)) if layer.bias is None else layer.bias
-    computed = x[..., :-1] @ flat + bias.view(samples.groups, 1, -1)
-    torch.testing.assert_close(computed, z, rtol=1e-4, atol=1e-5)
-    assert image.tolist() == sorted(image.tolist()) and set(image.tolist()) == {0, 1, 2, 3}
+from sj_parallel_conversion.ann2snn.calibration.regression import apply_change, fit_change
 
 
 @pytest.mark.parametrize("name", LAYERS)
 @torch.no_grad()
 def test_finds_a_change_that_explains_everything(name: str) -> None:
     torch.manual_seed(0)
-    layer, shape = LAYERS[name]
-    layer = type(layer)(**_arguments(layer))
-    wanted = type(layer)(**_arguments(layer))
+    make, shape = LAYERS[name]
+    layer, wanted = make(), make()
     u = torch.randn(200, *shape)
-    samples = LayerSamples(layer, len(u))
-    samples.add(u, layer(u), wanted(u))
-    apply_change(layer, fit_change(samples, rectified=False, held_out=8))
+    batches = u.split([64, 1, 135])
+    outputs, targets = ([module(x) for x in batches] for module in (layer, wanted))
+    change = fit_change(layer, batches, outputs, targets, [None] * 3, rectified=False, held_out=8)
+    apply_change(layer, change)
     torch.testing.assert_close(layer(u), wanted(u), rtol=0, atol=0.02)
-
-
-def _arguments(layer: nn.Module) -> dict[str, object]:
-    names = ["in_features", "out_features"] if isinstance(layer, nn.Linear) else [
-        "in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"
-    ]  # fmt: skip
-    return {name: getattr(layer, name) for name in names}
 
 
 @torch.no_grad()
@@ -63,13 +29,10 @@ def test_no_change_where_none_helps() -> None:
     torch.manual_seed(0)
     layer = nn.Linear(30, 2)
     u, noise = torch.randn(32, 30), torch.randn(32, 2)
-    samples = LayerSamples(layer, len(u))
-    samples.add(u, layer(u), layer(u))
-    change = fit_change(samples, rectified=False, held_out=8)
+    y = layer(u)
+    change = fit_change(layer, [u], [y], [y], [None], rectified=False, held_out=8)
     assert change is None or change.abs().max() < 1e-6
-    samples = LayerSamples(layer, len(u))
-    samples.add(u, layer(u), layer(u) + noise)
-    change = fit_change(samples, rectified=False, held_out=8)
+    change = fit_change(layer, [u], [y], [y + noise], [None], rectified=False, held_out=8)
     assert change is None or change.abs().max() < 1  # 30 weights cannot be learnt from 28 noisy rows
 
 
@@ -81,14 +44,12 @@ def test_a_rectifier_lets_negative_targets_go() -> None:
     u = torch.randn(800, 4)
     target = (u @ torch.randn(4, 3)) + 0.5 * torch.randn(800, 3)
     target[target < 0] *= 30
-    outputs = {}
+    errors = {}
     for rectified in (False, True):
-        samples = LayerSamples(layer, len(u))
-        samples.add(u, layer(u), target)
-        change = fit_change(samples, rectified, held_out=8)[0]
+        change = fit_change(layer, [u], [layer(u)], [target], [None], rectified, held_out=8)[0]
         z = layer(u) + torch.cat([u, torch.ones(800, 1)], 1) @ change
-        outputs[rectified] = (z.relu() - target.relu()).square().sum()
-    assert outputs[True] < 0.7 * outputs[False]
+        errors[rectified] = (z.relu() - target.relu()).square().sum()
+    assert errors[True] < 0.7 * errors[False]
 
 
 @torch.no_grad()
@@ -97,11 +58,26 @@ def test_a_weight_of_two_is_the_row_twice() -> None:
     layer = nn.Conv2d(2, 3, 1)
     u, noise = torch.randn(64, 2, 3, 3), torch.randn(64, 3, 3, 3)
     target = layer(u) + u.sum(1, keepdim=True) + noise
-    weighted, repeated = LayerSamples(layer, 64), LayerSamples(layer, 96)
-    weights = torch.ones(64, 1, 3, 3)
-    weights[:32] = 2
-    weighted.add(u, layer(u), target, weights)
-    for part in (slice(32), slice(32), slice(32, None)):
-        repeated.add(u[part], layer(u[part]), target[part])
-    changes = [fit_change(samples, rectified=True, held_out=1) for samples in (weighted, repeated)]
-    torch.testing.assert_close(*changes, rtol=1e-3, atol=1e-4)
+    weight = torch.ones(64, 1, 3, 3)
+    weight[:32] = 2
+    weighted = fit_change(layer, [u], [layer(u)], [target], [weight], rectified=True, held_out=1)
+    twice = [torch.cat([x[:32], x[:32], x[32:]]) for x in (u, layer(u), target)]
+    repeated = fit_change(layer, *([x] for x in twice), [None], rectified=True, held_out=1)
+    torch.testing.assert_close(weighted, repeated, rtol=1e-3, atol=1e-4)
+
+
+@torch.no_grad()
+def test_is_ridge_regression_on_all_rows() -> None:
+    """Against the textbook's normal equations, with weights; no image is held out, so the ridge is the default."""
+    torch.manual_seed(0)
+    layer, u, weight = nn.Linear(5, 3), torch.randn(40, 5), torch.rand(40, 1)
+    y = layer(u)
+    target = y + 0.3 * torch.randn(40, 3)
+    change = fit_change(layer, [u], [y], [target], [weight], rectified=False, held_out=1)[0].double()
+    x = torch.cat([u, torch.ones(40, 1)], 1).double()
+    covariance = x.T @ (weight * x)
+    scale = covariance.diagonal()[:-1].mean()
+    penalty = torch.tensor([0.01] * 5 + [0.0]) * scale
+    penalty[-1] = 1e-6 * covariance[-1, -1]
+    expected = torch.linalg.solve(covariance + penalty.diag(), x.T @ (weight * (target - y)).double())
+    torch.testing.assert_close(change, expected, rtol=1e-4, atol=1e-6)
