@@ -49,6 +49,9 @@ class ConversionConfig:
     :param max_memory: GiB of calibration values that may be in memory at a time; what is more waits in temporary files.
         ``None``: no limit
     :param strict: ``spiking_inputs``, and an operation that stays analogue is an error
+    :param distillation_epochs: how often gradient steps on all weights go through the calibration data at the end, see
+        :func:`~sj_parallel_conversion.ann2snn.calibration.distillation.distil`. ``None``: 3 in a classifier with
+        ``calibration="weights"`` whose error is worth it, otherwise 0
     :raises ConfigError: if an option is out of range; the message lists what is valid
     """
 
@@ -64,6 +67,7 @@ class ConversionConfig:
     spiking_inputs: bool = False
     strict: bool = False
     max_memory: float | None = None
+    distillation_epochs: int | None = None
 
     def __post_init__(self) -> None:
         check_choice("mode", self.mode, list(MODES))
@@ -80,6 +84,9 @@ class ConversionConfig:
         for argument in ("per_channel", "fold", "show_progress", "spiking_inputs", "strict"):
             if not isinstance(getattr(self, argument), bool):
                 raise ConfigError(f"{argument} must be True or False, got {getattr(self, argument)!r}")
+        epochs = self.distillation_epochs
+        if epochs is not None and (isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0):
+            raise ConfigError(f"distillation_epochs must be None or an integer >= 0, got {epochs!r}")
         number = isinstance(self.max_memory, (int, float)) and not isinstance(self.max_memory, bool)
         if self.max_memory is not None and not (number and self.max_memory >= 0):
             raise ConfigError(f"max_memory must be None or GiB >= 0, got {self.max_memory!r}")

@@ -12,6 +12,7 @@ from ..compat import ModuleConversionRecipe
 from ..errors import ConversionError
 from . import graph
 from .calibration import CALIBRATIONS, SEARCH_THRESHOLDS
+from .calibration.distillation import distil
 from .config import ConversionConfig
 from .data import CalibrationData, replayable
 from .encoder import add_encoder, place_encoder
@@ -114,6 +115,7 @@ class ParallelConversionRecipe(ModuleConversionRecipe):
             # Trained quantisers keep their order of arithmetic, to the bit; half precision would round weights twice.
             max_level = self.config.node_type.code.max_level(self.config.time_steps)
             fold(snn, [site.name for site in sites if not site.is_lossless(max_level)], data.first())
+        distil(model, snn, data, self.config)
         return SpikingNetwork(snn, self.config, shape_of_sample((data.first(),)), graded_input).eval()
 
     def _encodes(self, graded_input: bool) -> bool:

@@ -3,7 +3,7 @@ r"""Quantisers: from the current that a neuron received to the integer level tha
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -64,7 +64,9 @@ def clip_to_levels(line: Tensor, max_level: int, min_level: int = 0, overwrite: 
         of the clipped line (straight-through floor)
     """
     if torch.is_grad_enabled() and line.requires_grad:
-        return straight_through(line.detach().floor().clamp_(min_level, max_level), line.clamp(min_level, max_level))
+        # hardtanh() is clamp() with a backward that takes a quarter of the time
+        clipped = nn.functional.hardtanh(line, min_level, max_level)
+        return straight_through(line.detach().floor().clamp_(min_level, max_level), clipped)
     return (line.floor_() if overwrite else line.floor()).clamp_(min_level, max_level)
 
 

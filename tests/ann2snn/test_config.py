@@ -27,6 +27,7 @@ def test_defaults() -> None:
         "spiking_inputs": False,
         "strict": False,
         "max_memory": None,
+        "distillation_epochs": None,
     }
 
 
@@ -61,6 +62,9 @@ def test_defaults() -> None:
         ("show_progress", "yes", ["True or False"]),
         ("max_memory", -1, ["GiB >= 0"]),
         ("max_memory", "1GB", ["GiB >= 0"]),
+        ("distillation_epochs", -1, ["None or an integer >= 0"]),
+        ("distillation_epochs", 2.0, ["None or an integer >= 0"]),
+        ("distillation_epochs", True, ["None or an integer >= 0"]),
         ("backend", "triton", ["'torch'", "'cupy'"]),
         ("backend", None, ["'torch'", "'cupy'"]),
         ("backend", ["cupy"], ["'torch'", "'cupy'"]),

@@ -1,0 +1,198 @@
+"""Label-free distillation: gradient steps that bring the outputs of the whole spiking network nearer to the ANN's."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
+from tqdm import tqdm
+
+from ..sites import SpikingActivation
+from ..spool import Spool, Spooled
+from .outliers import is_usual
+from .patches import LAYERS
+
+if TYPE_CHECKING:
+    from ..config import ConversionConfig
+    from ..data import CalibrationData
+
+_EPOCHS = 3  # of calibration="weights", where there is something to gain
+_WORTHWHILE = 0.02  # relative squared error of the outputs
+_IMAGES = 16  # a step, and with gradients at once, which is what limits the memory
+_RATE = 0.012  # size of a step, relative to the weights, for a relative error of 1
+_AVERAGED = 2 / 3  # share of the steps, the last, over which weights are averaged
+_CHECKED = 8  # every eighth part of the images shows whether the network has become better
+
+
+def distil(ann: fx.GraphModule, snn: fx.GraphModule, data: CalibrationData, config: ConversionConfig) -> None:
+    r"""
+    Adam on the weights of all layers but the first (which sees no spikes), with the straight-through gradient of the
+    relative squared error of the outputs y against the ANN's,
+
+    .. math:: e = \overline{(y - y^*)^2} / \mathrm{var}(y^*).
+
+    Steps are proportional to a layer's weights and to the root of the error that there is to correct, and the weights
+    are averaged over the last two thirds of them. If the error of a sample of the images has not become less, the
+    network stays as it was. (No images are held out: the calibration has fitted the network to all of them, which
+    no step of gradients on the others would outdo.)
+
+    :param ann: the reference
+    :param snn: the calibrated network, folded or not; its weights are set
+    :param data: calibration data, read once
+    :param config: the conversion's options. ``distillation_epochs=None``: three for ``calibration="weights"`` if the
+        output is ``[N, classes]`` and its error worth it, otherwise none
+    """
+    chosen = config.distillation_epochs
+    if chosen == 0 or (chosen is None and config.calibration != "weights") or not _trained_weights(snn):
+        return
+    spool = Spool(config.max_memory)
+    parts = spool.keep(part for x in data.batches("read calibration data") for part in x.split(_IMAGES))
+    targets = spool.keep(_outputs(ann, x) for x in parts)
+    if chosen is None and not _is_classification(targets[0]):
+        return
+    parts, targets = _without_outliers(spool, parts, targets)
+    try:
+        _Distillation(snn, parts, targets).run(chosen, config.show_progress)
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        warnings.warn(f"the spiking network is not distilled, because it has no gradient: {reason}", stacklevel=2)
+
+
+class _Distillation:
+    def __init__(self, snn: fx.GraphModule, parts: Spooled, targets: Spooled) -> None:
+        self.parts, self.targets = parts, targets
+        self.weights = _trained_weights(snn)
+        half = any(w.dtype in (torch.float16, torch.bfloat16) for w in self.weights)
+        # steps are smaller than what half precision can tell apart
+        self.network = copy.deepcopy(snn).float() if half else snn
+        self.trained = _trained_weights(self.network)
+        self.variances = _variances(targets)
+
+    def run(self, epochs: int | None, progress: bool) -> None:
+        """:param epochs: ``None``: as many as are worth it"""
+        with _training_only(self.network, self.trained), torch.enable_grad():
+            before = self._checked_error()
+            if not before > (_WORTHWHILE if epochs is None else 0.0):
+                return
+            kept = [w.detach().clone() for w in self.trained]
+            new = kept
+            try:
+                averaged = self._descend(_EPOCHS if epochs is None else epochs, _RATE * before**0.5, progress)
+                _set(self.trained, averaged)
+                if self._checked_error() < before:
+                    new = averaged
+            finally:
+                _set(self.trained, kept)
+        _set(self.weights, new)
+
+    def _descend(self, epochs: int, rate: float, progress: bool) -> list[Tensor]:
+        """Train, with steps of ``rate`` times the weights. :return: the averages of the weights"""
+        groups = [{"params": [w], "lr": rate * float(w.detach().square().mean().sqrt())} for w in self.trained]
+        optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99))
+        generator = torch.Generator().manual_seed(0)
+        order = torch.cat([torch.randperm(len(self.parts), generator=generator) for _ in range(epochs)]).tolist()
+        first = int(len(order) * (1 - _AVERAGED))
+        averages = [torch.zeros_like(w) for w in self.trained]
+        for step, part in enumerate(tqdm(order, desc="distil", disable=not progress, leave=False)):
+            optimiser.zero_grad()
+            self._error(part).backward()
+            optimiser.step()
+            if step >= first:
+                for average, w in zip(averages, self.trained, strict=True):
+                    average.lerp_(w.detach(), 1 / (step - first + 1))
+        return averages
+
+    @torch.no_grad()
+    def _checked_error(self) -> float:
+        errors = [float(self._error(part)) for part in range(0, len(self.parts), _CHECKED)]
+        return sum(errors) / len(errors)
+
+    def _error(self, part: int) -> Tensor:
+        x = self.parts[part]
+        x = x.to(self.trained[0].dtype) if x.is_floating_point() else x
+        outputs = _outputs(self.network, x.clone() if x.is_inference() else x)
+        pairs = zip(outputs, self.targets[part], self.variances, strict=True)
+        return sum((y - target).square().mean() / variance for y, target, variance in pairs) / len(outputs)
+
+
+def _outputs(model: nn.Module, x: Tensor) -> list[Tensor]:
+    """The floating tensors among the outputs, in float32 at least."""
+    tensors = [y for y in tree_leaves(model(x)) if isinstance(y, Tensor) and y.is_floating_point()]
+    return [y if y.dtype == torch.float64 else y.float() for y in tensors]
+
+
+def _without_outliers(spool: Spool, parts: Spooled, targets: Spooled) -> tuple[Spooled, Spooled]:
+    """Without images whose output would decide the error alone, where it is known which output is whose."""
+    if not all(y.dim() and len(y) == len(x) for x, outputs in zip(parts, targets, strict=True) for y in outputs):
+        return parts, targets
+    usual = [is_usual(sizes) for sizes in _sizes(targets)]
+    masks = torch.stack(usual).all(0).split([len(x) for x in parts])
+    if all(mask.all() for mask in masks):
+        return parts, targets
+    kept = [(i, mask) for i, mask in enumerate(masks) if mask.any()]
+    return (
+        spool.keep(parts[i][mask] for i, mask in kept),
+        spool.keep([y[mask] for y in targets[i]] for i, mask in kept),
+    )
+
+
+def _sizes(targets: Iterable[list[Tensor]]) -> list[Tensor]:
+    """Of each output, the largest magnitude in each image."""
+    by_part = [[y.flatten(1).abs().amax(1) if y.dim() > 1 else y.abs() for y in outputs] for outputs in targets]
+    return [torch.cat(parts) for parts in zip(*by_part, strict=True)]
+
+
+def _is_classification(outputs: list[Tensor]) -> bool:
+    return len(outputs) == 1 and outputs[0].dim() == 2 and outputs[0].shape[1] > 1
+
+
+def _variances(targets: Iterable[list[Tensor]]) -> list[Tensor]:
+    """Of each output, over all images; a constant one counts as it is."""
+    sums = [
+        torch.stack([torch.stack([y.new_tensor(y.numel()), y.sum(), y.square().sum()]).double() for y in output])
+        for output in targets
+    ]
+    count, total, square = sum(sums).unbind(1)
+    variance = square / count - (total / count).square()
+    return list(torch.where(variance > 0, variance, 1.0).float())
+
+
+def _trained_weights(snn: fx.GraphModule) -> list[nn.Parameter]:
+    """Each weight once, of all layers but the first to run."""
+    modules = [snn.get_submodule(node.target) for node in snn.graph.nodes if node.op == "call_module"]
+    weights = [module.weight for module in modules if isinstance(module, LAYERS)]
+    return [w for i, w in enumerate(weights) if all(w is not other for other in weights[:i])][1:]
+
+
+@contextlib.contextmanager
+def _training_only(network: nn.Module, trained: list[nn.Parameter]) -> Iterator[None]:
+    """Levels pass and no trains, and nothing but ``trained`` gets a gradient."""
+    asked = [(p, p.requires_grad) for p in network.parameters()]
+    neurons = [(m, m.packed) for m in network.modules() if isinstance(m, SpikingActivation)]
+    try:
+        for parameter, _ in asked:
+            parameter.requires_grad_(False)
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        for neuron, _ in neurons:
+            neuron.packed = True
+        yield
+    finally:
+        for parameter, flag in asked:
+            parameter.requires_grad_(flag)
+            parameter.grad = None
+        for neuron, flag in neurons:
+            neuron.packed = flag
+
+
+def _set(weights: list[nn.Parameter], values: list[Tensor]) -> None:
+    for w, value in zip(weights, values, strict=True):
+        w.data.copy_(value)
