@@ -1,8 +1,10 @@
 """What each step of the calibration brings and costs, beside SpikingJelly's own recipes in the same run.
 
     python examples/calibration_study.py --data-root DIR
+    python examples/calibration_study.py --data-root DIR --skip-rivals --settings mse:weights --draws 10
 
-DIR as in cifar10_resnet20.py. :func:`study` takes any classifier and any data.
+DIR as in cifar10_resnet20.py. :func:`study` takes any classifier and any data. The second call shows how far a result
+depends on the choice of calibration images, which on some hundred test images is much of what single results differ by.
 """
 
 from __future__ import annotations
@@ -12,12 +14,13 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from statistics import mean, stdev
 
 import torch
 from cifar10 import add_model_options, load_images, load_model
 from comparison import Comparison, Row, Score
 from spikingjelly_recipes import recipes, with_modules
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 # threshold, calibration: each line adds a step to those above, the last three are alternatives
@@ -68,13 +71,50 @@ def table(rows: Sequence[Row], time_steps: Sequence[int]) -> str:
     lines = ["| threshold, calibration | " + " | ".join(f"T={T}" for T in time_steps) + " | cost | peak MiB |"]
     lines.append("|---|" + "---:|" * (len(time_steps) + 2))
     for row in rows:
-        cells = [f"{s.accuracy:.2f} ({s.agreement:.2f})" for s in row.scores.values()]
+        cells = [_cell(score) for score in row.scores.values()]
         cells = cells or [row.failure.replace("|", "\\|"), *[""] * (len(time_steps) - 1)]
         cells.append("" if row.cost is None else f"{row.cost:.1f}")
         cells.append("" if row.peak_mebibytes is None else f"{row.peak_mebibytes:.0f}")
         lines.append(f"| {row.method} | " + " | ".join(cells) + " |")
     chosen = [(row.method, T, s.setting) for row in rows for T, s in row.scores.items() if s.setting]
     return "\n".join([*lines, "", *(f"- {method}, T={T}: {setting}" for method, T, setting in chosen)])
+
+
+def _cell(score: Score) -> str:
+    deviation = "" if score.deviation is None else f" +- {score.deviation:.2f}"
+    return f"{score.accuracy:.2f}{deviation} ({score.agreement:.2f})"
+
+
+def over_draws(studies: Sequence[list[Row]]) -> list[Row]:
+    """
+    :param studies: the same study with several draws of the calibration images, two at least
+    :return: its lines with the means, and the standard deviations of the accuracies
+    """
+    return [_mean(rows) for rows in zip(*studies, strict=True)]
+
+
+def _mean(rows: Sequence[Row]) -> Row:
+    failed = next((row for row in rows if row.failure), None)
+    if failed is not None:
+        return failed
+    scores = {}
+    for T in rows[0].scores:
+        accuracies = [row.scores[T].accuracy for row in rows]
+        agreement = mean(row.scores[T].agreement for row in rows)
+        scores[T] = Score(mean(accuracies), agreement, deviation=stdev(accuracies))
+    return Row(rows[0].method, scores, mean(row.cost for row in rows))
+
+
+def setting(text: str) -> tuple[str, str]:
+    """
+    :param text: of the command line, such as ``"mse:weights"``
+    :return: threshold and calibration
+    :raises argparse.ArgumentTypeError: if it is not two names
+    """
+    threshold, colon, calibration = text.partition(":")
+    if not (threshold and colon and calibration):
+        raise argparse.ArgumentTypeError(f"{text!r} is no THRESHOLD:CALIBRATION such as mse:weights")
+    return threshold, calibration
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -88,10 +128,29 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=64, metavar="N")
     parser.add_argument("--mode", default="parallel")
     parser.add_argument("--test-images", type=int, metavar="N", help="(default: all)")
+    parser.add_argument("--settings", nargs="+", type=setting, default=STEPS, metavar="THRESHOLD:CALIBRATION",
+                        help="the lines of the table (default: each step added to those before it)")  # fmt: skip
+    parser.add_argument("--draws", type=int, default=1, metavar="N",
+                        help="draw the calibration images at random, N times, and print means")  # fmt: skip
     parser.add_argument("--skip-rivals", action="store_true", help="leave SpikingJelly's own recipes out")
     parser.add_argument("--memory", action="store_true", help="measure the peak memory of a conversion, too")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there, too")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.draws < 1:
+        parser.error(f"--draws must be >= 1, got {args.draws}")
+    return args
+
+
+def draw(images: Sequence[Tensor], n: int, seed: int, batch_size: int) -> DataLoader:
+    """
+    :param images: images and labels
+    :param n: how many to draw
+    :param seed: of the draw
+    :param batch_size: of the loader
+    :return: a loader of ``n`` of them, always in the same order
+    """
+    chosen = torch.randperm(len(images[0]), generator=torch.Generator().manual_seed(seed))[:n]
+    return DataLoader(TensorDataset(*(x[chosen] for x in images)), batch_size)
 
 
 def main() -> None:
@@ -99,11 +158,21 @@ def main() -> None:
     args = parse_arguments()
     n = args.images
     ann = load_model(args)
-    train, test = (load_images(args.data_root, *part) for part in (("train", 2 * n), ("test", args.test_images)))
-    parts = {"calibration": [x[:n] for x in train], "test": test, "held-out": [x[n:] for x in train]}
+    train = load_images(args.data_root, "train", 2 * n if args.draws == 1 else None)
+    parts = {
+        "calibration": [x[:n] for x in train],
+        "test": load_images(args.data_root, "test", args.test_images),
+        "held-out": [x[n : 2 * n] for x in train],
+    }
     loaders = [DataLoader(TensorDataset(*part), args.batch_size) for part in parts.values()]
     rival = None if args.skip_rivals else with_modules(ann)
-    rows = study(ann, *loaders, time_steps=args.time_steps, rival=rival, memory=args.memory, mode=args.mode)
+    options = {"time_steps": args.time_steps, "memory": args.memory, "mode": args.mode}
+    if args.draws == 1:
+        rows = study(ann, *loaders, args.settings, rival=rival, **options)
+    else:
+        others = [torch.cat([x[:n], x[2 * n :]]) for x in train]
+        drawn = [draw(others, n, seed, args.batch_size) for seed in range(args.draws)]
+        rows = over_draws([study(ann, loader, *loaders[1:], args.settings, rival=rival, **options) for loader in drawn])
     counts = ", ".join(f"{len(labels)} {name}" for name, (_, labels) in parts.items())
     print(f"{args.model}, mode={args.mode}, {counts} images. In %: test accuracy (agreement with the ANN, held out)")
     print("cost: time of a conversion over that of one pass of the ANN over the calibration images\n")

@@ -27,11 +27,13 @@ class Score:
     :param accuracy: on the test images, in percent
     :param agreement: held-out images given the class that the ANN gives them, in percent
     :param setting: of the recipe, where several were tried
+    :param deviation: standard deviation of the accuracy, if these are means over draws of the calibration images
     """
 
     accuracy: float
     agreement: float
     setting: str = ""
+    deviation: float | None = None
 
 
 @dataclass

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from calibration_study import study, table
-from comparison import Comparison, Row
+from calibration_study import draw, over_draws, study, table
+from comparison import Comparison, Row, Score
 from models import cifar_resnet, digits_cnn
 from spikingjelly_recipes import Passes, with_modules
 from torch import nn
@@ -62,3 +62,19 @@ def test_errors_that_are_not_a_recipe_s_stand_out() -> None:
 def test_table() -> None:
     lines = table([Row("recipe", failure="a | b")], [2, 4]).splitlines()
     assert lines[0].count("|") == lines[2].count("|") - 1 and "a \\| b" in lines[2]
+
+
+def test_means_over_draws() -> None:
+    studies = [[Row("weights", {2: Score(accuracy, agreement)}, 4.0)] for accuracy, agreement in ((80, 70), (84, 72))]
+    (row,) = over_draws(studies)
+    score = row.scores[2]
+    assert (score.accuracy, score.agreement, row.cost) == (82, 71, 4.0)
+    assert score.deviation == pytest.approx(8**0.5)
+    assert "82.00 +- 2.83 (71.00)" in table([row], [2])
+
+
+def test_draws_differ_and_can_be_repeated() -> None:
+    images = [torch.arange(100), torch.arange(100)]
+    drawn = [[x.tolist() for x, _ in draw(images, 10, seed, 4)] for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert [len(batch) for batch in drawn[0]] == [4, 4, 2] and len({i for batch in drawn[0] for i in batch}) == 10
