@@ -270,6 +270,7 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "groups": (partial(nn.Conv2d, 4, 6, 3, groups=2, padding=1), (4, 6, 6)),
     "depthwise": (partial(nn.Conv2d, 3, 3, 3, groups=3, bias=False), (3, 6, 6)),
     "same": (partial(nn.Conv2d, 2, 3, (4, 3), padding="same"), (2, 6, 6)),
+    "valid": (partial(nn.Conv2d, 2, 4, 3, padding="valid"), (2, 7, 6)),
     "reflect": (partial(nn.Conv2d, 2, 3, 3, padding=1, padding_mode="reflect"), (2, 6, 6)),
     "3-D": (partial(nn.Conv3d, 2, 3, 2, stride=(1, 2, 1)), (2, 4, 5, 4)),
 }

@@ -49,9 +49,9 @@ class ConversionConfig:
     :param max_memory: GiB of calibration values that may be in memory at a time; what is more waits in temporary files.
         ``None``: no limit
     :param strict: ``spiking_inputs``, and an operation that stays analogue is an error
-    :param distillation_epochs: how often gradient steps on all weights go through the calibration data at the end, see
+    :param distillation_epochs: how often gradient steps on the weights go through the calibration data at the end, see
         :func:`~sj_parallel_conversion.ann2snn.calibration.distillation.distil`. ``None``: 3 in a classifier with
-        ``calibration="weights"`` whose error is worth it, otherwise 0
+        ``calibration="weights"`` whose outputs are more than 2 % off, otherwise 0
     :raises ConfigError: if an option is out of range; the message lists what is valid
     """
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 GIB = 2**30
 
@@ -43,7 +43,7 @@ class Spool:
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(prefix="sj_parallel_conversion_")
         path = _File(self._folder.name, str(next(self._numbers)))
-        torch.save(value, path)
+        torch.save(tree_map_only(Tensor, _compact, value), path)
         return path
 
     @staticmethod
@@ -95,6 +95,11 @@ class Spooled:
 def _drop_all(spool: Spool, stored: list[object]) -> None:
     for value in stored:
         spool.drop(value)
+
+
+def _compact(x: Tensor) -> Tensor:
+    """Of a view, its own part of the memory: a file would hold all of it."""
+    return x.clone() if x.untyped_storage().nbytes() > x.numel() * x.element_size() else x
 
 
 def _size(value: object) -> int:

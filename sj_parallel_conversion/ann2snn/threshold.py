@@ -107,7 +107,7 @@ def _extremes(site: Site, y: Tensor) -> tuple[Tensor, Tensor]:
     # along the memory first: bringing the channels to the front would copy everything
     channel = site.channel_dim % y.dim()
     low, high = y.unsqueeze(-1).flatten(channel + 1).aminmax(dim=-1)
-    return low.flatten(0, channel - 1).amin(0), high.flatten(0, channel - 1).amax(0)
+    return low.unsqueeze(0).flatten(0, channel).amin(0), high.unsqueeze(0).flatten(0, channel).amax(0)
 
 
 def _check_bounds(site: Site, low: Tensor, high: Tensor) -> None:

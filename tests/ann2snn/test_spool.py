@@ -62,3 +62,9 @@ def test_conversion_is_the_same(calibration: str, max_memory: float) -> None:
     spooled = sjpc.ParallelConverter(list(x.split(2)), **options, max_memory=max_memory).convert(ann)
     for (name, a), b in zip(plain.state_dict().items(), spooled.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
+
+
+def test_a_file_holds_a_view_and_not_what_it_is_a_view_of() -> None:
+    spool = Spool(0)
+    stored = [spool.put(part) for part in torch.randn(64, 1000).split(16)]
+    assert all(path.stat().st_size < 2 * 16 * 1000 * 4 for path in stored)

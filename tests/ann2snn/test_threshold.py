@@ -135,3 +135,18 @@ def test_no_hooks_are_left() -> None:
     with pytest.raises(sjpc.DataError):
         observe(traced, find_sites(traced), CalibrationData([], torch.device("cpu"), None, False), "mse", 8)
     assert not any(module._forward_hooks for module in traced.modules())
+
+
+def test_channels_on_the_first_axis() -> None:
+    class Transposed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 5)
+            self.act = sjpc.QCFS(3, torch.linspace(0.5, 1, 8), channel_dim=0)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(self.act(self.a(x).transpose(0, 1)).transpose(0, 1))
+
+    ann, x = Transposed().eval(), torch.randn(40, 6)
+    snn = sjpc.ParallelConverter([x], time_steps=3, calibration="none", show_progress=False).convert(ann)
+    assert torch.equal(snn.predict(x), ann(x))

@@ -27,71 +27,79 @@ _WORTHWHILE = 0.02  # relative squared error of the outputs
 _IMAGES = 16  # a step, and with gradients at once, which is what limits the memory
 _RATE = 0.012  # size of a step, relative to the weights, for a relative error of 1
 _AVERAGED = 2 / 3  # share of the steps, the last, over which weights are averaged
-_CHECKED = 8  # every eighth part of the images shows whether the network has become better
+_CHECKED = 8  # every eighth part of the images shows whether the steps have led astray
+_ASTRAY = 1.5  # that many times the error
 
 
 def distil(ann: fx.GraphModule, snn: fx.GraphModule, data: CalibrationData, config: ConversionConfig) -> None:
     r"""
-    Adam on the weights of all layers but the first (which sees no spikes), with the straight-through gradient of the
-    relative squared error of the outputs y against the ANN's,
+    Adam on the weights (not the biases) of the convolutions and linear layers behind the first of them, with the
+    straight-through gradient of the relative squared error of the outputs y against the ANN's,
 
     .. math:: e = \overline{(y - y^*)^2} / \mathrm{var}(y^*).
 
     Steps are proportional to a layer's weights and to the root of the error that there is to correct, and the weights
-    are averaged over the last two thirds of them. If the error of a sample of the images has not become less, the
-    network stays as it was. (No images are held out: the calibration has fitted the network to all of them, which
-    no step of gradients on the others would outdo.)
+    are averaged over the last two thirds of them. If that has led astray, which a sample of the images shows, the
+    network stays as it was. (Held-out images could not show more: the calibration has fitted the network to them, too,
+    so that on small data even good steps make their error larger.)
 
     :param ann: the reference
     :param snn: the calibrated network, folded or not; its weights are set
     :param data: calibration data, read once
     :param config: the conversion's options. ``distillation_epochs=None``: three for ``calibration="weights"`` if the
-        output is ``[N, classes]`` and its error worth it, otherwise none
+        only output is one of two axes, as classes ``[N, C]`` are, and its error worth it, otherwise none
     """
     chosen = config.distillation_epochs
     if chosen == 0 or (chosen is None and config.calibration != "weights") or not _trained_weights(snn):
         return
+    try:
+        reason = _distil(ann, snn, data, config)
+    except RuntimeError as error:  # no gradient, or not enough memory for one: what is calibrated must not be lost
+        reason = str(error).partition("\n")[0]
+    if reason:
+        warnings.warn(f"the spiking network is calibrated, but not distilled: {reason}", stacklevel=2)
+
+
+def _distil(ann: fx.GraphModule, snn: fx.GraphModule, data: CalibrationData, config: ConversionConfig) -> str:
+    """:return: why the network is not distilled, though it should be"""
+    chosen = config.distillation_epochs
+    if chosen is None and not _is_classification(_outputs(ann, data.first()[:_IMAGES])):
+        return ""
     spool = Spool(config.max_memory)
     parts = spool.keep(part for x in data.batches("read calibration data") for part in x.split(_IMAGES))
-    targets = spool.keep(_outputs(ann, x) for x in parts)
-    if chosen is None and not _is_classification(targets[0]):
-        return
-    parts, targets = _without_outliers(spool, parts, targets)
-    try:
-        _Distillation(snn, parts, targets).run(chosen, config.show_progress)
-    except torch.cuda.OutOfMemoryError:
-        raise
-    except RuntimeError as error:
-        reason = str(error).partition("\n")[0]
-        warnings.warn(f"the spiking network is not distilled, because it has no gradient: {reason}", stacklevel=2)
+    parts, targets = _usual(spool, parts, spool.keep(_outputs(ann, x) for x in parts))
+    if not len(parts):
+        return "the ANN has no finite outputs of floats"
+    better = _Distillation(snn, parts, targets).run(chosen, config.show_progress)
+    return "" if better else "gradient steps make the outputs worse"
 
 
 class _Distillation:
     def __init__(self, snn: fx.GraphModule, parts: Spooled, targets: Spooled) -> None:
         self.parts, self.targets = parts, targets
         self.weights = _trained_weights(snn)
-        half = any(w.dtype in (torch.float16, torch.bfloat16) for w in self.weights)
         # steps are smaller than what half precision can tell apart
-        self.network = copy.deepcopy(snn).float() if half else snn
+        self.half = any(w.dtype in (torch.float16, torch.bfloat16) for w in self.weights)
+        self.network = copy.deepcopy(snn).float() if self.half else snn
         self.trained = _trained_weights(self.network)
         self.variances = _variances(targets)
 
-    def run(self, epochs: int | None, progress: bool) -> None:
-        """:param epochs: ``None``: as many as are worth it"""
+    def run(self, epochs: int | None, progress: bool) -> bool:
+        """:param epochs: ``None``: as many as are worth it. :return: ``False`` if the steps have led astray"""
         with _training_only(self.network, self.trained), torch.enable_grad():
             before = self._checked_error()
-            if not before > (_WORTHWHILE if epochs is None else 0.0):
-                return
+            if before <= (_WORTHWHILE if epochs is None else 0.0):
+                return True
             kept = [w.detach().clone() for w in self.trained]
-            new = kept
             try:
-                averaged = self._descend(_EPOCHS if epochs is None else epochs, _RATE * before**0.5, progress)
-                _set(self.trained, averaged)
-                if self._checked_error() < before:
-                    new = averaged
+                averages = self._descend(_EPOCHS if epochs is None else epochs, _RATE * before**0.5, progress)
+                _set(self.trained, averages)
+                better = self._checked_error() < _ASTRAY * before
             finally:
                 _set(self.trained, kept)
-        _set(self.weights, new)
+        if better:
+            _set(self.weights, averages)
+        return better
 
     def _descend(self, epochs: int, rate: float, progress: bool) -> list[Tensor]:
         """Train, with steps of ``rate`` times the weights. :return: the averages of the weights"""
@@ -117,7 +125,7 @@ class _Distillation:
 
     def _error(self, part: int) -> Tensor:
         x = self.parts[part]
-        x = x.to(self.trained[0].dtype) if x.is_floating_point() else x
+        x = x.float() if self.half and x.is_floating_point() else x
         outputs = _outputs(self.network, x.clone() if x.is_inference() else x)
         pairs = zip(outputs, self.targets[part], self.variances, strict=True)
         return sum((y - target).square().mean() / variance for y, target, variance in pairs) / len(outputs)
@@ -125,16 +133,23 @@ class _Distillation:
 
 def _outputs(model: nn.Module, x: Tensor) -> list[Tensor]:
     """The floating tensors among the outputs, in float32 at least."""
-    tensors = [y for y in tree_leaves(model(x)) if isinstance(y, Tensor) and y.is_floating_point()]
+    tensors = [y for y in tree_leaves(model(x)) if isinstance(y, Tensor) and y.is_floating_point() and y.numel()]
     return [y if y.dtype == torch.float64 else y.float() for y in tensors]
 
 
-def _without_outliers(spool: Spool, parts: Spooled, targets: Spooled) -> tuple[Spooled, Spooled]:
-    """Without images whose output would decide the error alone, where it is known which output is whose."""
+def _usual(spool: Spool, parts: Spooled, targets: Spooled) -> tuple[Spooled, Spooled]:
+    """
+    Without images whose output is not finite or would decide the error alone, as far as it is known which output is
+    whose.
+    """
+    if not targets[0]:
+        return spool.keep([]), spool.keep([])
     if not all(y.dim() and len(y) == len(x) for x, outputs in zip(parts, targets, strict=True) for y in outputs):
         return parts, targets
-    usual = [is_usual(sizes) for sizes in _sizes(targets)]
-    masks = torch.stack(usual).all(0).split([len(x) for x in parts])
+    sizes = _sizes(targets)
+    finite = torch.stack([size.isfinite() for size in sizes]).all(0)
+    usual = [is_usual(size.where(finite, 0.0)) for size in sizes]
+    masks = (torch.stack(usual).all(0) & finite).split([len(x) for x in parts])
     if all(mask.all() for mask in masks):
         return parts, targets
     kept = [(i, mask) for i, mask in enumerate(masks) if mask.any()]
@@ -156,17 +171,18 @@ def _is_classification(outputs: list[Tensor]) -> bool:
 
 def _variances(targets: Iterable[list[Tensor]]) -> list[Tensor]:
     """Of each output, over all images; a constant one counts as it is."""
-    sums = [
-        torch.stack([torch.stack([y.new_tensor(y.numel()), y.sum(), y.square().sum()]).double() for y in output])
-        for output in targets
-    ]
+    sums = [torch.stack([_moments(y.double()) for y in outputs]) for outputs in targets]
     count, total, square = sum(sums).unbind(1)
     variance = square / count - (total / count).square()
     return list(torch.where(variance > 0, variance, 1.0).float())
 
 
+def _moments(y: Tensor) -> Tensor:
+    return torch.stack([y.new_tensor(y.numel()), y.sum(), y.square().sum()])
+
+
 def _trained_weights(snn: fx.GraphModule) -> list[nn.Parameter]:
-    """Each weight once, of all layers but the first to run."""
+    """Each weight once, of all layers but the first to run: in most networks it sees no spikes."""
     modules = [snn.get_submodule(node.target) for node in snn.graph.nodes if node.op == "call_module"]
     weights = [module.weight for module in modules if isinstance(module, LAYERS)]
     return [w for i, w in enumerate(weights) if all(w is not other for other in weights[:i])][1:]

@@ -66,11 +66,13 @@ def to_weight(layer: nn.Module, coefficients: Tensor) -> Tensor:
 
 
 def _pad(layer: _ConvNd, u: Tensor) -> Tensor:
+    if layer.padding == "valid":
+        return u
     if layer.padding == "same":
         totals = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
         pairs = [(total // 2, total - total // 2) for total in totals]
     else:
-        pairs = [(0, 0) if layer.padding == "valid" else (p, p) for p in (layer.padding or layer.kernel_size)]
+        pairs = [(p, p) for p in layer.padding]
     flat = [amount for pair in reversed(pairs) for amount in pair]
     return F.pad(u, flat, mode="constant" if layer.padding_mode == "zeros" else layer.padding_mode)
 

@@ -44,10 +44,12 @@ def fit_change(
     :param held_out: every how-manieth image is held out
     :return: ``[groups, features + 1, channels]``, or ``None`` if no change helps the held-out images
     """
-    fitted, held, held_rows = _Sums(), _Sums(), []
+    fitted, held, held_rows, centre = _Sums(), _Sums(), [], None
     samples = _without_outliers(list(_samples(layer, outputs, targets, weights, held_out)))
     for sample, u in zip(samples, inputs, strict=True):
-        x = input_rows(layer, u[sample.order], sample.places).mul_(sample.root)
+        x = input_rows(layer, u[sample.order], sample.places)
+        centre = x.mean(1, keepdim=True) if centre is None else centre
+        x.sub_(centre).mul_(sample.root)
         z, target = sample.output * sample.root, sample.target * sample.root
         error = (torch.where(target > 0, target, z.clamp(max=0)) if rectified else target) - z
         for sums, rows in ((fitted, slice(sample.fitted)), (held, slice(sample.fitted, None))):
@@ -55,24 +57,32 @@ def fit_change(
         # a copy, because a view would keep all rows in memory
         held_rows.append((x[:, rows].clone(), z[:, rows], target[:, rows], sample.root[rows].expand(len(x), -1, 1)))
     if not (fitted.rows and held.rows):
-        return (fitted + held).solve(_DEFAULT_RIDGE)
+        return _uncentred((fitted + held).solve(_DEFAULT_RIDGE, centre), centre)
     x, z, target, root = (torch.cat(parts, 1) for parts in zip(*held_rows, strict=True))
     best, lowest = None, _loss(z, target, rectified)
     for ridge in _RIDGES:
-        change = fitted.solve(ridge)
+        change = fitted.solve(ridge, centre)
+        if change is None:
+            continue
         loss = _loss(z + x @ change[:, :-1] + root @ change[:, -1:], target, rectified)
         if loss < lowest:
             best, lowest = ridge, loss
-    return None if best is None else (fitted + held).solve(best)
+    return None if best is None else _uncentred((fitted + held).solve(best, centre), centre)
 
 
 def apply_change(layer: nn.Module, change: Tensor) -> None:
-    """Add ``change`` ``[groups, features + 1, channels]`` to the weight and bias of ``layer``."""
-    layer.weight.data += to_weight(layer, change[:, :-1])
+    """Add ``change`` ``[groups, features + 1, channels]`` to the weight and bias of ``layer``, which become its own."""
+    layer.weight = nn.Parameter(layer.weight.detach() + to_weight(layer, change[:, :-1]))
     bias = change[:, -1].flatten().to(layer.weight.dtype)
-    if layer.bias is None:
-        layer.bias = nn.Parameter(torch.zeros_like(bias))
-    layer.bias.data += bias
+    layer.bias = nn.Parameter(bias if layer.bias is None else layer.bias.detach() + bias)
+
+
+def _uncentred(change: Tensor | None, centre: Tensor) -> Tensor | None:
+    """``change`` for inputs from which ``centre`` ``[groups, 1, features]`` is not subtracted."""
+    if change is None:
+        return None
+    bias = change[:, -1:] - (centre.double() @ change[:, :-1].double()).float()
+    return torch.cat([change[:, :-1], bias], 1)
 
 
 @dataclass
@@ -128,12 +138,18 @@ def _without_outliers(samples: list[_Sample]) -> list[_Sample]:
 
 
 class _Sums:
-    """What least squares needs to know of rows: their covariance, and that with what they shall explain."""
+    """
+    What least squares needs to know of rows: their covariance, and that with what they shall explain. Their inputs are
+    nearly centred before they are added up in float32: a common mean would leave no digits for what differs.
+    """
 
     def __init__(self) -> None:
         self.rows = 0
-        self.covariance: Tensor | float = 0.0
-        self.explained: Tensor | float = 0.0
+        self.squares: Tensor | float = 0.0  # [groups, features, features]
+        self.sums: Tensor | float = 0.0  # [groups, features, 1]
+        self.explained: Tensor | float = 0.0  # [groups, features, channels]
+        self.errors: Tensor | float = 0.0  # [groups, 1, channels]
+        self.weight: Tensor | float = 0.0
 
     def add(self, x: Tensor, error: Tensor, root: Tensor) -> None:
         """
@@ -143,30 +159,37 @@ class _Sums:
         """
         if not len(root):
             return
-        root = root.expand(len(x), -1, 1)
-        across = (x.transpose(1, 2) @ torch.cat([error, root], 2)).double()
-        alone = (root.transpose(1, 2) @ torch.cat([error, root], 2)).double()
-        covariance = torch.cat([(x.transpose(1, 2) @ x).double(), across[..., -1:]], 2)
-        last = torch.cat([across[..., -1:].transpose(1, 2), alone[..., -1:]], 2)
-        self.covariance = self.covariance + torch.cat([covariance, last], 1)
-        self.explained = self.explained + torch.cat([across[..., :-1], alone[..., :-1]], 1)
-        self.rows += len(root[0])
+        across = (x.transpose(1, 2) @ torch.cat([error, root.expand(len(x), -1, 1)], 2)).double()
+        self.squares = self.squares + (x.transpose(1, 2) @ x).double()
+        self.explained, self.sums = self.explained + across[..., :-1], self.sums + across[..., -1:]
+        self.errors = self.errors + (root.T @ error).double()
+        self.weight = self.weight + root.double().square().sum()
+        self.rows += len(root)
 
     def __add__(self, other: _Sums) -> _Sums:
         both = _Sums()
-        both.rows = self.rows + other.rows
-        both.covariance = self.covariance + other.covariance
-        both.explained = self.explained + other.explained
+        for name in vars(both):
+            setattr(both, name, getattr(self, name) + getattr(other, name))
         return both
 
-    def solve(self, ridge: float) -> Tensor:
-        """:param ridge: penalty, relative to the mean variance. :return: ``[groups, features + 1, channels]``"""
-        diagonal = self.covariance.diagonal(dim1=1, dim2=2)
-        scale = diagonal[:, :-1].mean(1, keepdim=True)
-        penalty = (ridge * scale).expand_as(diagonal).clone()
-        penalty[:, -1] = 1e-6 * diagonal[:, -1]  # the bias is free
-        factor = torch.linalg.cholesky(self.covariance + torch.diag_embed(penalty + 1e-9 * scale + 1e-12))
-        return torch.cholesky_solve(self.explained, factor).float()
+    def solve(self, ridge: float, centre: Tensor) -> Tensor | None:
+        """
+        :param ridge: penalty, relative to the mean square of the inputs; the bias has none
+        :param centre: what was subtracted from them, ``[groups, 1, features]``
+        :return: ``[groups, features + 1, channels]``, or ``None`` if there is no finite solution
+        """
+        weight = self.weight.clamp_min(1e-30)
+        mean = self.sums / weight
+        covariance = self.squares - self.sums @ mean.transpose(1, 2)
+        centre = centre.double().transpose(1, 2)
+        squares = self.squares.diagonal(dim1=1, dim2=2).unsqueeze(2) + (2 * self.sums + weight * centre) * centre
+        penalty = (ridge + 1e-9) * squares.mean(1) + 1e-12
+        covariance.diagonal(dim1=1, dim2=2).add_(penalty)
+        factor, failed = torch.linalg.cholesky_ex(covariance)
+        explained = self.explained - mean @ self.errors
+        slope = torch.cholesky_solve(explained, factor)
+        change = torch.cat([slope, self.errors / weight - mean.transpose(1, 2) @ slope], 1).float()
+        return change if not failed.any() and change.isfinite().all() else None
 
 
 def _loss(z: Tensor, target: Tensor, rectified: bool) -> float:

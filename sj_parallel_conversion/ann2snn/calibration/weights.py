@@ -113,7 +113,7 @@ class CorrectWeights(FitNeurons):
             (node,) = node.users
             if node.op == "call_module" and node.target in self.sites:
                 return True
-            if node.target not in (operator.add, torch.add):
+            if node.target not in (operator.add, torch.add) or not _keeps_shapes(node):
                 return False
         return False
 
@@ -128,7 +128,13 @@ class CorrectWeights(FitNeurons):
                 continue
             if source.op == "call_module" and isinstance(self.snn.get_submodule(source.target), LAYERS):
                 found.append(source)
-            elif source.target in (operator.add, torch.add):
+            elif source.target in (operator.add, torch.add) and _keeps_shapes(source):
                 stack += source.all_input_nodes
         order = {n: i for i, n in enumerate(node.graph.nodes)}
         return max(found, key=order.__getitem__).target if found else None
+
+
+def _keeps_shapes(addition: fx.Node) -> bool:
+    """Whether nothing is broadcast, so that an error at one place of the sum is one at that place of each summand."""
+    shapes = {n.meta.get("shape") for n in (addition, *addition.all_input_nodes)}
+    return len(shapes - {None}) <= 1

@@ -124,12 +124,93 @@ def test_several_outputs() -> None:
     assert found[1] < found[0]
 
 
+def assert_not_distilled(ann: nn.Module, x: Tensor, why: str, **options: object) -> None:
+    plain = convert(ann, [x], **{**options, "distillation_epochs": 0})
+    with pytest.warns(UserWarning, match=f"calibrated, but not distilled: {why}"):
+        snn = convert(ann, [x], **options)
+    assert same(snn, plain)
+
+
 @pytest.mark.parametrize("rate", [50.0, math.nan])
-def test_what_does_harm_leaves_no_trace(rate: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    ann, x = network(), images(64)
-    plain = convert(ann, [x], distillation_epochs=0)
+def test_what_leads_astray_leaves_no_trace(rate: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distillation, "_RATE", rate)
-    assert same(convert(ann, [x], distillation_epochs=2), plain)
+    assert_not_distilled(network(), images(64), "gradient steps make the outputs worse")
+
+
+@pytest.mark.parametrize("error", [torch.cuda.OutOfMemoryError("no memory"), RuntimeError("DefaultCPUAllocator: no")])
+def test_lack_of_memory_loses_nothing(error: RuntimeError, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise error
+
+    monkeypatch.setattr(torch.optim.Adam, "step", fail)
+    assert_not_distilled(network(), images(64), str(error))
+
+
+class OnlyWholeBatches(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.b(torch.relu(self.a(x))))
+        return self.head(x.view(-1, 10, 8).mean(1))
+
+
+@pytest.mark.filterwarnings("ignore:calibration='weights' lets all errors count alike")
+def test_networks_that_take_whole_batches_only() -> None:
+    assert_not_distilled(OnlyWholeBatches().eval(), torch.randn(40, 6), "shape", fold=False)
+
+
+class Returning(nn.Module):
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.body, self.what = network(), what
+
+    def forward(self, x: Tensor) -> object:
+        y = self.body(x)
+        choices = {
+            "classes": lambda: y.argmax(1),
+            "unit vectors": lambda: y / y.norm(dim=1, keepdim=True),
+            "an empty part": lambda: (y, y[:, :0]),
+            "a root": lambda: torch.relu(y - 0.05).sqrt(),
+        }
+        return choices[self.what]()
+
+
+def test_no_floating_output() -> None:
+    assert_not_distilled(Returning("classes").eval(), images(64), "the ANN has no finite", distillation_epochs=2)
+
+
+def test_an_infinite_gradient() -> None:
+    assert_not_distilled(Returning("a root").eval(), images(64), "gradient steps", distillation_epochs=2)
+
+
+def test_images_without_a_finite_output_are_left_out() -> None:
+    ann, x = Returning("unit vectors").eval(), images(64)
+    for m in ann.modules():
+        if isinstance(m, (nn.Conv2d, nn.Linear)):
+            m.bias = None
+    x[:6] = 0  # 0 / 0
+    assert not same(convert(ann, [x], time_steps=2), convert(ann, [x], time_steps=2, distillation_epochs=0))
+
+
+def test_empty_outputs() -> None:
+    ann, x = Returning("an empty part").eval(), images(64)
+    assert not same(convert(ann, [x], distillation_epochs=1), convert(ann, [x], distillation_epochs=0))
+
+
+def test_what_is_no_classifier_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    outputs = distillation._outputs
+    monkeypatch.setattr(distillation, "_outputs", lambda model, x: seen.append(len(x)) or outputs(model, x))
+    convert(network(MAPS), [images(64)])
+    assert seen == [16]
+
+
+def test_a_mean_takes_no_digits_from_the_variance() -> None:
+    y = torch.randn(1000, 4) + 1e4
+    (found,) = distillation._variances([[part] for part in y.split(16)])
+    torch.testing.assert_close(found, y.double().var(correction=0).float())
 
 
 def test_an_interruption_leaves_the_ann(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -167,3 +167,31 @@ def test_an_outlier_does_not_spoil_the_rest(calibration: str) -> None:
     ann, x = network(), torch.randn(128, 3, 8, 8)
     x[0, :, 0, 0] = 1e4
     assert error(convert(ann, [x], calibration=calibration), ann, x[1:]) < 0.3
+
+
+@pytest.mark.parametrize("calibration", CALIBRATIONS)
+@pytest.mark.parametrize("broadcast_last", [True, False])
+def test_broadcast_additions(calibration: str, broadcast_last: bool) -> None:
+    class Context(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1)
+            self.pooled, self.head = nn.Conv2d(6, 6, 1), nn.Linear(6, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.relu(self.a(x))
+            mean = x.mean((2, 3), keepdim=True)
+            z = self.b(x) + self.pooled(mean) if broadcast_last else self.pooled(mean) + self.b(x)
+            return self.head(torch.relu(z).mean((2, 3)))
+
+    torch.manual_seed(0)
+    ann, x = Context().eval(), torch.randn(128, 3, 8, 8)
+    plain, calibrated = (convert(ann, [x], time_steps=2, calibration=c) for c in ("none", calibration))
+    assert error(calibrated, ann, x) < error(plain, ann, x)
+
+
+def test_identical_images() -> None:
+    torch.manual_seed(0)
+    ann = nn.Sequential(nn.Linear(20, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 5)).eval()
+    x = torch.rand(1, 20).expand(512, 20).clone()
+    assert torch.isfinite(convert(ann, [x], calibration="weights").predict(x)).all()

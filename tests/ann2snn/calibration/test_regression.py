@@ -78,6 +78,39 @@ def test_is_ridge_regression_on_all_rows() -> None:
     covariance = x.T @ (weight * x)
     scale = covariance.diagonal()[:-1].mean()
     penalty = torch.tensor([0.01] * 5 + [0.0]) * scale
-    penalty[-1] = 1e-6 * covariance[-1, -1]
     expected = torch.linalg.solve(covariance + penalty.diag(), x.T @ (weight * (target - y)).double())
     torch.testing.assert_close(change, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("spread", [0.0, 1e-3, 1.0])
+@torch.no_grad()
+def test_a_common_mean_leaves_digits_for_what_differs(spread: float) -> None:
+    torch.manual_seed(0)
+    layer, wanted = nn.Linear(300, 4), nn.Linear(300, 4)
+    u = 3 * torch.rand(300) + spread * torch.randn(4000, 300)
+    batches = u.split(1000)
+    outputs, targets = ([module(x) for x in batches] for module in (layer, wanted))
+    change = fit_change(layer, batches, outputs, targets, [None] * 4, rectified=False, held_out=8)
+    apply_change(layer, change)
+    before, after = (((torch.cat(y) - torch.cat(targets)).square().mean()) for y in (outputs, [layer(u)]))
+    assert after < 1e-3 * before
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e19])
+@torch.no_grad()
+def test_no_change_where_there_is_no_solution(scale: float) -> None:
+    layer = nn.Linear(5, 3)
+    u = scale * torch.randn(64, 5)
+    y = layer(u)
+    change = fit_change(layer, [u], [y], [y], [None], rectified=False, held_out=8)
+    assert change is None or change.abs().max() < 1e-6
+
+
+def test_a_changed_layer_has_weights_of_its_own() -> None:
+    embedding = nn.Embedding(7, 5)
+    head = nn.Linear(5, 7, bias=False)
+    head.weight = embedding.weight
+    before = embedding.weight.detach().clone()
+    apply_change(head, torch.ones(1, 6, 7))
+    assert torch.equal(embedding.weight, before)
+    torch.testing.assert_close(head.weight, before + 1)
