@@ -50,7 +50,7 @@ def distil(ann: fx.GraphModule, snn: fx.GraphModule, data: CalibrationData, conf
         only output is one of two axes, as classes ``[N, C]`` are, and its error worth it, otherwise none
     """
     chosen = config.distillation_epochs
-    if chosen == 0 or (chosen is None and config.calibration != "weights") or not _trained_weights(snn):
+    if chosen == 0 or (chosen is None and config.calibration != "weights"):
         return
     try:
         reason = _distil(ann, snn, data, config)
@@ -61,8 +61,10 @@ def distil(ann: fx.GraphModule, snn: fx.GraphModule, data: CalibrationData, conf
 
 
 def _distil(ann: fx.GraphModule, snn: fx.GraphModule, data: CalibrationData, config: ConversionConfig) -> str:
-    """:return: why the network is not distilled, though it should be"""
+    """:return: why the network is not distilled, though it should be, or nothing"""
     chosen = config.distillation_epochs
+    if not _trained_weights(snn):
+        return "" if chosen is None else "there is no convolution or linear layer behind the first"
     if chosen is None and not _is_classification(_outputs(ann, data.first()[:_IMAGES])):
         return ""
     spool = Spool(config.max_memory)

@@ -42,7 +42,8 @@ def fit_change(
     :param weights: of the squared errors, the same for all channels, broadcastable to the outputs; ``None``: 1
     :param rectified: whether a rectifier follows
     :param held_out: every how-manieth image is held out
-    :return: ``[groups, features + 1, channels]``, or ``None`` if no change helps the held-out images
+    :return: ``[groups, features + 1, channels]``, or ``None`` if no change helps the held-out images or
+        none is finite
     """
     fitted, held, held_rows, centre = _Sums(), _Sums(), [], None
     samples = _without_outliers(list(_samples(layer, outputs, targets, weights, held_out)))
