@@ -132,9 +132,11 @@ def parse_arguments() -> argparse.Namespace:
                         help="the lines of the table (default: each step added to those before it)")  # fmt: skip
     parser.add_argument("--draws", type=int, default=1, metavar="N",
                         help="draw the calibration images at random, N times, and print means")  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the first draw; the next has N + 1")
     parser.add_argument("--skip-rivals", action="store_true", help="leave SpikingJelly's own recipes out")
     parser.add_argument("--memory", action="store_true", help="measure the peak memory of a conversion, too")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there, too")
+    parser.add_argument("--json", type=Path, metavar="FILE",
+                        help="write all figures there, too, those of each draw")  # fmt: skip
     args = parser.parse_args()
     if args.draws < 1:
         parser.error(f"--draws must be >= 1, got {args.draws}")
@@ -167,18 +169,18 @@ def main() -> None:
     loaders = [DataLoader(TensorDataset(*part), args.batch_size) for part in parts.values()]
     rival = None if args.skip_rivals else with_modules(ann)
     options = {"time_steps": args.time_steps, "memory": args.memory, "mode": args.mode}
-    if args.draws == 1:
-        rows = study(ann, *loaders, args.settings, rival=rival, **options)
-    else:
+    calibration = loaders[:1]
+    if args.draws > 1:
         others = [torch.cat([x[:n], x[2 * n :]]) for x in train]
-        drawn = [draw(others, n, seed, args.batch_size) for seed in range(args.draws)]
-        rows = over_draws([study(ann, loader, *loaders[1:], args.settings, rival=rival, **options) for loader in drawn])
+        calibration = [draw(others, n, args.seed + i, args.batch_size) for i in range(args.draws)]
+    studies = [study(ann, loader, *loaders[1:], args.settings, rival=rival, **options) for loader in calibration]
+    rows = studies[0] if args.draws == 1 else over_draws(studies)
     counts = ", ".join(f"{len(labels)} {name}" for name, (_, labels) in parts.items())
     print(f"{args.model}, mode={args.mode}, {counts} images. In %: test accuracy (agreement with the ANN, held out)")
     print("cost: time of a conversion over that of one pass of the ANN over the calibration images\n")
     print(table(rows, args.time_steps))
     if args.json:
-        args.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+        args.json.write_text(json.dumps([[asdict(row) for row in rows] for rows in studies], indent=1))
 
 
 if __name__ == "__main__":
