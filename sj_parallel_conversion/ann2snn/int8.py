@@ -95,6 +95,8 @@ def _bytes(levels: Tensor, memory_format: torch.memory_format = torch.preserve_f
 class _Int8Layer(nn.Module):
     def __init__(self, layer: nn.Conv2d | nn.Linear) -> None:
         super().__init__()
+        # hooks of the layer, of every kind, go on listening
+        self.__dict__.update({name: hooks for name, hooks in vars(layer).items() if name.startswith("_forward_")})
         weight = layer.weight.detach().float()
         scale = weight.flatten(1).abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny) / 127
         rows = scale.view(-1, *[1] * (weight.dim() - 1))

@@ -140,6 +140,17 @@ def test_hooks_keep_what_they_saw() -> None:
 
 
 @torch.no_grad()
+def test_hooks_go_on_listening() -> None:
+    snn, seen = convert(with_activations(nn.ReLU(), nn.ReLU()), IMAGES), []
+    for name in integer_layers(sjpc.to_int8(snn)):
+        layer = snn.net.get_submodule(name)
+        layer.register_forward_pre_hook(lambda module, args, kwargs: seen.append("before"), with_kwargs=True)
+        layer.register_forward_hook(lambda module, args, y: seen.append("after"), always_call=True)
+    sjpc.to_int8(snn).predict(IMAGES)
+    assert seen == 2 * ["before", "after"]
+
+
+@torch.no_grad()
 def test_a_prepacked_network_may_be_given() -> None:
     snn = convert(two_convs(), IMAGES)
     assert torch.equal(sjpc.to_int8(sjpc.prepack(snn)).predict(IMAGES), sjpc.to_int8(snn).predict(IMAGES))

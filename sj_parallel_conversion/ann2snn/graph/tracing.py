@@ -59,10 +59,12 @@ def trace(model: nn.Module, training: bool = False) -> fx.GraphModule:
     """
     :param model: any module; it is left as it was
     :param training: whether the graph of training mode is wanted
-    :return: the graph of a :func:`~.source.plain_copy`; optional arguments of its ``forward`` have their default values
+    :return: the graph of a :func:`~.source.plain_copy` without backward hooks; optional arguments of its ``forward``
+        have their default values
     :raises ConversionError: if the model cannot be copied or traced; the message names the line of the model
     """
     root = plain_copy(model).train(training)
+    _remove_backward_hooks(root)
     name = type(root).__name__
     tracer = _Tracer()
     try:
@@ -75,6 +77,13 @@ def trace(model: nn.Module, training: bool = False) -> fx.GraphModule:
             "the model and convert the part that computes"
         ) from error
     return fx.GraphModule(root, graph).train(training)
+
+
+def _remove_backward_hooks(model: nn.Module) -> None:
+    """In place: they belong to the training of the user's model, and a calibration may ask for gradients as well."""
+    for module in model.modules():
+        module._backward_hooks.clear()
+        module._backward_pre_hooks.clear()
 
 
 @contextmanager

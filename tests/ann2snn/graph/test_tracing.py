@@ -116,6 +116,18 @@ def test_the_original_is_left_as_it_was(name: str) -> None:
     assert storages.isdisjoint(p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()])
 
 
+def test_backward_hooks_stay_with_the_model() -> None:
+    """A calibration with gradients is no training of the user's."""
+    ann, calls = net("mlp")[0], []
+    for module in ann.modules():
+        module.register_full_backward_hook(lambda *args: calls.append("after"))
+        module.register_full_backward_pre_hook(lambda *args: calls.append("before"))
+    graph.trace(ann)(net("mlp")[1]).sum().backward()
+    assert not calls
+    ann(net("mlp")[1].requires_grad_()).sum().backward()
+    assert "before" in calls and "after" in calls
+
+
 def test_traced_networks_pickle() -> None:
     ann, x = net("concatenated")
     model = pickle.loads(pickle.dumps(graph.trace(ann)))
