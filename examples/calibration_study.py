@@ -102,7 +102,8 @@ def _mean(rows: Sequence[Row]) -> Row:
         accuracies = [row.scores[T].accuracy for row in rows]
         agreement = mean(row.scores[T].agreement for row in rows)
         scores[T] = Score(mean(accuracies), agreement, deviation=stdev(accuracies))
-    return Row(rows[0].method, scores, mean(row.cost for row in rows))
+    peaks = [row.peak_mebibytes for row in rows if row.peak_mebibytes is not None]
+    return Row(rows[0].method, scores, mean(row.cost for row in rows), max(peaks, default=None))
 
 
 def setting(text: str) -> tuple[str, str]:
@@ -172,6 +173,8 @@ def main() -> None:
     calibration = loaders[:1]
     if args.draws > 1:
         others = [torch.cat([x[:n], x[2 * n :]]) for x in train]
+        if len(others[0]) < 2 * n:
+            raise SystemExit(f"--draws: {len(others[0])} images to draw {n} from, so that draws hardly differ")
         calibration = [draw(others, n, args.seed + i, args.batch_size) for i in range(args.draws)]
     studies = [study(ann, loader, *loaders[1:], args.settings, rival=rival, **options) for loader in calibration]
     rows = studies[0] if args.draws == 1 else over_draws(studies)

@@ -46,7 +46,7 @@ class ConversionConfig:
         calibration data, by channel, and a level is a pair of trains, one for each sign (symbols -1, 0, 1)
     :param spiking_inputs: whether a neuron with signed spikes is placed wherever a layer other than the first would
         receive a graded value, such as another layer's output
-    :param max_memory: GiB of calibration values that may be in memory at a time; what is more waits in temporary files.
+    :param max_memory: GiB of activations that a calibration may keep in memory; what is more waits in temporary files.
         ``None``: no limit
     :param strict: ``spiking_inputs``, and an operation that stays analogue is an error
     :param distillation_epochs: how often gradient steps on the weights go through the calibration data at the end, see

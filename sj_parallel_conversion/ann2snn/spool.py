@@ -51,6 +51,12 @@ class Spool:
         """The value behind ``stored``."""
         return torch.load(stored, weights_only=False) if isinstance(stored, _File) else stored
 
+    def close(self) -> None:
+        """Remove all files, also while someone (a debugger, a traceback) still holds values."""
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
     def drop(self, stored: object) -> None:
         """Make room for others."""
         if isinstance(stored, _File):

@@ -53,31 +53,27 @@ class Sweep:
         self._last_use = {use: node for node in self._nodes for use in node.all_input_nodes}
 
     @torch.no_grad()
-    def run(
-        self, batches: Iterable[Tensor], visitor: Visitor, progress: bool = False
-    ) -> tuple[list, list]:
+    def run(self, batches: Iterable[Tensor], visitor: Visitor, progress: bool = False) -> None:
         """
         :param batches: the inputs
         :param visitor: called at the modules ``at``
         :param progress: whether a bar over the graph's nodes is drawn
-        :return: outputs of ``ann`` and of ``snn``, batch by batch
         """
-        batches = self._spool.keep(batches)
+        try:
+            self._run(self._spool.keep(batches), visitor, progress)
+        finally:
+            self._spool.close()
+
+    def _run(self, batches: Spooled, visitor: Visitor, progress: bool) -> None:
         values: dict[fx.Node, tuple[Spooled, Spooled]] = {}
         for node in tqdm(self._nodes, desc="calibrate layers", disable=not progress, leave=False):
             if node.op == "placeholder":
                 values[node] = (batches, batches)
-            elif node.op == "output":
-                return tuple(
-                    [fx.node.map_arg(node.args[0], lambda n, s=s, b=b: values[n][s][b]) for b in range(len(batches))]
-                    for s in (0, 1)
-                )
-            else:
+            elif node.op != "output":
                 values[node] = self._advance(node, values, len(batches), visitor)
             for used in node.all_input_nodes:
                 if self._last_use[used] is node:
                     del values[used]
-        raise AssertionError("a graph ends with its output")
 
     def _advance(self, node: fx.Node, values: dict, count: int, visitor: Visitor) -> tuple[Spooled, Spooled]:
         visited = node.op == "call_module" and node.target in self._at

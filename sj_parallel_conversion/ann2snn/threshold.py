@@ -9,6 +9,7 @@ from torch import Tensor, fx
 
 from ..activation import DAQCFS
 from ..errors import ConfigError, ConversionError, DataError
+from .calibration.outliers import without_outliers
 from .data import CalibrationData
 from .graph import bounds
 from .sites import Site
@@ -20,7 +21,7 @@ _CANDIDATES = torch.logspace(-4.5, 0, 150)  # clipping points, relative to the l
 
 def check_threshold(threshold: object) -> None:
     """:raises ConfigError: if ``threshold`` is not ``"mse"``, ``"max"`` or a percentile such as ``"99.9%"``"""
-    if threshold in ("mse", "max") or (isinstance(threshold, str) and _percentile(threshold) is not None):
+    if isinstance(threshold, str) and (threshold in ("mse", "max") or _percentile(threshold) is not None):
         return
     raise ConfigError(
         f"threshold={threshold!r} is unknown. Choose one of: 'mse', 'max', or a percentile such as '99.9%' "
@@ -162,6 +163,7 @@ def _least_squares(max_level: int) -> Callable[[Tensor], Tensor]:
     def pick(counts: Tensor) -> Tensor:
         clip = _CANDIDATES.to(counts).unsqueeze(1)
         values = _edges(counts)
+        counts = without_outliers(counts, values)
         quantised = (values * max_level / clip + 0.5).floor().clamp(max=max_level) * clip / max_level
         errors = counts @ (quantised - values).square().T
         return clip[errors.argmin(1), 0].to(torch.get_default_dtype())

@@ -41,6 +41,16 @@ def test_files_come_and_go() -> None:
     assert not files(spool) and torch.equal(second[0], torch.ones(8))
 
 
+def test_closed_while_values_are_held() -> None:
+    spool = Spool(0)
+    kept = spool.keep([torch.ones(3)])
+    (file,) = files(spool)
+    spool.close()
+    assert not file.parent.exists()
+    del kept  # finds nothing to remove, and does not mind
+    assert torch.equal(spool.keep([torch.ones(3)])[0], torch.ones(3))
+
+
 def test_values_are_taken_one_by_one() -> None:
     spool, seen = Spool(0), []
 

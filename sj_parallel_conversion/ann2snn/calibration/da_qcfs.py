@@ -9,12 +9,14 @@ from torch import Tensor, fx
 from ..sites import Site
 from ..sweep import Sweep, Visitor
 from .amplitude import own_amplitude
+from .outliers import is_usual
 
 if TYPE_CHECKING:
     from ..config import ConversionConfig
     from ..data import CalibrationData
 
 MOMENTUM = 0.99
+_SAMPLES = 4096  # of a channel, by which its outliers are judged
 
 
 def da_qcfs(
@@ -75,5 +77,12 @@ class _RunningErrors(Visitor):
 
 
 def _mean_error(site: Site, target: Tensor, value: Tensor) -> Tensor:
-    error = site.by_channel(target - value).mean(1)
+    target, value = site.by_channel(target), site.by_channel(value)
+    error = ((target - value) * (_is_usual(target) & _is_usual(value))).mean(1)
     return error if site.channel_dim is not None else error[0]
+
+
+def _is_usual(x: Tensor) -> Tensor:
+    size = x.abs()
+    stride = max(1, size.shape[1] // _SAMPLES)
+    return is_usual(size, size[:, :: stride + 1 - stride % 2])

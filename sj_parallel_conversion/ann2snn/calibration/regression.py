@@ -24,7 +24,7 @@ def fit_change(
     targets: Iterable[Tensor],
     weights: Iterable[Tensor | None],
     rectified: bool,
-    held_out: int,
+    held_out: Sequence[Tensor],
 ) -> Tensor | None:
     r"""
     The change of ``[weight, bias]`` that minimises the squared error of the output, with a ridge penalty that held-out
@@ -41,12 +41,14 @@ def fit_change(
     :param targets: what should come out, same shapes
     :param weights: of the squared errors, the same for all channels, broadcastable to the outputs; ``None``: 1
     :param rectified: whether a rectifier follows
-    :param held_out: every how-manieth image is held out
+    :param held_out: batch by batch, which images are held out
     :return: ``[groups, features + 1, channels]``, or ``None`` if no change helps the held-out images or
         none is finite
     """
-    fitted, held, held_rows, centre = _Sums(), _Sums(), [], None
     samples = _without_outliers(list(_samples(layer, outputs, targets, weights, held_out)))
+    features = layer.weight[0].numel()
+    sums_of = _Sums if features <= sum(len(sample.root) for sample in samples) else _Rows
+    fitted, held, held_rows, centre = sums_of(), sums_of(), [], None
     for sample, u in zip(samples, inputs, strict=True):
         x = input_rows(layer, u[sample.order], sample.places)
         centre = x.mean(1, keepdim=True) if centre is None else centre
@@ -112,15 +114,12 @@ def _samples(
     outputs: Sequence[Tensor],
     targets: Iterable[Tensor],
     weights: Iterable[Tensor | None],
-    held_out: int,
+    held_out: Sequence[Tensor],
 ) -> Iterator[_Sample]:
     generator = torch.Generator().manual_seed(0)
     rows = min(_ROWS, _ELEMENTS // (layer.weight[0].numel() * getattr(layer, "groups", 1)))
     per_image = max(1, rows // sum(len(z) for z in outputs))
-    first = 0
-    for z, target, weight in zip(outputs, targets, weights, strict=True):
-        held = (torch.arange(len(z)) + first) % held_out == held_out - 1
-        first += len(z)
+    for z, target, weight, held in zip(outputs, targets, weights, held_out, strict=True):
         order = held.long().argsort(stable=True).to(z.device)
         places = torch.randperm(count_places(layer, z), generator=generator)[:per_image].sort().values.to(z.device)
         output, target = (output_rows(layer, y[order], places) for y in (z, target))
@@ -182,15 +181,65 @@ class _Sums:
         weight = self.weight.clamp_min(1e-30)
         mean = self.sums / weight
         covariance = self.squares - self.sums @ mean.transpose(1, 2)
-        centre = centre.double().transpose(1, 2)
-        squares = self.squares.diagonal(dim1=1, dim2=2).unsqueeze(2) + (2 * self.sums + weight * centre) * centre
-        penalty = (ridge + 1e-9) * squares.mean(1) + 1e-12
-        covariance.diagonal(dim1=1, dim2=2).add_(penalty)
+        squares = self.squares.diagonal(dim1=1, dim2=2).unsqueeze(2)
+        covariance.diagonal(dim1=1, dim2=2).add_(_penalty(ridge, squares, self.sums, weight, centre))
         factor, failed = torch.linalg.cholesky_ex(covariance)
         explained = self.explained - mean @ self.errors
         slope = torch.cholesky_solve(explained, factor)
         change = torch.cat([slope, self.errors / weight - mean.transpose(1, 2) @ slope], 1).float()
         return change if not failed.any() and change.isfinite().all() else None
+
+
+class _Rows(_Sums):
+    """
+    The rows themselves, where they are fewer than the features: the same solution, by way of the products of rows with
+    rows, in memory that grows with the features and not with their square.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._products: Tensor | None = None
+
+    def add(self, x: Tensor, error: Tensor, root: Tensor) -> None:
+        """As :meth:`_Sums.add`."""
+        if len(root):
+            # a copy, because a view would keep the rows of the other side in memory
+            self.parts.append((x.clone(), error.clone(), root.expand(len(x), -1, 1)))
+            self.rows += len(root)
+
+    def __add__(self, other: _Sums) -> _Rows:
+        both = _Rows()
+        both.parts, both.rows = self.parts + other.parts, self.rows + other.rows
+        return both
+
+    def solve(self, ridge: float, centre: Tensor) -> Tensor | None:
+        """As :meth:`_Sums.solve`."""
+        x, error, root = (torch.cat(parts, 1) for parts in zip(*self.parts, strict=True))
+        weight = root.double().square().sum(1, keepdim=True).clamp_min(1e-30)
+        sums, errors = ((root.transpose(1, 2) @ y).double() for y in (x, error))
+        mean = sums / weight
+        squares = x.square().sum(1).double().unsqueeze(2)
+        penalty = _penalty(ridge, squares, sums.transpose(1, 2), weight, centre)
+        x = x - root * mean.float()
+        if self._products is None:
+            self._products = (x @ x.transpose(1, 2)).double()
+        products = self._products.clone()
+        products.diagonal(dim1=1, dim2=2).add_(penalty)
+        factor, failed = torch.linalg.cholesky_ex(products)
+        dual = torch.cholesky_solve(error.double() - root * (errors / weight), factor)
+        slope = x.transpose(1, 2) @ dual.float()
+        change = torch.cat([slope, (errors / weight - mean @ slope.double()).float()], 1)
+        return change if not failed.any() and change.isfinite().all() else None
+
+
+def _penalty(ridge: float, squares: Tensor, sums: Tensor, weight: Tensor, centre: Tensor) -> Tensor:
+    """
+    What is added to the covariance's diagonal, ``[groups, 1]``: ``ridge`` times the mean square of the inputs, of which
+    ``centre`` ``[groups, 1, features]`` was subtracted.
+    """
+    centre = centre.double().transpose(1, 2)
+    return (ridge + 1e-9) * (squares + (2 * sums + weight * centre) * centre).mean(1) + 1e-12
 
 
 def _loss(z: Tensor, target: Tensor, rectified: bool) -> float:

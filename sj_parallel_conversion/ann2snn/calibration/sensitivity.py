@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from ..sites import Site
+from ..spool import Spool
 
 _TEMPERATURE = 3.0  # margins below it are in danger
 _FLOOR = 0.1  # of the mean: no place is worth nothing
@@ -27,11 +28,13 @@ class Sensitivity:
 
     :param ann: the reference
     :param sites: the activations
+    :param max_memory: GiB that the weights may take in memory; more waits in temporary files. ``None``: no limit
     """
 
-    def __init__(self, ann: fx.GraphModule, sites: list[Site]) -> None:
+    def __init__(self, ann: fx.GraphModule, sites: list[Site], max_memory: float | None = None) -> None:
         self.ann, self.sites = ann, sites
-        self._squares: dict[str, list[Tensor]] | None = {site.name: [] for site in sites}
+        self._spool = Spool(max_memory)
+        self._squares: dict[str, list[object]] | None = {site.name: [] for site in sites}
 
     def watch(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         """
@@ -52,7 +55,7 @@ class Sensitivity:
         """
         if self._squares is None:
             return None
-        squares = self._squares[name]
+        squares = [self._spool.get(square) for square in self._squares[name]]
         count = sum(square.numel() for square in squares)
         floor = _FLOOR * sum(square.sum() for square in squares) / count
         if not 0 < floor < torch.inf:
@@ -79,7 +82,7 @@ class Sensitivity:
             self._squares = None
             return
         for name, found in self._squares.items():
-            found.append(torch.cat([part[name] for part in parts]))
+            found.append(self._spool.put(torch.cat([part[name] for part in parts])))
 
 
 @torch.enable_grad()

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..graph import is_rectifier
+from ..graph.rescale import has_hooks
 from ..sites import Site
 from ..sweep import Batches, Sweep
+from .held_out import HeldOut
 from .least_squares import FitNeurons
 from .patches import LAYERS
 from .regression import apply_change, fit_change
@@ -20,8 +22,6 @@ from .sensitivity import Sensitivity
 if TYPE_CHECKING:
     from ..config import ConversionConfig
     from ..data import CalibrationData
-
-_HELD_OUT = 8  # every eighth image chooses the ridge, or one of fewer
 
 
 def weights(
@@ -43,11 +43,12 @@ def weights(
     :param data: calibration data, read once
     :param config: the conversion's options
     """
-    sensitivity = Sensitivity(ann, sites)
-    visitor = CorrectWeights(ann, snn, sites, config, sensitivity)
+    sensitivity, held_out = Sensitivity(ann, sites, config.max_memory), HeldOut()
+    visitor = CorrectWeights(ann, snn, sites, config, sensitivity, held_out)
     layers = {name for name, module in snn.named_modules() if isinstance(module, LAYERS)}
     sweep = Sweep(ann, snn, {site.name for site in sites}, layers, config.max_memory)
-    sweep.run(sensitivity.watch(data.batches("read calibration data")), visitor, config.show_progress)
+    batches = held_out.watch(sensitivity.watch(data.batches("read calibration data")))
+    sweep.run(batches, visitor, config.show_progress)
 
 
 class CorrectWeights(FitNeurons):
@@ -62,22 +63,26 @@ class CorrectWeights(FitNeurons):
         sites: list[Site],
         config: ConversionConfig,
         sensitivity: Sensitivity,
+        held_out: HeldOut,
     ) -> None:
         super().__init__(ann, snn, sites, config, sensitivity)
+        self.held_out = held_out
         self.inputs: dict[str, Batches] = {}
 
     def before(self, node: fx.Node, ann_input: Batches, snn_input: Batches) -> None:
         """Correct the layer that feeds the neuron at ``node``, then fit the neuron."""
-        layer = self._feeder(node)
-        if layer is not None and layer in self.inputs:
-            rectified = is_rectifier(self.sites[node.target].activation)
-            weights = self.sensitivity.weights(node.target)
-            self._correct(layer, self.inputs.pop(layer), ann_input, snn_input, rectified, weights)
+        if node.target in self.sites:
+            inputs = {name: self.inputs.pop(name) for name in self._feeders(node) if name in self.inputs}
+            if inputs:
+                layer = list(inputs)[-1]
+                rectified = is_rectifier(self.sites[node.target].activation)
+                weights = self.sensitivity.weights(node.target)
+                self._correct(layer, inputs[layer], ann_input, snn_input, rectified, weights)
         super().before(node, ann_input, snn_input)
 
     def after(self, node: fx.Node, snn_input: Batches, ann_output: Batches, snn_output: Batches) -> None:
         """Correct a layer that feeds no neuron alone, or keep its inputs until its neuron is reached."""
-        if node.target in self.sites or not isinstance(self.snn.get_submodule(node.target), LAYERS):
+        if node.target in self.sites or not _is_correctable(self.snn.get_submodule(node.target)):
             return
         if self._site_fed_by(node):
             self.inputs[node.target] = snn_input
@@ -96,7 +101,7 @@ class CorrectWeights(FitNeurons):
         """Change ``layer`` so that ``output`` comes nearer to ``target``; ``output`` is brought up to date."""
         module = self.snn.get_submodule(layer)
         weights = [None] * len(inputs) if weights is None else weights
-        held_out = min(_HELD_OUT, sum(len(z) for z in output))
+        held_out = self.held_out.masks(len(z) for z in output)
         change = fit_change(module, inputs, output, target, weights, rectified, held_out)
         if change is None:
             return
@@ -113,28 +118,38 @@ class CorrectWeights(FitNeurons):
             (node,) = node.users
             if node.op == "call_module" and node.target in self.sites:
                 return True
-            if node.target not in (operator.add, torch.add) or not _keeps_shapes(node):
+            if not _is_plain_addition(node):
                 return False
         return False
 
-    def _feeder(self, node: fx.Node) -> str | None:
-        """The last layer to run of those that reach the site ``node`` through additions alone."""
-        if not (node.op == "call_module" and node.target in self.sites):
-            return None
-        found, stack = [], [node.args[0]]
+    def _feeders(self, site: fx.Node) -> list[str]:
+        """The layers that reach ``site`` through additions alone, in the order in which they run."""
+        found, stack = [], [site.args[0]]
         while stack:
             source = stack.pop()
             if len(source.users) > 1:
                 continue
             if source.op == "call_module" and isinstance(self.snn.get_submodule(source.target), LAYERS):
                 found.append(source)
-            elif source.target in (operator.add, torch.add) and _keeps_shapes(source):
+            elif _is_plain_addition(source):
                 stack += source.all_input_nodes
-        order = {n: i for i, n in enumerate(node.graph.nodes)}
-        return max(found, key=order.__getitem__).target if found else None
+        order = {n: i for i, n in enumerate(site.graph.nodes)}
+        return [source.target for source in sorted(found, key=order.__getitem__)]
 
 
-def _keeps_shapes(addition: fx.Node) -> bool:
-    """Whether nothing is broadcast, so that an error at one place of the sum is one at that place of each summand."""
-    shapes = {n.meta.get("shape") for n in (addition, *addition.all_input_nodes)}
-    return len(shapes - {None}) <= 1
+def _is_correctable(module: nn.Module) -> bool:
+    # what a hook makes of the output is no linear function of the inputs
+    return isinstance(module, LAYERS) and not has_hooks(module)
+
+
+def _is_plain_addition(node: fx.Node) -> bool:
+    """Whether a change of one summand is the same change of the sum: nothing is scaled, added twice or broadcast."""
+    if node.target not in (operator.add, torch.add) or node.kwargs.get("alpha", 1) != 1:
+        return False
+    summands = node.all_input_nodes
+    shapes = {n.meta.get("shape") for n in (node, *summands)}
+    return len(shapes - {None}) <= 1 and (len(summands) == 2 or not _is_doubled(node))
+
+
+def _is_doubled(node: fx.Node) -> bool:
+    return [*node.args, *node.kwargs.values()].count(node.all_input_nodes[0]) > 1

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from .rescale import has_hooks
+
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -16,12 +18,17 @@ def takes_input_scale(layer: nn.Module) -> bool:
     # Exact types: a subclass may do anything with its weight. A weight that is computed anew at each call would undo
     # the change.
     known = type(layer) in (*_CONVS, *_TRANSPOSED, nn.Linear)
-    return known and not is_parametrized(layer) and layer._parameters.get("weight") is not None
+    return known and _computes_alone(layer) and layer._parameters.get("weight") is not None
 
 
 def takes_output_scale(layer: nn.Module) -> bool:
     """Whether :func:`scale_output` applies to ``layer``."""
-    return takes_input_scale(layer) or (type(layer) in _NORMS and layer.affine and not is_parametrized(layer))
+    return takes_input_scale(layer) or (type(layer) in _NORMS and layer.affine and _computes_alone(layer))
+
+
+def _computes_alone(layer: nn.Module) -> bool:
+    # a hook may change what goes in and what comes out, and one that listens expects the ANN's units
+    return not is_parametrized(layer) and not has_hooks(layer)
 
 
 def channel_dim(layer: nn.Module, dims: int) -> int:

@@ -162,11 +162,12 @@ def test_odd_data(calibration: str, ann: nn.Module, batches: list[Tensor]) -> No
         assert torch.isfinite(snn.predict(batches[0].to(next(ann.parameters()).dtype))).all()
 
 
-@pytest.mark.parametrize("calibration", CALIBRATIONS)
-def test_an_outlier_does_not_spoil_the_rest(calibration: str) -> None:
+@pytest.mark.parametrize("calibration", ["none", "da_qcfs", *CALIBRATIONS])
+@pytest.mark.parametrize("threshold", ["mse", "99%"])
+def test_an_outlier_does_not_spoil_the_rest(threshold: str, calibration: str) -> None:
     ann, x = network(), torch.randn(128, 3, 8, 8)
     x[0, :, 0, 0] = 1e4
-    assert error(convert(ann, [x], calibration=calibration), ann, x[1:]) < 0.3
+    assert error(convert(ann, [x], threshold=threshold, calibration=calibration), ann, x[1:]) < 0.3
 
 
 @pytest.mark.parametrize("calibration", CALIBRATIONS)

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from nets import LAYERS
 from torch import nn
 
+from sj_parallel_conversion.ann2snn.calibration import regression
 from sj_parallel_conversion.ann2snn.calibration.regression import apply_change, fit_change
+
+
+def held_out(batches: Sequence[torch.Tensor], every: int = 8) -> list[torch.Tensor]:
+    """Every eighth image, counted over all batches."""
+    held = torch.arange(sum(map(len, batches))) % every == every - 1
+    return list(held.split([len(x) for x in batches]))
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -19,7 +28,7 @@ def test_finds_a_change_that_explains_everything(name: str) -> None:
     u = torch.randn(200, *shape)
     batches = u.split([64, 1, 135])
     outputs, targets = ([module(x) for x in batches] for module in (layer, wanted))
-    change = fit_change(layer, batches, outputs, targets, [None] * 3, rectified=False, held_out=8)
+    change = fit_change(layer, batches, outputs, targets, [None] * 3, rectified=False, held_out=held_out(batches))
     apply_change(layer, change)
     torch.testing.assert_close(layer(u), wanted(u), rtol=0, atol=0.02)
 
@@ -30,9 +39,9 @@ def test_no_change_where_none_helps() -> None:
     layer = nn.Linear(30, 2)
     u, noise = torch.randn(32, 30), torch.randn(32, 2)
     y = layer(u)
-    change = fit_change(layer, [u], [y], [y], [None], rectified=False, held_out=8)
+    change = fit_change(layer, [u], [y], [y], [None], rectified=False, held_out=held_out([u]))
     assert change is None or change.abs().max() < 1e-6
-    change = fit_change(layer, [u], [y], [y + noise], [None], rectified=False, held_out=8)
+    change = fit_change(layer, [u], [y], [y + noise], [None], rectified=False, held_out=held_out([u]))
     assert change is None or change.abs().max() < 1  # 30 weights cannot be learnt from 28 noisy rows
 
 
@@ -46,7 +55,7 @@ def test_a_rectifier_lets_negative_targets_go() -> None:
     target[target < 0] *= 30
     errors = {}
     for rectified in (False, True):
-        change = fit_change(layer, [u], [layer(u)], [target], [None], rectified, held_out=8)[0]
+        change = fit_change(layer, [u], [layer(u)], [target], [None], rectified, held_out=held_out([u]))[0]
         z = layer(u) + torch.cat([u, torch.ones(800, 1)], 1) @ change
         errors[rectified] = (z.relu() - target.relu()).square().sum()
     assert errors[True] < 0.7 * errors[False]
@@ -60,9 +69,9 @@ def test_a_weight_of_two_is_the_row_twice() -> None:
     target = layer(u) + u.sum(1, keepdim=True) + noise
     weight = torch.ones(64, 1, 3, 3)
     weight[:32] = 2
-    weighted = fit_change(layer, [u], [layer(u)], [target], [weight], rectified=True, held_out=1)
+    weighted = fit_change(layer, [u], [layer(u)], [target], [weight], rectified=True, held_out=held_out([u], 1))
     twice = [torch.cat([x[:32], x[:32], x[32:]]) for x in (u, layer(u), target)]
-    repeated = fit_change(layer, *([x] for x in twice), [None], rectified=True, held_out=1)
+    repeated = fit_change(layer, *([x] for x in twice), [None], rectified=True, held_out=held_out(twice[:1], 1))
     torch.testing.assert_close(weighted, repeated, rtol=1e-3, atol=1e-4)
 
 
@@ -73,13 +82,35 @@ def test_is_ridge_regression_on_all_rows() -> None:
     layer, u, weight = nn.Linear(5, 3), torch.randn(40, 5), torch.rand(40, 1)
     y = layer(u)
     target = y + 0.3 * torch.randn(40, 3)
-    change = fit_change(layer, [u], [y], [target], [weight], rectified=False, held_out=1)[0].double()
+    change = fit_change(layer, [u], [y], [target], [weight], rectified=False, held_out=held_out([u], 1))[0].double()
     x = torch.cat([u, torch.ones(40, 1)], 1).double()
     covariance = x.T @ (weight * x)
     scale = covariance.diagonal()[:-1].mean()
     penalty = torch.tensor([0.01] * 5 + [0.0]) * scale
     expected = torch.linalg.solve(covariance + penalty.diag(), x.T @ (weight * (target - y)).double())
     torch.testing.assert_close(change, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+@torch.no_grad()
+def test_fewer_rows_than_features_give_the_same_as_many(groups: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    layer, u = nn.Conv1d(36, 6, 2, groups=groups), 5 + torch.randn(10, 36, 3)
+    weight, target = torch.rand(10, 1, 2) + 0.1, layer(u) + torch.randn(10, 6, 2)
+    changes = []
+    for rows in (regression._Rows, regression._Sums):
+        monkeypatch.setattr(regression, "_Rows", rows)
+        batches = [x.split([4, 6]) for x in (u, layer(u), target, weight)]
+        changes.append(fit_change(layer, *batches, rectified=True, held_out=held_out(batches[0])))
+    torch.testing.assert_close(*changes, rtol=1e-3, atol=1e-5)
+
+
+@torch.no_grad()
+def test_memory_does_not_grow_with_the_square_of_the_features() -> None:
+    layer, u = nn.Linear(30_000, 3), torch.randn(16, 30_000)  # 7 GB, in the form for many rows
+    y = layer(u)
+    change = fit_change(layer, [u], [y], [y + u[:, :3]], [None], rectified=False, held_out=held_out([u]))
+    assert change is None or change.shape == (1, 30_001, 3)
 
 
 @pytest.mark.parametrize("spread", [0.0, 1e-3, 1.0])
@@ -90,7 +121,7 @@ def test_a_common_mean_leaves_digits_for_what_differs(spread: float) -> None:
     u = 3 * torch.rand(300) + spread * torch.randn(4000, 300)
     batches = u.split(1000)
     outputs, targets = ([module(x) for x in batches] for module in (layer, wanted))
-    change = fit_change(layer, batches, outputs, targets, [None] * 4, rectified=False, held_out=8)
+    change = fit_change(layer, batches, outputs, targets, [None] * 4, rectified=False, held_out=held_out(batches))
     apply_change(layer, change)
     before, after = (((torch.cat(y) - torch.cat(targets)).square().mean()) for y in (outputs, [layer(u)]))
     assert after < 1e-3 * before
@@ -102,7 +133,7 @@ def test_no_change_where_there_is_no_solution(scale: float) -> None:
     layer = nn.Linear(5, 3)
     u = scale * torch.randn(64, 5)
     y = layer(u)
-    change = fit_change(layer, [u], [y], [y], [None], rectified=False, held_out=8)
+    change = fit_change(layer, [u], [y], [y], [None], rectified=False, held_out=held_out([u]))
     assert change is None or change.abs().max() < 1e-6
 
 

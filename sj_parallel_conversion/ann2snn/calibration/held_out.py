@@ -1,0 +1,38 @@
+"""Which images a regression does not fit, so that they can choose its penalty."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+EVERY = 8  # every eighth image, or one of fewer
+
+
+class HeldOut:
+    """Counts distinct images: copies of one that is held out must not be fitted, or no penalty would seem too small."""
+
+    def __init__(self) -> None:
+        self._numbers: list[Tensor] = []
+        self._known: dict[int, int] = {}
+
+    def watch(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """
+        :param batches: inputs ``[N, ...]``
+        :return: the same; when the last has been taken, :meth:`masks` are complete
+        """
+        for x in batches:
+            images = x.detach().cpu().reshape(len(x), -1).contiguous().view(torch.uint8).numpy()
+            numbers = [self._known.setdefault(hash(image.tobytes()), len(self._known)) for image in images]
+            self._numbers.append(torch.tensor(numbers, dtype=torch.long, device=x.device))
+            yield x
+
+    def masks(self, lengths: Iterable[int]) -> list[Tensor]:
+        """
+        :param lengths: of each batch of values; where they are parts of images, each image has equally many in a row
+        :return: batch by batch, which values belong to images that are held out
+        """
+        every = min(EVERY, len(self._known))
+        held = [numbers % every == every - 1 for numbers in self._numbers]
+        return [mask.repeat_interleave(-(-n // len(mask)))[:n] for mask, n in zip(held, lengths, strict=True)]

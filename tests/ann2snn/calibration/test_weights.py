@@ -1,0 +1,94 @@
+"""Which layers are corrected, and what the corrections see."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import sj_parallel_conversion as sjpc
+
+
+class Block(nn.Module):
+    """A residual block, the sum of whose branches can be written in several ways."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.from_input, self.head, self.relu = nn.Linear(6, 8), nn.Linear(8, 3), nn.ReLU()
+        self.how = how
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.relu(self.stem(x))
+        z = self.b(torch.relu(self.a(h)))
+        if self.how == "alpha":
+            z = torch.add(h, z, alpha=3)
+        elif self.how == "times":
+            z = h + 3 * z
+        elif self.how == "doubled":
+            z = z + z
+        elif self.how == "twice":
+            z = 2 * z
+        elif self.how == "input branch first":
+            z = self.from_input(x) + z
+        elif self.how == "input branch last":
+            z = z + self.from_input(x)
+        else:
+            z = h + z
+        return self.head(self.relu(z))
+
+
+def images(n: int = 64) -> Tensor:
+    return torch.randn(n, 6, generator=torch.Generator().manual_seed(1))
+
+
+def convert(ann: nn.Module, x: Tensor, calibration: str = "weights", **options: object) -> nn.Module:
+    options = {"time_steps": 2, "calibration": calibration, "show_progress": False, "distillation_epochs": 0} | options
+    return sjpc.ParallelConverter([x], **options).convert(ann.eval())
+
+
+@torch.no_grad()
+def error(snn: nn.Module, ann: nn.Module, x: Tensor) -> float:
+    y = ann(x)
+    return float((snn.predict(x) - y).square().sum() / (y - y.mean(0)).square().sum())
+
+
+@pytest.mark.parametrize(("how", "same"), [("alpha", "times"), ("doubled", "twice")])
+@torch.no_grad()
+def test_scaled_sums_are_no_plain_additions(how: str, same: str) -> None:
+    x = images()
+    snns = [convert(Block(h), x) for h in (how, same)]
+    torch.testing.assert_close(snns[0].predict(x), snns[1].predict(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("how", ["plain", "input branch first", "input branch last"])
+@torch.no_grad()
+def test_the_branch_that_can_take_the_error_back_does(how: str) -> None:
+    ann, x = Block(how), images()
+    snn = convert(ann, x, fold=False)
+    spiking = dict(snn.net.named_parameters())
+    changed = {name for name, p in ann.named_parameters() if name in spiking and not torch.equal(p, spiking[name])}
+    assert "b.weight" in changed and "from_input.weight" not in changed
+
+
+@pytest.mark.parametrize("calibration", ["none", "least_squares", "weights"])
+@pytest.mark.parametrize("fold", [False, True])
+@torch.no_grad()
+def test_hooks_that_change_an_output_are_part_of_the_network(calibration: str, fold: bool) -> None:
+    plain, x = Block("plain"), images(256)
+    hooked = copy.deepcopy(plain)
+    hooked.a.register_forward_hook(lambda module, args, output: output + 1)
+    plain.a.bias += 1  # the same network
+    errors = [error(convert(ann, x, calibration, time_steps=4, fold=fold), ann, x) for ann in (plain, hooked)]
+    assert errors[1] < 1.3 * errors[0] + 0.01
+
+
+@torch.no_grad()
+def test_copies_of_few_images_do_no_harm() -> None:
+    ann = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 3))
+    few, unseen = images(4), images(200)[4:]
+    errors = [error(convert(ann, x), ann, unseen) for x in (few, few.repeat(16, 1))]
+    assert errors[1] < 1.2 * errors[0] + 0.01
