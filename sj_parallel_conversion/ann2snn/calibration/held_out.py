@@ -23,7 +23,7 @@ class HeldOut:
         :return: the same; when the last has been taken, :meth:`masks` are complete
         """
         for x in batches:
-            images = x.detach().cpu().reshape(len(x), -1).contiguous().view(torch.uint8).numpy()
+            images = x.detach().cpu().unsqueeze(-1).flatten(1).contiguous().view(torch.uint8).numpy()
             numbers = [self._known.setdefault(hash(image.tobytes()), len(self._known)) for image in images]
             self._numbers.append(torch.tensor(numbers, dtype=torch.long, device=x.device))
             yield x
