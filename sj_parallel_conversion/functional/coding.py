@@ -24,6 +24,7 @@ from torch import Tensor
 from ..errors import ConfigError
 
 MAX_WEIGHTED_STEPS = 24  # levels up to 2^24 are exact in float32
+MAX_STEPS = 2**MAX_WEIGHTED_STEPS
 _SIGNED_SHARE = {4: 0.67, 5: 0.7, 6: 0.8, 7: 0.9}  # by T, see Code.full_scale
 
 
@@ -80,6 +81,8 @@ class Code:
                 f"T={T} is too long for the {self.name} code: T steps make 2^T levels, and float32 tells 2^"
                 f"{MAX_WEIGHTED_STEPS} apart. Take T <= {MAX_WEIGHTED_STEPS}; 8 steps are 256 levels already"
             )
+        if T > MAX_STEPS:
+            raise ConfigError(f"T={T} is too long: float32 tells {MAX_STEPS} levels apart. Take fewer time-steps")
 
 
 # Trains are made and read in byte arithmetic, many at a time: comparisons, and sums that widen, take

@@ -7,6 +7,7 @@ import json
 import pickle
 
 import pytest
+import torch
 
 import sj_parallel_conversion as sjpc
 from sj_parallel_conversion.ann2snn.calibration import CALIBRATIONS
@@ -50,6 +51,7 @@ def test_defaults() -> None:
         ("threshold", ["mse"], ["'mse'", "'max'"]),
         ("threshold", 0.5, ["'mse'", "'max'"]),
         ("threshold", None, ["'mse'", "'max'"]),
+        ("threshold", torch.tensor([1.0, 2.0]), ["'mse'", "'max'"]),
         ("time_steps", 0, ["integer >= 1"]),
         ("time_steps", -1, ["integer >= 1"]),
         ("time_steps", 2.5, ["integer >= 1"]),
@@ -57,6 +59,7 @@ def test_defaults() -> None:
         ("time_steps", True, ["integer >= 1"]),
         ("time_steps", "4", ["integer >= 1"]),
         ("time_steps", None, ["integer >= 1"]),
+        ("time_steps", 10**30, ["is too long", "fewer time-steps"]),
         ("per_channel", 1, ["True or False"]),
         ("fold", None, ["True or False"]),
         ("show_progress", "yes", ["True or False"]),
