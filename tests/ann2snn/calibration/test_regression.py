@@ -95,22 +95,27 @@ def test_is_ridge_regression_on_all_rows() -> None:
 @torch.no_grad()
 def test_fewer_rows_than_features_give_the_same_as_many(groups: int, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    layer, u = nn.Conv1d(36, 6, 2, groups=groups), 5 + torch.randn(10, 36, 3)
-    weight, target = torch.rand(10, 1, 2) + 0.1, layer(u) + torch.randn(10, 6, 2)
+    layer, wanted = (nn.Conv1d(36, 6, 2, groups=groups) for _ in range(2))
+    u = 5 + (torch.randn(10, 2) @ torch.randn(2, 108)).view(10, 36, 3)
+    weight, target = torch.rand(10, 1, 2) + 0.1, wanted(u)
     changes = []
     for rows in (regression._Rows, regression._Sums):
         monkeypatch.setattr(regression, "_Rows", rows)
         batches = [x.split([4, 6]) for x in (u, layer(u), target, weight)]
         changes.append(fit_change(layer, *batches, rectified=True, held_out=held_out(batches[0])))
-    torch.testing.assert_close(*changes, rtol=1e-3, atol=1e-5)
+    assert changes[0] is not None
+    # inputs of rank 2: beyond it only the least penalty keeps float32's rounding in bounds
+    torch.testing.assert_close(*changes, rtol=0, atol=2e-3 * float(changes[0].abs().max()))
 
 
 @torch.no_grad()
-def test_memory_does_not_grow_with_the_square_of_the_features() -> None:
-    layer, u = nn.Linear(30_000, 3), torch.randn(16, 30_000)  # 7 GB, in the form for many rows
+def test_memory_does_not_grow_with_the_square_of_the_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(regression._Sums, "add", None)  # 7 GB here
+    layer, u = nn.Linear(30_000, 3), torch.randn(16, 1) * torch.randn(30_000)
     y = layer(u)
-    change = fit_change(layer, [u], [y], [y + u[:, :3]], [None], rectified=False, held_out=held_out([u]))
-    assert change is None or change.shape == (1, 30_001, 3)
+    target = y + u[:, :3]
+    apply_change(layer, fit_change(layer, [u], [y], [target], [None], rectified=False, held_out=held_out([u])))
+    assert (layer(u) - target).square().mean() < 1e-3 * (y - target).square().mean()
 
 
 @pytest.mark.parametrize("spread", [0.0, 1e-3, 1.0])
