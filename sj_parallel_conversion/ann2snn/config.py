@@ -11,6 +11,7 @@ from .calibration import CALIBRATIONS
 from .threshold import check_threshold
 
 INPUT_ENCODINGS = ("analogue", "spikes")
+SHORTCUTS = ("auto", "spikes", "membrane")
 
 MODES: dict[str, type[SpikingNode]] = {
     "parallel": ParallelConversionNode,
@@ -68,11 +69,13 @@ class ConversionConfig:
     strict: bool = False
     max_memory: float | None = None
     distillation_epochs: int | None = None
+    shortcut: str = "auto"
 
     def __post_init__(self) -> None:
         check_choice("mode", self.mode, list(MODES))
         check_choice("calibration", self.calibration, list(CALIBRATIONS))
         check_choice("input_encoding", self.input_encoding, list(INPUT_ENCODINGS))
+        check_choice("shortcut", self.shortcut, list(SHORTCUTS))
         check_threshold(self.threshold)
         check_backend("ConversionConfig", self.backend)
         if isinstance(self.time_steps, bool) or not isinstance(self.time_steps, int) or self.time_steps < 1:
@@ -104,6 +107,11 @@ class ConversionConfig:
     def node_type(self) -> type[SpikingNode]:
         """The neuron of this mode."""
         return MODES[self.mode]
+
+    @property
+    def membrane_shortcuts(self) -> bool:
+        """Whether identity shortcuts carry currents."""
+        return self.shortcut == "membrane" or (self.shortcut == "auto" and self.calibration == "weights")
 
     def as_dict(self) -> dict[str, object]:
         """The options as plain data."""

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..neuron import SpikingNode
+from .fold_shortcuts import fold_shortcuts
 from .graph import layers
 from .graph.interpreter import Interpreter
 from .graph.passes import free_name
@@ -41,6 +42,7 @@ def fold(model: fx.GraphModule, names: Iterable[str], x: Tensor) -> None:
     """
     # Two inputs show what is an axis of the batch, and no more are needed.
     record_shapes(model, x[:2])
+    fold_shortcuts(model, set(names))
     _Folding(model, set(names)).run()
     for name in names:
         _freeze(model.get_submodule(name).node)

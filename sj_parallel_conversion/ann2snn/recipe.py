@@ -154,6 +154,8 @@ def prepare(
     graph.remove_inplace(model)
     graph.standardise_activations(model)
     graph.one_module_per_call(model)
+    if config.membrane_shortcuts:
+        graph.membrane_shortcuts(model)
     graph.activation_sites(model)  # what cannot be converted is said before any data are read
     record_shapes(model, data.first())
     with data.naming_batches():

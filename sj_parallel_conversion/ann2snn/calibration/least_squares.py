@@ -10,6 +10,7 @@ from torch import Tensor, fx
 
 from ...activation import DAQCFS, QCFS
 from ...neuron import SpikingNode
+from ..graph import ShortcutReLU
 from ..sites import Site
 from ..sweep import Batches, Sweep, Visitor
 from .amplitude import own_amplitude
@@ -82,6 +83,9 @@ class FitNeurons(Visitor):
         site = self.sites[node.target]
         neuron = self.snn.get_submodule(node.target).node
         reference = self.ann.get_submodule(node.target)
+        if isinstance(reference, ShortcutReLU):
+            # what it adds has to cancel the negative values that the spiking network has, whatever the ANN's are
+            ann_input = snn_input
         z1, z0 = _samples(site, ann_input), _samples(site, snn_input)
         y = _samples(site, ann_input, reference)
         # a trained threshold is kept

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, fx, nn
 
-from ..graph import is_rectifier
+from ..graph import is_rectifier, shortcut_site
 from ..graph.rescale import has_hooks
 from ..sites import Site
 from ..sweep import Batches, Sweep
@@ -114,20 +114,25 @@ class CorrectWeights(FitNeurons):
 
     def _site_fed_by(self, node: fx.Node) -> bool:
         """Whether what ``node`` computes reaches one site, and nothing else, through additions alone."""
-        while len(node.users) == 1:
+        while True:
+            site = self._site_of(node)
+            if site is not None or len(node.users) != 1:
+                return site is not None
             (node,) = node.users
-            if node.op == "call_module" and node.target in self.sites:
-                return True
             if not _is_plain_addition(node):
                 return False
-        return False
+
+    def _site_of(self, node: fx.Node) -> fx.Node | None:
+        """The site that alone reads ``node``, or with a membrane shortcut, which takes the same value."""
+        (user,) = node.users if len(node.users) == 1 else (shortcut_site(self.ann, node),)
+        return user if user is not None and user.op == "call_module" and user.target in self.sites else None
 
     def _feeders(self, site: fx.Node) -> list[str]:
         """The layers that reach ``site`` through additions alone, in the order in which they run."""
         found, stack = [], [site.args[0]]
         while stack:
             source = stack.pop()
-            if len(source.users) > 1:
+            if len(source.users) > 1 and self._site_of(source) is not site:
                 continue
             if source.op == "call_module" and isinstance(self.snn.get_submodule(source.target), LAYERS):
                 found.append(source)

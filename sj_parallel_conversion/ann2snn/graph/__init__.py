@@ -5,11 +5,13 @@ from .attention import open_attention
 from .flow import Flow, operation_name
 from .passes import fuse_batchnorms, one_module_per_call, remove_inplace, replace_module
 from .registry import bounds, is_rectifier, register_activation, register_leaf
+from .shortcut import ShortcutReLU, membrane_shortcuts, shortcut_site
 from .source import bake_weights, check_single_input, plain_copy
 from .spiking_inputs import analogue_operations, give_layers_spikes, pool_after_activation
 from .tracing import check_outputs, trace, trace_own
 
 __all__ = [
+    "ShortcutReLU",
     "Flow",
     "activation_sites",
     "analogue_operations",
@@ -20,6 +22,7 @@ __all__ = [
     "fuse_batchnorms",
     "give_layers_spikes",
     "is_rectifier",
+    "membrane_shortcuts",
     "one_module_per_call",
     "open_attention",
     "operation_name",
@@ -29,6 +32,7 @@ __all__ = [
     "register_leaf",
     "remove_inplace",
     "replace_module",
+    "shortcut_site",
     "standardise_activations",
     "trace",
     "trace_own",

@@ -14,7 +14,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AvgPoolNd
 
 from .maxpool import is_max_pool
-from .rescale import Rescale, ResidualAdd
+from .rescale import Rescale, ResidualAdd, ToLevels
 
 _MODULES = (
     _ConvNd,
@@ -33,6 +33,7 @@ _MODULES = (
     nn.modules.padding._ReplicationPadNd,
     Rescale,
     ResidualAdd,
+    ToLevels,
 )
 # Affine in all their tensor arguments together.
 _FUNCTIONS = {

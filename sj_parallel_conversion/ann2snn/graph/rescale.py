@@ -22,18 +22,35 @@ class Rescale(nn.Module):
         return x * self.factor
 
 
+class ToLevels(nn.Module):
+    """
+    ``x * gain + offset`` in one pass: what a neuron does to a value that others read as it is.
+
+    :param gain: broadcastable to the values ``[N, ...]``
+    :param offset: the same
+    """
+
+    def __init__(self, gain: Tensor, offset: Tensor) -> None:
+        super().__init__()
+        self.gain, self.offset = nn.Parameter(gain), nn.Parameter(offset)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """:param x: ``[N, ...]``. :return: same shape"""
+        return torch.addcmul(self.offset, x, self.gain)
+
+
 class ResidualAdd(nn.Module):
     """
     ``x + y * factor`` in one pass: an addition whose branches have different units.
 
     :param factor: broadcastable to the values ``[N, ...]``; ``None`` means 1
-    :param source: the module that computes ``x``, which nothing else reads
+    :param source: the module that computes ``x``, which nothing else reads, or ``None`` if others do
     """
 
-    def __init__(self, factor: Tensor | None, source: nn.Module) -> None:
+    def __init__(self, factor: Tensor | None, source: nn.Module | None) -> None:
         super().__init__()
         self.factor = None if factor is None else nn.Parameter(factor)
-        self.source = (source,)  # a tuple, because it is no child
+        self.source = () if source is None else (source,)  # a tuple, because it is no child
 
     def forward(self, x: Tensor, y: Tensor, overwrite: bool = True) -> Tensor:
         """

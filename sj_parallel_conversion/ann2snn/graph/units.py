@@ -82,13 +82,23 @@ def may_pass(model: fx.GraphModule, node: fx.Node) -> bool:
     return node.op in ("call_function", "call_method") and node.target in known
 
 
-def keeps_integers(model: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether ``node`` passes units on and makes integers of integers: it moves values, or picks the largest."""
+def moves_values(model: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether ``node`` passes units on because it moves values, or adds zeros to them, and changes none."""
     if not may_pass(model, node):
         return False
     if node.op == "call_module":
-        return isinstance(model.get_submodule(node.target), (*_MOVING_MODULES, _MaxPoolNd, _AdaptiveMaxPoolNd))
-    return node.target in _MOVING_FUNCTIONS or node.target in _MOVING_METHODS or is_max_pool(model, node)
+        return isinstance(model.get_submodule(node.target), _MOVING_MODULES)
+    return node.target in (_MOVING_METHODS if node.op == "call_method" else _MOVING_FUNCTIONS)
+
+
+def keeps_integers(model: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether ``node`` passes units on and makes integers of integers: it moves values, or picks the largest."""
+    if moves_values(model, node):
+        return True
+    if node.op == "call_module":
+        module = model.get_submodule(node.target)
+        return isinstance(module, (_MaxPoolNd, _AdaptiveMaxPoolNd)) and may_pass(model, node)
+    return may_pass(model, node) and is_max_pool(model, node)
 
 
 def reads_values(node: fx.Node) -> bool:

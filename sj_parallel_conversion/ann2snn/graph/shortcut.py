@@ -1,0 +1,102 @@
+r"""
+Membrane shortcuts: identity shortcuts that carry the current of a neuron's membrane, and not its spikes.
+
+Where an addition takes a ReLU's output y = relu(z), the spikes that stand for y bring their rounding error into the
+sum, and with it into each sum behind it. Because
+
+.. math:: \mathrm{relu}(z) = z + \mathrm{relu}(-z),
+
+the shortcut can pass on z, which is a sum of weighted spikes and is not rounded anew, and the spikes of a second neuron
+for relu(-z). That is small where the neuron is active, and silent where z > 0. Shortcuts between membranes are those
+of MS-ResNet (Hu et al., "Advancing Spiking Neural Networks Toward Deep Residual Learning", IEEE TNNLS 2024).
+"""
+
+from __future__ import annotations
+
+import operator
+
+import torch
+from torch import fx, nn
+
+from .activations import is_site
+from .flow import CURRENT, SPIKES, Flow
+from .maxpool import is_max_pool
+from .passes import free_name
+from .rescale import has_hooks
+from .units import moves_values
+
+
+class ShortcutReLU(nn.ReLU):
+    """The neuron of a membrane shortcut, for relu(-z)."""
+
+
+def membrane_shortcuts(model: fx.GraphModule) -> None:
+    """
+    Let every identity shortcut from a ReLU to a sum of currents carry the ReLU's input z and relu(-z), in place. Slices
+    and zero padding on the way are part of the shortcut. Outputs stay the same to the bit.
+
+    :param model: a standardised graph with an own module for each call
+    """
+    flow = Flow(model, {node.target for node in model.graph.nodes if is_site(model, node)})
+    for node in list(model.graph.nodes):
+        if _is_plain_relu(model, node) and not is_max_pool(model, node.args[0]) and CURRENT in flow.received(node):
+            shortcuts = [user for user in node.users if _leads_to_sums(model, flow, user, node)]
+            if shortcuts:
+                _reroute(model, node, shortcuts)
+    model.graph.lint()
+    model.recompile()
+
+
+def shortcut_site(model: fx.GraphModule, node: fx.Node) -> fx.Node | None:
+    """
+    :param model: the ANN after :func:`membrane_shortcuts`
+    :param node: a value of it
+    :return: the ReLU that reads ``node``, if all else that does is the membrane shortcut around it
+    """
+    sites = [user for user in node.users if _is_plain_relu(model, user)]
+    negatives = [user for user in node.users if _is_shortcut_negative(model, user)]
+    if len(sites) != 1 or len(negatives) != 1:
+        return None
+    (second,) = negatives[0].users
+    sums = set(second.users)
+    return sites[0] if set(node.users) == {sites[0], negatives[0], *sums} else None
+
+
+def _is_plain_relu(model: fx.GraphModule, node: fx.Node) -> bool:
+    module = model.get_submodule(node.target) if node.op == "call_module" else None
+    return type(module) is nn.ReLU and not has_hooks(module)
+
+
+def _is_shortcut_negative(model: fx.GraphModule, node: fx.Node) -> bool:
+    (user, *others) = node.users or [None]
+    if node.target is not operator.neg or others or user is None or user.op != "call_module":
+        return False
+    return isinstance(model.get_submodule(user.target), ShortcutReLU)
+
+
+def _leads_to_sums(model: fx.GraphModule, flow: Flow, user: fx.Node, value: fx.Node) -> bool:
+    """Whether what ``user`` makes of spikes ``value`` is added to a current, and nothing else is done with it."""
+    if _is_addition(user) and len(user.all_input_nodes) == 2:
+        (other,) = (n for n in user.all_input_nodes if n is not value)
+        return CURRENT in flow.sources[other]
+    if not moves_values(model, user) or len(user.all_input_nodes) != 1 or flow.sources[user] != {SPIKES}:
+        return False
+    return bool(user.users) and all(_leads_to_sums(model, flow, u, user) for u in user.users)
+
+
+def _is_addition(node: fx.Node) -> bool:
+    return node.op in ("call_function", "call_method") and node.target in (operator.add, torch.add, "add")
+
+
+def _reroute(model: fx.GraphModule, site: fx.Node, shortcuts: list[fx.Node]) -> None:
+    z = site.args[0]
+    name = free_name(model, f"{site.target}_shortcut")
+    model.add_submodule(name, ShortcutReLU())
+    with model.graph.inserting_after(site):
+        negative = model.graph.call_function(operator.neg, (z,))
+    with model.graph.inserting_after(negative):
+        silent = model.graph.call_module(name, (negative,))
+    with model.graph.inserting_after(silent):
+        carried = model.graph.call_function(operator.add, (z, silent))
+    for user in shortcuts:
+        user.replace_input_with(site, carried)
