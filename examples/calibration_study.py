@@ -23,9 +23,9 @@ from spikingjelly_recipes import recipes, with_modules
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-# threshold, calibration: each line adds a step to those above, the last three are alternatives
-STEPS = [("max", "none"), ("99.9%", "none"), ("mse", "none")]
-STEPS += [("mse", calibration) for calibration in ("da_qcfs", "least_squares", "weights")]
+# threshold, calibration, shortcut: each line adds a step to those above, the calibrations are alternatives
+STEPS = [("max", "none"), ("99.9%", "none"), ("mse", "none"), ("mse", "da_qcfs"), ("mse", "least_squares")]
+STEPS += [("mse", "least_squares", "membrane"), ("mse", "weights", "spikes"), ("mse", "weights", "membrane")]
 
 
 @torch.no_grad()
@@ -34,7 +34,7 @@ def study(
     loader: Iterable,
     test: Iterable,
     held_out: Iterable,
-    settings: Sequence[tuple[str, str]] = STEPS,
+    settings: Sequence[Sequence[str]] = STEPS,
     time_steps: Sequence[int] = (2, 4, 8, 16),
     rival: nn.Module | None = None,
     memory: bool = False,
@@ -47,7 +47,7 @@ def study(
     :param loader: calibration data
     :param test: test data
     :param held_out: further images, for the agreement with ``ann``
-    :param settings: thresholds and calibrations to try
+    :param settings: thresholds and calibrations to try, with or without the ``shortcut``
     :param time_steps: the T to try
     :param rival: the same network in a form that SpikingJelly's recipes take; ``None`` leaves them out
     :param memory: whether peak memory is measured; ``ann`` is then pickled, and its classes must be importable
@@ -56,7 +56,7 @@ def study(
     """
     data = Comparison(ann, loader, test, held_out)
     rows = [Row("ANN", {T: Score(data.ann_accuracy, 100.0) for T in time_steps}, 1.0)]
-    rows += [data.calibration(*setting, time_steps, memory, **options) for setting in settings]
+    rows += [data.calibration(setting, time_steps, memory, **options) for setting in settings]
     if rival is not None:
         rows += [data.recipe(name, c, rival, time_steps, memory) for name, c in recipes(rival, loader).items()]
     return rows
@@ -106,16 +106,16 @@ def _mean(rows: Sequence[Row]) -> Row:
     return Row(rows[0].method, scores, mean(row.cost for row in rows), max(peaks, default=None))
 
 
-def setting(text: str) -> tuple[str, str]:
+def setting(text: str) -> list[str]:
     """
-    :param text: of the command line, such as ``"mse:weights"``
-    :return: threshold and calibration
-    :raises argparse.ArgumentTypeError: if it is not two names
+    :param text: of the command line, such as ``"mse:weights"`` or ``"mse:weights:spikes"``
+    :return: threshold, calibration and, if it is there, shortcut
+    :raises argparse.ArgumentTypeError: if it is not two or three names
     """
-    threshold, colon, calibration = text.partition(":")
-    if not (threshold and colon and calibration):
-        raise argparse.ArgumentTypeError(f"{text!r} is no THRESHOLD:CALIBRATION such as mse:weights")
-    return threshold, calibration
+    names = text.split(":")
+    if len(names) not in (2, 3) or not all(names):
+        raise argparse.ArgumentTypeError(f"{text!r} is no THRESHOLD:CALIBRATION[:SHORTCUT] such as mse:weights")
+    return names
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -129,8 +129,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=64, metavar="N")
     parser.add_argument("--mode", default="parallel")
     parser.add_argument("--test-images", type=int, metavar="N", help="(default: all)")
-    parser.add_argument("--settings", nargs="+", type=setting, default=STEPS, metavar="THRESHOLD:CALIBRATION",
-                        help="the lines of the table (default: each step added to those before it)")  # fmt: skip
+    parser.add_argument("--settings", nargs="+", type=setting, default=STEPS, metavar="SETTING",
+                        help="lines of the table, THRESHOLD:CALIBRATION or THRESHOLD:CALIBRATION:SHORTCUT (default: "
+                        "each step added to those before it)")  # fmt: skip
     parser.add_argument("--draws", type=int, default=1, metavar="N",
                         help="draw the calibration images at random, N times, and print means")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the first draw; the next has N + 1")

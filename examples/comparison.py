@@ -140,18 +140,18 @@ class Comparison:
         return snn, own / mean((before, self.seconds()))
 
     def calibration(
-        self, threshold: str, calibration: str, time_steps: Sequence[int], memory: bool, **options: object
+        self, setting: Sequence[str], time_steps: Sequence[int], memory: bool, **options: object
     ) -> Row:
         """
-        :param threshold: of the conversion
-        :param calibration: of the conversion
+        :param setting: threshold and calibration of the conversion, and its ``shortcut`` or not
         :param time_steps: the T to try
         :param memory: whether peak memory is measured, at the last T
         :param options: further options of the conversion
         :return: the line of one of this package's calibrations
         """
-        row, costs = Row(f'"{threshold}", "{calibration}"'), []
-        flags = {"threshold": threshold, "calibration": calibration, "show_progress": False, **options}
+        row, costs = Row(", ".join(f'"{flag}"' for flag in setting)), []
+        flags = dict(zip(("threshold", "calibration", "shortcut"), setting, strict=False))
+        flags |= {"show_progress": False, **options}
         for T in tqdm(time_steps, desc=row.method, leave=False):
             converter = sjpc.ParallelConverter(self.loader, time_steps=T, **flags)
             snn, cost = self.timed(partial(converter.convert, self.ann))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+
 import pytest
 import torch
-from calibration_study import draw, over_draws, study, table
+from calibration_study import draw, over_draws, setting, study, table
 from comparison import Comparison, Row, Score
 from models import cifar_resnet, digits_cnn
 from spikingjelly_recipes import Passes, with_modules
@@ -38,8 +40,10 @@ def test_passes_begin_anew() -> None:
 
 def test_a_study_of_any_network() -> None:
     ann, data = digits_cnn().eval(), loader()
-    rows = study(ann, data, data, data, settings=[("max", "none")], time_steps=[1, 3], rival=ann)
-    assert [row.method for row in rows[:3]] == ["ANN", '"max", "none"', "SpikingJelly, rate coding"]
+    settings = [("max", "none"), ("max", "none", "membrane")]
+    rows = study(ann, data, data, data, settings=settings, time_steps=[1, 3], rival=ann)
+    methods = ["ANN", '"max", "none"', '"max", "none", "membrane"', "SpikingJelly, rate coding"]
+    assert [row.method for row in rows[:4]] == methods
     assert all(list(row.scores) == [1, 3] and row.cost > 0 and not row.failure for row in rows)
 
 
@@ -78,3 +82,10 @@ def test_draws_differ_and_can_be_repeated() -> None:
     drawn = [[x.tolist() for x, _ in draw(images, 10, seed, 4)] for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
     assert [len(batch) for batch in drawn[0]] == [4, 4, 2] and len({i for batch in drawn[0] for i in batch}) == 10
+
+
+def test_settings_of_the_command_line() -> None:
+    assert setting("mse:weights") == ["mse", "weights"] and setting("max:none:membrane")[2] == "membrane"
+    for text in ("mse", "mse:", ":weights", "mse:weights:membrane:more", ""):
+        with pytest.raises(argparse.ArgumentTypeError, match="THRESHOLD:CALIBRATION"):
+            setting(text)

@@ -53,6 +53,11 @@ class ConversionConfig:
     :param distillation_epochs: how often gradient steps on the weights go through the calibration data at the end, see
         :func:`~sj_parallel_conversion.ann2snn.calibration.distillation.distil`. ``None``: 3 in a classifier with
         ``calibration="weights"`` whose outputs are more than 2 % off, otherwise 0
+    :param shortcut: what an identity shortcut around a residual block carries: ``"spikes"``, or ``"membrane"``: the
+        current that the neuron before it receives, and the spikes of a second neuron for its negative part, which takes
+        a third to a half off the error of a residual network
+        (:mod:`~sj_parallel_conversion.ann2snn.graph.shortcut`). ``"auto"``: ``"membrane"`` with
+        ``calibration="weights"``, which changes the network anyway, otherwise ``"spikes"``
     :raises ConfigError: if an option is out of range; the message lists what is valid
     """
 

@@ -29,6 +29,7 @@ def test_defaults() -> None:
         "strict": False,
         "max_memory": None,
         "distillation_epochs": None,
+        "shortcut": "auto",
     }
 
 
@@ -73,6 +74,9 @@ def test_defaults() -> None:
         ("backend", ["cupy"], ["'torch'", "'cupy'"]),
         ("input_encoding", "rate", ["'analogue'", "'spikes'"]),
         ("input_encoding", None, ["'analogue'", "'spikes'"]),
+        ("shortcut", "current", ["'auto'", "'spikes'", "'membrane'"]),
+        ("shortcut", None, ["'auto'", "'spikes'", "'membrane'"]),
+        ("shortcut", True, ["'auto'", "'spikes'", "'membrane'"]),
     ],
 )
 @pytest.mark.parametrize("make", ["config", "recipe", "converter"])

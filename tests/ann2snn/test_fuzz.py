@@ -22,6 +22,7 @@ from sj_parallel_conversion.neuron import SpikingNode
 PLAIN = {"threshold": "max", "calibration": "none", "show_progress": False}
 MODES = st.sampled_from(["parallel", "spikepack", "css"])
 CALIBRATIONS = st.sampled_from(["none", "none", "da_qcfs", "least_squares", "weights"])
+SHORTCUTS = st.sampled_from(["auto", "membrane"])
 DTYPES = st.sampled_from([torch.float32, torch.float32, torch.float64, torch.bfloat16])
 
 share_of_budget = settings(max_examples=settings().max_examples // 3 + 1)  # three tests
@@ -87,14 +88,17 @@ def assert_trains_are_code_words(snn: sjpc.SpikingNetwork, x: Tensor) -> None:
 
 @share_of_budget
 @given(
-    net=networks(), mode=MODES, T=st.integers(1, 8), calibration=CALIBRATIONS, dtype=DTYPES, per_channel=st.booleans()
-)
+    net=networks(), mode=MODES, T=st.integers(1, 8), calibration=CALIBRATIONS, dtype=DTYPES, per_channel=st.booleans(),
+    shortcut=SHORTCUTS,
+)  # fmt: skip
 @torch.no_grad()
 def test_executions_codes_and_round_trips(
-    net: tuple[nn.Module, Tensor], mode: str, T: int, calibration: str, dtype: torch.dtype, per_channel: bool
-) -> None:
+    net: tuple[nn.Module, Tensor], mode: str, T: int, calibration: str, dtype: torch.dtype, per_channel: bool,
+    shortcut: str,
+) -> None:  # fmt: skip
     ann, x = in_dtype(net, dtype)
-    snn = converted(ann, x, mode=mode, time_steps=T, calibration=calibration, per_channel=per_channel)
+    options = {"calibration": calibration, "per_channel": per_channel, "shortcut": shortcut}
+    snn = converted(ann, x, mode=mode, time_steps=T, **options)
     if snn is None:
         return
     spikes = snn.predict(x)
@@ -137,12 +141,12 @@ def test_eight_weighted_steps_are_near_the_ann_and_more_are_nearer(
 
 
 @share_of_budget
-@given(net=networks(), mode=MODES, T=st.sampled_from([1, BATCH, 4]))
+@given(net=networks(), mode=MODES, T=st.sampled_from([1, BATCH, 4]), shortcut=SHORTCUTS)
 @torch.no_grad()
-def test_time_and_batch_are_never_mixed_up(net: tuple[nn.Module, Tensor], mode: str, T: int) -> None:
+def test_time_and_batch_are_never_mixed_up(net: tuple[nn.Module, Tensor], mode: str, T: int, shortcut: str) -> None:
     """In float64, where the size of a batch does not move values across a step of the quantiser."""
     ann, x = in_dtype(net, torch.float64)
-    snn = converted(ann, x, mode=mode, time_steps=T)
+    snn = converted(ann, x, mode=mode, time_steps=T, shortcut=shortcut)
     if snn is None:
         return
     expected = snn.predict(x)

@@ -11,8 +11,8 @@ from .spiking_inputs import analogue_operations, give_layers_spikes, pool_after_
 from .tracing import check_outputs, trace, trace_own
 
 __all__ = [
-    "ShortcutReLU",
     "Flow",
+    "ShortcutReLU",
     "activation_sites",
     "analogue_operations",
     "bake_weights",

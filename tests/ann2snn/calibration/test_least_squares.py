@@ -196,3 +196,31 @@ def test_identical_images() -> None:
     ann = nn.Sequential(nn.Linear(20, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 5)).eval()
     x = torch.rand(1, 20).expand(512, 20).clone()
     assert torch.isfinite(convert(ann, [x], calibration="weights").predict(x)).all()
+
+
+class Block(nn.Module):
+    """A residual block between two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.a, self.b, self.head = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.c, self.d = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        x = (self.b(self.a(x).relu()) + x).relu()
+        return self.head((self.d(self.c(x).relu()) + x).relu())
+
+
+@pytest.mark.parametrize("calibration", CALIBRATIONS)
+@torch.no_grad()
+def test_the_neuron_of_a_membrane_shortcut_cancels_what_is_there(calibration: str) -> None:
+    """Not what the ANN has there: its input is the spiking network's own, so there is no error to shift away."""
+    x = torch.randn(256, 6, generator=torch.Generator().manual_seed(1))
+    options = {"calibration": calibration, "shortcut": "membrane", "fold": False, "time_steps": 2}
+    snn = convert(Block().eval(), [x], **options)
+    nodes = {name: site.node for name, site in snn.net.named_modules() if hasattr(site, "node")}
+    shortcuts = [node for name, node in nodes.items() if name.endswith("_shortcut")]
+    assert len(shortcuts) == 2 and all((node.shift == 0).all() for node in shortcuts)
+    assert any((node.shift != 0).any() for node in nodes.values())

@@ -79,10 +79,39 @@ def test_scaled_sums_are_no_plain_additions(how: str, same: str) -> None:
 @torch.no_grad()
 def test_the_branch_that_can_take_the_error_back_does(how: str, corrects: str, does_not: str) -> None:
     ann, x = Block(how), images()
-    snn = convert(ann, x, fold=False)
+    found = changed(ann, convert(ann, x, fold=False, shortcut="spikes"))
+    assert f"{corrects}.weight" in found and f"{does_not}.weight" not in found
+
+
+def changed(ann: nn.Module, snn: sjpc.SpikingNetwork) -> set[str]:
     spiking = dict(snn.net.named_parameters())
-    changed = {name for name, p in ann.named_parameters() if name in spiking and not torch.equal(p, spiking[name])}
-    assert f"{corrects}.weight" in changed and f"{does_not}.weight" not in changed
+    return {name for name, p in ann.named_parameters() if name in spiking and not torch.equal(p, spiking[name])}
+
+
+class TwoBlocks(nn.Module):
+    """What ``b`` gives is read by a neuron and by the shortcut around the second block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.head = nn.Linear(6, 16), nn.Linear(16, 3)
+        self.a, self.b, self.c, self.d = (nn.Linear(16, 16) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        x = (x + self.b(self.a(x).relu())).relu()
+        x = (self.d(self.c(x).relu()) + x).relu()
+        return self.head(x)
+
+
+@pytest.mark.parametrize("shortcut", ["spikes", "membrane"])
+@torch.no_grad()
+def test_layers_whose_value_a_shortcut_carries_on_are_corrected(shortcut: str) -> None:
+    ann, x, unseen = TwoBlocks(), images(512), torch.randn(512, 6, generator=torch.Generator().manual_seed(2))
+    snn = convert(ann, x, fold=False, shortcut=shortcut)
+    assert {f"{layer}.weight" for layer in "abcd"} <= changed(ann, snn)
+    fitted = convert(ann, x, "least_squares", shortcut=shortcut)
+    assert error(snn, ann, unseen) < 0.8 * error(fitted, ann, unseen)
 
 
 @pytest.mark.parametrize("calibration", ["none", "least_squares", "weights"])
