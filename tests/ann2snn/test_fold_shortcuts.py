@@ -70,6 +70,15 @@ def test_fold_changes_nothing(name: str, mode: str, options: dict[str, object]) 
     assert not any(node.target is operator.neg for node in folded.net.graph.nodes)
 
 
+@pytest.mark.parametrize("name", NETS)
+@torch.no_grad()
+def test_every_channel_has_its_threshold(name: str) -> None:
+    nodes = [site.node for site in convert(blocks(name), IMAGES, shortcut="membrane").neurons()]
+    assert all(node.v_threshold.dim() == 1 for node in nodes)
+    whole = convert(blocks(name), IMAGES, shortcut="membrane", per_channel=False).neurons()
+    assert len(whole) == len(nodes) and not any(site.node.v_threshold.dim() for site in whole)
+
+
 @pytest.mark.parametrize("mode", MODES)
 @torch.no_grad()
 def test_with_many_levels_it_is_the_ann(mode: str) -> None:
@@ -90,7 +99,7 @@ def test_less_error_than_with_spikes_on_the_shortcut(calibration: str) -> None:
     for shortcut in ("membrane", "spikes"):
         options = {"threshold": "mse", "shortcut": shortcut, "calibration": calibration, "distillation_epochs": 0}
         errors.append(float((convert(ann, x, **options).predict(x) - ann(x)).square().sum()))
-    assert errors[0] < 0.8 * errors[1]
+    assert errors[0] < 0.9 * errors[1]
 
 
 @torch.no_grad()

@@ -23,8 +23,11 @@ _SAME_AXIS_MODULES = (
     nn.Identity,
     nn.Upsample,
 )
-_SAME_AXIS_FUNCTIONS = (operator.add, operator.sub, operator.mul, operator.truediv, torch.add, torch.sub, torch.mul)
-_SAME_AXIS_METHODS = ("add", "sub", "mul", "contiguous", "clone")
+_SAME_AXIS_FUNCTIONS = (
+    operator.add, operator.sub, operator.mul, operator.truediv, operator.neg,
+    torch.add, torch.sub, torch.mul, torch.neg,
+)  # fmt: skip
+_SAME_AXIS_METHODS = ("add", "sub", "mul", "neg", "contiguous", "clone")
 
 
 class _ShapeRecorder(Interpreter):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+
 import pytest
 import torch
 from nets import IMAGES, TOKENS, volume
@@ -59,6 +61,8 @@ def nothing(x: Tensor) -> Tensor:
         pytest.param(Before(nn.Linear(6, 8), lambda x: x.view(7, 5, 2, 4)), TOKENS, None, id="heads"),
         pytest.param(nn.ReLU(), IMAGES, None, id="input 4-D"),
         pytest.param(nn.ReLU(), TOKENS[:, 0], 1, id="input 2-D"),
+        pytest.param(Before(conv(), operator.neg), IMAGES, 1, id="negative"),
+        pytest.param(Before(conv(), lambda x: x.neg()), IMAGES, 1, id="negative, method"),
     ],
 )
 def test_channel_axis(model: nn.Module, x: Tensor, axis: int | None) -> None:
