@@ -25,10 +25,11 @@ def in_batches(predict: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     return torch.cat([predict(x) for x in images.split(200)])
 
 
-def resnet_forward(model: nn.Module, x: Tensor, activation: Activation) -> Tensor:
+def resnet_forward(model: nn.Module, x: Tensor, activation: Activation, carry: Activation | None = None) -> Tensor:
     """
     ResNet-20 written out, from the parameters of ``model`` alone; ``activation`` is called with the value and the
-    name of the place. Knows nothing of graphs, nodes or spikes, and so is the same on every SpikingJelly release.
+    name of the place, and so is ``carry``, which gives what shortcuts take (``None``: the activation). Knows nothing of
+    graphs, nodes or spikes, and so is the same on every SpikingJelly release.
     """
     p = dict(model.named_parameters()) | dict(model.named_buffers())
 
@@ -36,16 +37,19 @@ def resnet_forward(model: nn.Module, x: Tensor, activation: Activation) -> Tenso
         x = F.conv2d(x, p[f"{conv}.weight"], None, stride, 1)
         return F.batch_norm(x, *(p[f"{bn}.{n}"] for n in ("running_mean", "running_var", "weight", "bias")))
 
-    x = activation(conv_bn(x, "conv1", "bn1"), "stem")
+    def fire(x: Tensor, at: str) -> tuple[Tensor, Tensor]:
+        y = activation(x, at)
+        return y, y if carry is None else carry(x, at)
+
+    x, shortcut = fire(conv_bn(x, "conv1", "bn1"), "stem")
     for stage in (1, 2, 3):
         for block in range(3):
             at, stride = f"layer{stage}.{block}", 2 if stage > 1 and block == 0 else 1
-            shortcut = x
             if stride == 2:
-                half = x.shape[1] // 2
-                shortcut = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, half, half))
+                half = shortcut.shape[1] // 2
+                shortcut = F.pad(shortcut[:, :, ::2, ::2], (0, 0, 0, 0, half, half))
             x = activation(conv_bn(x, f"{at}.conv1", f"{at}.bn1", stride), f"{at}.a")
-            x = activation(conv_bn(x, f"{at}.conv2", f"{at}.bn2") + shortcut, f"{at}.b")
+            x, shortcut = fire(conv_bn(x, f"{at}.conv2", f"{at}.bn2") + shortcut, f"{at}.b")
     return F.linear(x.mean((2, 3)), p["linear.weight"], p["linear.bias"])
 
 
@@ -111,8 +115,9 @@ def test_qcfs_network_against_the_reference(with_qcfs: nn.Module, cifar_test: tu
 
 
 @pytest.mark.parametrize("T", [4, 16])
+@pytest.mark.parametrize("shortcut", ["spikes", "membrane"])
 def test_training_free_conversion_against_the_reference(
-    resnet20: nn.Module, cifar_train: tuple[Tensor, Tensor], cifar_test: tuple[Tensor, Tensor], T: int
+    resnet20: nn.Module, cifar_train: tuple[Tensor, Tensor], cifar_test: tuple[Tensor, Tensor], T: int, shortcut: str
 ) -> None:
     """Largest activation of each channel, then clip and floor: the whole network by hand, in float64."""
     ann, calibration, images = resnet20.double(), cifar_train[0][:100].double(), cifar_test[0][:50].double()
@@ -126,10 +131,17 @@ def test_training_free_conversion_against_the_reference(
     def quantised(x: Tensor, at: str) -> Tensor:
         return theta[at] / T * (x * T / theta[at] + 0.5).floor().clamp(0, T)
 
+    def record_carried(x: Tensor, at: str) -> Tensor:
+        return x + record(-x, f"{at}, carried")
+
+    def carried(x: Tensor, at: str) -> Tensor:
+        return x + quantised(-x, f"{at}, carried")
+
+    carries = (record_carried, carried) if shortcut == "membrane" else (None, None)
     with torch.no_grad():
-        resnet_forward(ann, calibration, record)
-        expected = resnet_forward(ann, images, quantised)
-        options = {"threshold": "max", "calibration": "none", "show_progress": False}
+        resnet_forward(ann, calibration, record, carries[0])
+        expected = resnet_forward(ann, images, quantised, carries[1])
+        options = {"threshold": "max", "calibration": "none", "show_progress": False, "shortcut": shortcut}
         snn = sjpc.ParallelConverter([calibration], time_steps=T, **options).convert(ann)
         for snn.execution in ("spikes", "packed"):
             torch.testing.assert_close(snn.predict(images), expected, rtol=1e-6, atol=1e-6)
