@@ -184,6 +184,30 @@ class Tokens(nn.Module):
         return self.fc2(F.relu(x)).mean(1)
 
 
+class NegativeReLUs(nn.Module):
+    """relu(-z) without a membrane shortcut around it, in the way of ``kind``."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.a, self.b, self.wide = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1), nn.Conv2d(8, 4, 1)
+        self.kind = kind
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.a(x)
+        y = F.relu(-z)
+        if self.kind == "concatenated":
+            return self.wide(torch.cat([F.relu(z), y], 1))
+        if self.kind == "read twice":
+            return F.relu(self.b(y) + y)
+        if self.kind == "magnitude":
+            return self.b(F.relu(z) + y)
+        if self.kind == "difference":
+            return F.relu(self.b(F.relu(z) - y))
+        if self.kind == "pooled":
+            return self.b(y).mean((2, 3)) + y.mean((2, 3))
+        return F.relu(self.b(y)) if self.kind == "alone" else self.b(z + y)
+
+
 def conv_bn_relu(dim: int, transposed: bool = False, **arguments: object) -> nn.Sequential:
     """Conv-BN-ReLU-pool-head for 1, 2 or 3 spatial dimensions."""
     conv = getattr(nn, f"Conv{'Transpose' if transposed else ''}{dim}d")
@@ -215,6 +239,7 @@ def lively(model: nn.Module, x: Tensor, seed: int = 0) -> nn.Module:
 
 IMAGES = torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(0))
 TOKENS = torch.randn(7, 5, 6, generator=torch.Generator().manual_seed(0))
+NEGATIVE_KINDS = ["alone", "concatenated", "read twice", "magnitude", "difference", "pooled", "by hand"]
 INPLACE_KINDS = ["module", "argument", "F.relu_", "torch.relu_", "method", "clamp_", "torch.clamp_"]
 
 
@@ -246,6 +271,7 @@ NETS = {
     "transposed 2d, stride": (lambda: conv_bn_relu(2, True, stride=2), volume(2)),
     "transposed 3d": (lambda: conv_bn_relu(3, True), volume(3)),
     "transposed 2d, groups": (lambda: conv_bn_relu(2, True, groups=2), volume(2)),
+    **{f"negative, {k}": (lambda k=k: NegativeReLUs(k), IMAGES) for k in NEGATIVE_KINDS},
     **{f"in place, {k}": (lambda k=k: InplaceReLUReadLater(k), IMAGES) for k in INPLACE_KINDS},
 }
 

@@ -54,10 +54,11 @@ class ConversionConfig:
         :func:`~sj_parallel_conversion.ann2snn.calibration.distillation.distil`. ``None``: 3 in a classifier with
         ``calibration="weights"`` whose outputs are more than 2 % off, otherwise 0
     :param shortcut: what an identity shortcut around a residual block carries: ``"spikes"``, or ``"membrane"``: the
-        current that the neuron before it receives, and the spikes of a second neuron for its negative part, which takes
-        a third to a half off the error of a residual network
-        (:mod:`~sj_parallel_conversion.ann2snn.graph.shortcut`). ``"auto"``: ``"membrane"`` with
-        ``calibration="weights"``, which changes the network anyway, otherwise ``"spikes"``
+        current that the neuron before it receives, and the spikes of a second neuron for its negative part, which has
+        less error where that part is small (:mod:`~sj_parallel_conversion.ann2snn.graph.shortcut`). ``"auto"``: with
+        ``calibration="weights"``, which changes the network anyway, ``"membrane"`` where the first batch of the
+        calibration data has no more than twice as much energy in the negative part as in the positive one, and
+        otherwise ``"spikes"``
     :raises ConfigError: if an option is out of range; the message lists what is valid
     """
 
@@ -115,7 +116,7 @@ class ConversionConfig:
 
     @property
     def membrane_shortcuts(self) -> bool:
-        """Whether identity shortcuts carry currents."""
+        """Whether identity shortcuts may carry currents."""
         return self.shortcut == "membrane" or (self.shortcut == "auto" and self.calibration == "weights")
 
     def as_dict(self) -> dict[str, object]:

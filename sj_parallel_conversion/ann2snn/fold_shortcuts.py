@@ -21,15 +21,25 @@ def fold_shortcuts(model: fx.GraphModule, names: set[str]) -> None:
     :param names: the :class:`SpikingActivation` modules that may be folded
     """
     for negative in [node for node in model.graph.nodes if node.target is operator.neg]:
-        users = list(negative.users)
-        if len(users) != 1 or not _is_foldable(model, users[0], names):
+        value, silent = negative.args[0], _neuron_of_shortcut(model, negative, names)
+        if silent is None:
             continue
-        (silent,), value = users, negative.args[0]
         _fold_input(model, silent, value, -1)
         model.graph.erase_node(negative)
         for site in [user for user in value.users if _is_foldable(model, user, names)]:
             _fold_input(model, site, value, 1)
         _fold_sum(model, silent, value)
+
+
+def _neuron_of_shortcut(model: fx.GraphModule, negative: fx.Node, names: set[str]) -> fx.Node | None:
+    """The neuron that reads ``negative`` alone and is added to the value of which it is, if that is all it does."""
+    if len(negative.users) != 1:
+        return None
+    (silent,) = negative.users
+    if not _is_foldable(model, silent, names) or len(silent.users) != 1:
+        return None
+    (addition,) = silent.users
+    return silent if addition.target is operator.add and addition.args == (negative.args[0], silent) else None
 
 
 def _is_foldable(model: fx.GraphModule, node: fx.Node, names: set[str]) -> bool:

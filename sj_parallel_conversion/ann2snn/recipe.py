@@ -154,12 +154,12 @@ def prepare(
     graph.remove_inplace(model)
     graph.standardise_activations(model)
     graph.one_module_per_call(model)
-    if config.membrane_shortcuts:
-        graph.membrane_shortcuts(model)
     graph.activation_sites(model)  # what cannot be converted is said before any data are read
     record_shapes(model, data.first())
     with data.naming_batches():
         graph.check_outputs(ann, model, data.first())
+        if config.membrane_shortcuts:
+            graph.membrane_shortcuts(model, data.first() if config.shortcut == "auto" else None)
     sites = find_sites(model, config.per_channel)
     max_level = config.node_type.code.max_level(config.time_steps)
     # Fusing changes float rounding, which would move values across the steps of a trained quantiser.

@@ -7,44 +7,94 @@ sum, and with it into each sum behind it. Because
 .. math:: \mathrm{relu}(z) = z + \mathrm{relu}(-z),
 
 the shortcut can pass on z, which is a sum of weighted spikes and is not rounded anew, and the spikes of a second neuron
-for relu(-z). That is small where the neuron is active, and silent where z > 0. Shortcuts between membranes are those
-of MS-ResNet (Hu et al., "Advancing Spiking Neural Networks Toward Deep Residual Learning", IEEE TNNLS 2024).
+for relu(-z), which is silent where z > 0. That pays unless z is negative at most places. Shortcuts between membranes
+are those of MS-ResNet (Hu et al., "Advancing Spiking Neural Networks Toward Deep Residual Learning", IEEE TNNLS 2024).
 """
 
 from __future__ import annotations
 
 import operator
+from collections.abc import Collection
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from .activations import is_site
-from .flow import CURRENT, SPIKES, Flow
+from .flow import ANALOGUE, CURRENT, Flow
+from .interpreter import Interpreter
 from .maxpool import is_max_pool
 from .passes import free_name
 from .rescale import has_hooks
 from .units import moves_values
+
+_NEGATIVE = 2.0  # that many times the energy of the positive part, and the spikes for it round more than they save
 
 
 class ShortcutReLU(nn.ReLU):
     """The neuron of a membrane shortcut, for relu(-z)."""
 
 
-def membrane_shortcuts(model: fx.GraphModule) -> None:
+def membrane_shortcuts(model: fx.GraphModule, x: Tensor | None = None) -> None:
     """
-    Let every identity shortcut from a ReLU to a sum of currents carry the ReLU's input z and relu(-z), in place. Slices
-    and zero padding on the way are part of the shortcut. Outputs stay the same to the bit.
+    Let identity shortcuts from a ReLU to a sum of graded values carry the ReLU's input z and relu(-z), in place. Slices
+    and zero padding on the way are part of the shortcut. Where z is finite, outputs stay the same to the bit.
 
     :param model: a standardised graph with an own module for each call
+    :param x: a batch; shortcuts around a z whose negative part has more than twice the energy of the positive one stay
+        as they are. ``None``: all are changed
     """
+    _merge_equal_relus(model)
     flow = Flow(model, {node.target for node in model.graph.nodes if is_site(model, node)})
-    for node in list(model.graph.nodes):
-        if _is_plain_relu(model, node) and not is_max_pool(model, node.args[0]) and CURRENT in flow.received(node):
-            shortcuts = [user for user in node.users if _leads_to_sums(model, flow, user, node)]
-            if shortcuts:
-                _reroute(model, node, shortcuts)
+    found: dict[fx.Node, list[fx.Node]] = {}
+    for node in model.graph.nodes:
+        if _is_plain_relu(model, node) and not is_max_pool(model, node.args[0]) and _is_graded(flow, node.args[0]):
+            found[node] = [user for user in node.users if _leads_to_sums(model, flow, user, node)]
+    shares = {} if x is None else _negative_shares(model, {site.args[0] for site in found if found[site]}, x)
+    for site, shortcuts in found.items():
+        if shortcuts and shares.get(site.args[0], 0.0) <= _NEGATIVE:
+            _reroute(model, site, shortcuts)
+    model.delete_all_unused_submodules()
     model.graph.lint()
     model.recompile()
+
+
+class _NegativeShares(Interpreter):
+    """Energy of the negative part of some values over that of their positive part."""
+
+    def __init__(self, model: fx.GraphModule, values: Collection[fx.Node]) -> None:
+        super().__init__(model)
+        self.values = values
+        self.shares: dict[fx.Node, float] = {}
+
+    def run_node(self, node: fx.Node) -> object:
+        """:return: what ``node`` computes"""
+        z = super().run_node(node)
+        if node in self.values:
+            total, positive = z.double().square().sum(), z.double().clamp_min(0).square().sum()
+            share = (total - positive) / positive
+            # a z that is never positive, or infinite, has no shortcut that could be better
+            self.shares[node] = float(share) if share.isfinite() else float("inf")
+        return z
+
+
+@torch.no_grad()
+def _negative_shares(model: fx.GraphModule, values: Collection[fx.Node], x: Tensor) -> dict[fx.Node, float]:
+    interpreter = _NegativeShares(model, values)
+    interpreter.run(x)
+    return interpreter.shares
+
+
+def _merge_equal_relus(model: fx.GraphModule) -> None:
+    """One ReLU for all that read the same value: ``relu(z) + f(relu(z))`` has one neuron to start from."""
+    first: dict[fx.Node, fx.Node] = {}
+    for node in list(model.graph.nodes):
+        if _is_plain_relu(model, node) and first.setdefault(node.args[0], node) is not node:
+            node.replace_all_uses_with(first[node.args[0]])
+            model.graph.erase_node(node)
+
+
+def _is_graded(flow: Flow, value: fx.Node) -> bool:
+    return bool(flow.sources[value] & {CURRENT, ANALOGUE})
 
 
 def shortcut_site(model: fx.GraphModule, node: fx.Node) -> fx.Node | None:
@@ -75,11 +125,11 @@ def _is_shortcut_negative(model: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def _leads_to_sums(model: fx.GraphModule, flow: Flow, user: fx.Node, value: fx.Node) -> bool:
-    """Whether what ``user`` makes of spikes ``value`` is added to a current, and nothing else is done with it."""
+    """Whether what ``user`` makes of spikes ``value`` is added to a graded value, and nothing else is done with it."""
     if _is_addition(user) and len(user.all_input_nodes) == 2:
         (other,) = (n for n in user.all_input_nodes if n is not value)
-        return CURRENT in flow.sources[other]
-    if not moves_values(model, user) or len(user.all_input_nodes) != 1 or flow.sources[user] != {SPIKES}:
+        return _is_graded(flow, other)
+    if not moves_values(model, user) or len(user.all_input_nodes) != 1:
         return False
     return bool(user.users) and all(_leads_to_sums(model, flow, u, user) for u in user.users)
 
@@ -98,5 +148,9 @@ def _reroute(model: fx.GraphModule, site: fx.Node, shortcuts: list[fx.Node]) -> 
         silent = model.graph.call_module(name, (negative,))
     with model.graph.inserting_after(silent):
         carried = model.graph.call_function(operator.add, (z, silent))
+    for node in (negative, silent, carried):
+        node.meta = dict(site.meta)
     for user in shortcuts:
         user.replace_input_with(site, carried)
+    if not site.users:
+        model.graph.erase_node(site)

@@ -22,7 +22,7 @@ class Sums(nn.Module):
         super().__init__()
         self.stem, self.a, self.b = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
         self.halve, self.norm, self.act, self.drop = nn.Conv2d(4, 4, 1, 2), nn.BatchNorm2d(4), nn.ReLU6(), nn.Dropout()
-        self.qcfs, self.function = sjpc.QCFS(4), function
+        self.qcfs, self.group, self.function = sjpc.QCFS(4), nn.GroupNorm(2, 4), function
 
     def forward(self, x: Tensor) -> Tensor:
         return self.function(self, self.stem(x))
@@ -52,7 +52,10 @@ CASES = {
     "a layer on the shortcut": (lambda m, z: later(m.a(y := F.relu(z)) + m.b(y)), 0),
     "pooling on the shortcut": (lambda m, z: later(m.halve(y := F.relu(z)) + F.max_pool2d(y, 2)), 0),
     "padding with ones": (lambda m, z: later(m.a(F.pad(y := F.relu(z), (1, 1))) + F.pad(y, (1, 1), value=1.0)), 0),
-    "a slice that a layer reads": (lambda m, z: later(m.a(F.relu(z)) + m.b(F.relu(z)[:, :, ::1])), 0),
+    "a slice that a layer reads": (lambda m, z: later(m.a(y := F.relu(z)) + (s := y[:, :, ::1]) + m.b(s)), 0),
+    "two calls for one value": (lambda m, z: later(m.a(F.relu(z)) + F.relu(z)), 1),
+    "no layer reads the spikes": (lambda m, z: later(m.a(F.relu(m.b(z))) + F.relu(z)), 1),
+    "analogue branch": (lambda m, z: later(m.group(m.a(y := F.relu(z))) + y), 1),
     "sum of spikes": (lambda m, z: m.b(F.relu(z) + F.relu(m.a(F.relu(z)))).mean((2, 3)), 0),
     "doubled": (lambda m, z: later(m.a((y := F.relu(z)) + y)), 0),
     "concatenation": (lambda m, z: later(torch.cat([m.a(y := F.relu(z)), y], 1)), 0),
@@ -85,6 +88,18 @@ def test_which_shortcuts_are_made(name: str) -> None:
     model = plain(ann)
     graph.membrane_shortcuts(model)
     assert len(shortcuts(model)) == expected
+    assert torch.equal(model(IMAGES), ann(IMAGES))
+    assert all(node.users or node.op == "output" for node in model.graph.nodes), "something that nobody reads"
+
+
+@pytest.mark.parametrize(("lower", "kept"), [(0.0, True), (3.0, False), (torch.inf, False)])
+@torch.no_grad()
+def test_a_value_that_is_negative_at_most_places_is_not_carried(lower: float, kept: bool) -> None:
+    ann = lively(Sums(CASES["identity"][0]), IMAGES)
+    ann.stem.bias -= lower
+    model = plain(ann)
+    graph.membrane_shortcuts(model, IMAGES)
+    assert bool(shortcuts(model)) == kept
     assert torch.equal(model(IMAGES), ann(IMAGES))
 
 
