@@ -56,9 +56,9 @@ class ConversionConfig:
     :param shortcut: what an identity shortcut around a residual block carries: ``"spikes"``, or ``"membrane"``: the
         current that the neuron before it receives, and the spikes of a second neuron for its negative part, which has
         less error where that part is small (:mod:`~sj_parallel_conversion.ann2snn.graph.shortcut`). ``"auto"``: with
-        ``calibration="weights"``, which changes the network anyway, ``"membrane"`` where the first batch of the
-        calibration data has no more than twice as much energy in the negative part as in the positive one, and
-        otherwise ``"spikes"``
+        ``mode="parallel"``, whose levels are few, and ``calibration="weights"``, which changes the network anyway,
+        ``"membrane"`` where the first batch of the calibration data has no more than twice as much energy in the
+        negative part as in the positive one, and otherwise ``"spikes"``
     :raises ConfigError: if an option is out of range; the message lists what is valid
     """
 
@@ -117,7 +117,8 @@ class ConversionConfig:
     @property
     def membrane_shortcuts(self) -> bool:
         """Whether identity shortcuts may carry currents."""
-        return self.shortcut == "membrane" or (self.shortcut == "auto" and self.calibration == "weights")
+        chosen = self.calibration == "weights" and self.mode == "parallel"
+        return self.shortcut == "membrane" or (self.shortcut == "auto" and chosen)
 
     def as_dict(self) -> dict[str, object]:
         """The options as plain data."""

@@ -103,11 +103,12 @@ def test_less_error_than_with_spikes_on_the_shortcut(calibration: str) -> None:
 
 
 @torch.no_grad()
-def test_auto_is_membrane_with_corrected_weights_alone() -> None:
-    for calibration in ("none", "da_qcfs", "least_squares", "weights"):
-        snn = convert(blocks(), IMAGES, calibration=calibration)
-        found = any(isinstance(module, ToLevels) for module in snn.modules())
-        assert found == (calibration == "weights") == snn.config.membrane_shortcuts
+def test_auto_is_membrane_with_few_levels_and_corrected_weights_alone() -> None:
+    for mode in MODES:
+        for calibration in ("none", "da_qcfs", "least_squares", "weights"):
+            snn = convert(blocks(), IMAGES, mode=mode, calibration=calibration)
+            found = any(isinstance(module, ToLevels) for module in snn.modules())
+            assert found == (calibration == "weights" and mode == "parallel") == snn.config.membrane_shortcuts
 
 
 @pytest.mark.parametrize("mode", ["spikepack", "css"])
