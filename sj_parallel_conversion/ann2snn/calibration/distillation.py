@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..data import CalibrationData
 
 _EPOCHS = 3  # of calibration="weights", where there is something to gain
-_WORTHWHILE = 0.02  # relative squared error of the outputs
+_WORTHWHILE = 0.005  # relative squared error of the outputs
 _IMAGES = 16  # a step, and with gradients at once, which is what limits the memory
 _RATE = 0.012  # size of a step, relative to the weights, for a relative error of 1
 _AVERAGED = 2 / 3  # share of the steps, the last, over which weights are averaged
