@@ -69,6 +69,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--packed", type=int, nargs="*", default=[4, 16, 64], metavar="T")
     parser.add_argument("--spikes", type=int, nargs="*", default=[8, 32], metavar="T")
     parser.add_argument("--weighted", type=int, default=8, metavar="T", help="time-steps of spikepack and css")
+    parser.add_argument("--shortcut", default="auto", help="what identity shortcuts carry: spikes (auto) or membrane")
     parser.add_argument("--rate-coding", type=int, nargs="*", default=[32, 48], metavar="T", help="SpikingJelly's T")
     parser.add_argument("--seconds", type=float, help="for each network (default: 120, quick: 20)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -84,7 +85,9 @@ def calibration(x: Tensor) -> list[Tensor]:
     return [x[:2]]
 
 
-def convert(ann: nn.Module, x: Tensor, mode: str, time_steps: int, execution: str) -> sjpc.SpikingNetwork:
+def convert(
+    ann: nn.Module, x: Tensor, mode: str, time_steps: int, execution: str, shortcut: str = "auto"
+) -> sjpc.SpikingNetwork:
     """
     :param ann: a network
     :param x: an input
@@ -92,9 +95,10 @@ def convert(ann: nn.Module, x: Tensor, mode: str, time_steps: int, execution: st
     :param time_steps: T
     :param execution: ``"packed"``, ``"spikes"``, either of them with ``" prepacked"``, ``"step by step"`` or
         ``"int8 weights"``
+    :param shortcut: what identity shortcuts carry
     :return: the converted network, ready to run
     """
-    options = {"threshold": "max", "calibration": "da_qcfs", "show_progress": False}
+    options = {"threshold": "max", "calibration": "da_qcfs", "show_progress": False, "shortcut": shortcut}
     snn = sjpc.ParallelConverter(calibration(x), mode=mode, time_steps=time_steps, **options).convert(ann)
     snn.step_by_step = execution == "step by step"
     snn.execution = "packed" if execution.startswith("packed") else "spikes"
@@ -119,7 +123,7 @@ def spiking_methods(ann: nn.Module, x: Tensor, args: argparse.Namespace) -> dict
         once = ("packed, prepacked", "spikes, prepacked", "int8 weights", "step by step")
         runs += [(execution, T) for execution in (once if parallel else once[1:2]) for T in spikes[-1:]]
         for execution, T in runs:
-            methods[f"{mode}, {execution}, T={T}"] = convert(ann, x, mode, T, execution).predict
+            methods[f"{mode}, {execution}, T={T}"] = convert(ann, x, mode, T, execution, args.shortcut).predict
     return methods
 
 

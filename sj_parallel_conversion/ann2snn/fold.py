@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..neuron import SpikingNode
-from .fold_shortcuts import fold_shortcuts
+from .fold_shortcuts import fold_shortcuts, line
 from .graph import layers
 from .graph.interpreter import Interpreter
 from .graph.passes import free_name
@@ -103,10 +103,9 @@ class _Folding:
         per_channel = any(p.dim() for p in neuron.parameters())
         if others or (per_channel and neuron.channel_dim % len(shape) != dim):
             return
-        gain = 1 / neuron.step.double()
-        psi = 0.5 if neuron.psi is None else neuron.psi.double() / neuron.v_threshold.double()
+        gain, offset = line(neuron)
         for k, module in enumerate(modules):
-            layers.scale_output(module, gain, None if k else neuron.shift.double() * gain + psi)
+            layers.scale_output(module, gain, None if k else offset)
         for node, inside in additions.items():
             self.additions[node] = _Addition(gain, dim, inside)
         neuron.folded_input = True

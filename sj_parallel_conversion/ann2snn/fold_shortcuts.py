@@ -31,6 +31,13 @@ def fold_shortcuts(model: fx.GraphModule, names: set[str]) -> None:
         _fold_sum(model, silent, value)
 
 
+def line(neuron: SpikingNode) -> tuple[Tensor, Tensor]:
+    """Gain and offset, ``[]`` or ``[C]``, of the line from the mean input to levels, before it is rounded and clipped."""
+    gain = 1 / neuron.step.double()
+    psi = 0.5 if neuron.psi is None else neuron.psi.double() / neuron.v_threshold.double()
+    return gain, neuron.shift.double() * gain + psi
+
+
 def _neuron_of_shortcut(model: fx.GraphModule, negative: fx.Node, names: set[str]) -> fx.Node | None:
     """The neuron that reads ``negative`` alone and is added to the value of which it is, if that is all it does."""
     if len(negative.users) != 1:
@@ -55,9 +62,7 @@ def _neuron(model: fx.GraphModule, site: fx.Node) -> SpikingNode:
 
 def _fold_input(model: fx.GraphModule, site: fx.Node, value: fx.Node, sign: int) -> None:
     neuron = _neuron(model, site)
-    gain = 1 / neuron.step.double()
-    psi = 0.5 if neuron.psi is None else neuron.psi.double() / neuron.v_threshold.double()
-    offset = neuron.shift.double() * gain + psi
+    gain, offset = line(neuron)
     levels = ToLevels(_along(neuron, sign * gain, value), _along(neuron, offset, value))
     name = free_name(model, f"{site.name}_levels")
     model.add_submodule(name, levels)
