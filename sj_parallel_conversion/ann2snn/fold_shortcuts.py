@@ -32,7 +32,7 @@ def fold_shortcuts(model: fx.GraphModule, names: set[str]) -> None:
 
 
 def line(neuron: SpikingNode) -> tuple[Tensor, Tensor]:
-    """Gain and offset, ``[]`` or ``[C]``, of the line from the mean input to levels, before it is rounded and clipped."""
+    """Gain and offset, ``[]`` or ``[C]``, of the line from the mean input to levels that are not rounded yet."""
     gain = 1 / neuron.step.double()
     psi = 0.5 if neuron.psi is None else neuron.psi.double() / neuron.v_threshold.double()
     return gain, neuron.shift.double() * gain + psi
