@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from ..data import CalibrationData
 
 _EPOCHS = 3  # of calibration="weights", where there is something to gain
-_WORTHWHILE = 0.005  # relative squared error of the outputs
+_WORTHWHILE = {"parallel": 0.005}  # relative squared error of the outputs, by mode
+_WORTHWHILE_OTHERWISE = 0.02
 _IMAGES = 16  # a step, and with gradients at once, which is what limits the memory
 _RATE = 0.012  # size of a step, relative to the weights, for a relative error of 1
 _AVERAGED = 2 / 3  # share of the steps, the last, over which weights are averaged
@@ -72,7 +73,8 @@ def _distil(ann: fx.GraphModule, snn: fx.GraphModule, data: CalibrationData, con
     parts, targets = _usual(spool, parts, spool.keep(_outputs(ann, x) for x in parts))
     if not len(parts):
         return "the ANN has no finite outputs of floats"
-    better = _Distillation(snn, parts, targets).run(chosen, config.show_progress)
+    worthwhile = _WORTHWHILE.get(config.mode, _WORTHWHILE_OTHERWISE)
+    better = _Distillation(snn, parts, targets).run(chosen, worthwhile, config.show_progress)
     return "" if better else "gradient steps make the outputs worse"
 
 
@@ -86,11 +88,14 @@ class _Distillation:
         self.trained = _trained_weights(self.network)
         self.variances = _variances(targets)
 
-    def run(self, epochs: int | None, progress: bool) -> bool:
-        """:param epochs: ``None``: as many as are worth it. :return: ``False`` if the steps have led astray"""
+    def run(self, epochs: int | None, worthwhile: float, progress: bool) -> bool:
+        """
+        :param epochs: ``None``: as many as are worth it, none for an error up to ``worthwhile``
+        :return: ``False`` if the steps have led astray
+        """
         with _training_only(self.network, self.trained), torch.enable_grad():
             before = self._checked_error()
-            if before <= (_WORTHWHILE if epochs is None else 0.0):
+            if before <= (worthwhile if epochs is None else 0.0):
                 return True
             kept = [w.detach().clone() for w in self.trained]
             try:
