@@ -1,4 +1,4 @@
-"""Counting multiply-accumulates, with torch's own counter."""
+"""Multiply-accumulates of each operation of a converted network, and of what stands around its parts."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import fx, nn
-from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.hooks import RemovableHandle
 
 from ..ann2snn import PartlySpikingNetwork, SpikingNetwork
+from ..ann2snn.graph.macs import MacCounter
 from ..ann2snn.partly import SpikingSubmodule
 from ..ann2snn.prepack import PrepackedConv2d
 
@@ -24,13 +24,13 @@ class _NodeCounter(fx.Interpreter):
         self.macs: dict[fx.Node, int] = dict.fromkeys(net.graph.nodes, 0)
 
     def count(self, inputs: tuple) -> None:
-        with FlopCounterMode(display=False) as self._flops:
+        with MacCounter() as self._counter:
             self.run(*inputs)
 
     def run_node(self, node: fx.Node) -> object:
-        before = _macs(self._flops)
+        before = self._counter.total
         value = super().run_node(node)
-        self.macs[node] += _macs(self._flops) - before
+        self.macs[node] += self._counter.total - before
         return value
 
 
@@ -71,18 +71,18 @@ def record_calls(network: PartlySpikingNetwork, inputs: tuple) -> Calls:
     :return: the calls of its parts, and what is computed outside of them
     """
     calls, hooks = Calls(), []
-    with _quiet(network), FlopCounterMode(display=False) as flops:
+    with _quiet(network), MacCounter() as counter:
         for name, module in network.model.named_modules():
             if isinstance(module, SpikingSubmodule):
                 hooks.append(module.register_forward_pre_hook(_record_part(calls, name), with_kwargs=True))
         for name, module in _layers_outside(network.model):
-            hooks += _record_layer(calls, name, module, flops)
+            hooks += _record_layer(calls, name, module, counter)
         try:
             network(*inputs)
         finally:
             for hook in hooks:
                 hook.remove()
-    calls.total = _macs(flops)
+    calls.total = counter.total
     return calls
 
 
@@ -93,15 +93,15 @@ def _record_part(calls: Calls, name: str) -> Callable[..., None]:
     return hook
 
 
-def _record_layer(calls: Calls, name: str, module: nn.Module, flops: FlopCounterMode) -> list[RemovableHandle]:
+def _record_layer(calls: Calls, name: str, module: nn.Module, counter: MacCounter) -> list[RemovableHandle]:
     before = 0
 
     def start(module: nn.Module, args: tuple) -> None:
         nonlocal before
-        before = _macs(flops)
+        before = counter.total
 
     def end(module: nn.Module, args: tuple, output: object) -> None:
-        calls.outside[name] = calls.outside.get(name, 0) + _macs(flops) - before
+        calls.outside[name] = calls.outside.get(name, 0) + counter.total - before
 
     return [module.register_forward_pre_hook(start), module.register_forward_hook(end)]
 
@@ -112,10 +112,6 @@ def _layers_outside(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         inside = any(name == part or name.startswith(f"{part}.") for part in parts)
         if not inside and not any(True for _ in module.children()):
             yield name, module
-
-
-def _macs(flops: FlopCounterMode) -> int:
-    return flops.get_total_flops() // 2  # a multiply-accumulate is two operations
 
 
 @contextmanager

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..errors import ConversionError, DataError, SJPCError
 from .data import model_arguments, replayable
 from .graph import replace_module
+from .graph.macs import MacCounter
 from .network import SpikingNetwork, shape_of_sample
 from .sites import SpikingActivation
 from .submodules import find_submodules
@@ -192,11 +192,11 @@ def _with_graded_inputs(model: nn.Module, names: list[str], arguments: tuple) ->
     """Those of the submodules before which something is multiplied: their inputs come from other layers."""
     graded: set[str] = set()
     hooks = []
-    with FlopCounterMode(display=False) as flops:
+    with MacCounter() as counter:
         for name in names:
             hooks.append(
                 model.get_submodule(name).register_forward_pre_hook(
-                    lambda module, args, name=name: graded.add(name) if flops.get_total_flops() else None
+                    lambda module, args, name=name: graded.add(name) if counter.total else None
                 )
             )
         try:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 import sj_parallel_conversion as sjpc
 from sj_parallel_conversion.ann2snn.graph.rescale import Rescale, ResidualAdd, ToLevels
+from sj_parallel_conversion.ann2snn.int8 import Int8Conv2d
 
 
 class Blocks(nn.Module):
@@ -87,7 +88,7 @@ def test_with_many_levels_it_is_the_ann(mode: str) -> None:
     for shortcut in ("membrane", "spikes"):
         snn = convert(ann, IMAGES, mode=mode, time_steps=steps, shortcut=shortcut, calibration="none")
         snn.execution = "packed"
-        torch.testing.assert_close(snn.predict(IMAGES), ann(IMAGES), rtol=2e-2, atol=2e-2)
+        torch.testing.assert_close(snn.predict(IMAGES), ann(IMAGES), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("calibration", ["none", "da_qcfs", "least_squares", "weights"])
@@ -194,15 +195,30 @@ def test_half_precision() -> None:
     ann = blocks().bfloat16()
     snn = convert(ann, IMAGES.bfloat16(), time_steps=16, shortcut="membrane", threshold="mse", calibration="weights")
     error = (snn.predict(IMAGES.bfloat16()) - ann(IMAGES.bfloat16())).float()
-    assert error.square().mean() < 0.1 * ann(IMAGES.bfloat16()).float().var()
+    assert error.square().mean() < 1e-3 * ann(IMAGES.bfloat16()).float().var()
+
+
+@pytest.mark.skipif(
+    not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.onednn, "qconv2d_pointwise")), reason="no oneDNN"
+)
+@torch.no_grad()
+def test_int8() -> None:
+    """Layers that read levels, among them those behind the shared values, get int8 weights."""
+    snn = convert(blocks(), IMAGES, shortcut="membrane", time_steps=8)
+    snn.execution = "packed"
+    small = sjpc.to_int8(snn)
+    assert sum(isinstance(module, Int8Conv2d) for module in small.modules()) == 4
+    expected = snn.predict(IMAGES)
+    assert (small.predict(IMAGES) - expected).norm() < 0.05 * expected.norm()
 
 
 @torch.no_grad()
-def test_int8() -> None:
-    snn = convert(blocks(), IMAGES, shortcut="membrane")
-    snn.execution = "packed"
-    try:
-        small = sjpc.to_int8(snn)
-    except sjpc.ConfigError as error:
-        pytest.skip(str(error))
-    torch.testing.assert_close(small.predict(IMAGES), snn.predict(IMAGES), rtol=0.1, atol=0.1)
+def test_auto_keeps_spikes_where_a_current_is_mostly_negative() -> None:
+    """Where it is mostly positive, and where membrane shortcuts are asked for by name, they are made."""
+    ann = blocks()
+    ann.stem.bias -= 3
+    ann.bn.bias += 6
+    options = {"calibration": "weights", "distillation_epochs": 0}
+    for shortcut, expected in (("auto", 1), ("membrane", 2), ("spikes", 0)):
+        snn = convert(ann, IMAGES, shortcut=shortcut, **options)
+        assert sum(isinstance(module, ToLevels) for module in snn.modules()) == 2 * expected
