@@ -5,32 +5,32 @@ Importing this package registers it with SpikingJelly; :func:`unregister` takes 
 again.
 """
 
-from .activation import DAQCFS, QCFS, ClipReLU
 from .analysis import Inspection, inspect
 from .ann2snn import (
     ConversionConfig,
     ParallelConversionRecipe,
     ParallelConverter,
     PartlySpikingNetwork,
-    SpikingActivation,
     SpikingNetwork,
     convertible_submodules,
     prepack,
     register_activation,
     register_leaf,
-    replace_activations,
     to_int8,
 )
-from .errors import (
-    ConfigError,
-    ConversionError,
-    DataError,
-    RegistrationError,
-    SJPCError,
-    UnsupportedReleaseError,
+from .errors import ConfigError, ConversionError, DataError, RegistrationError, SJPCError, UnsupportedReleaseError
+from .neuron import (
+    DAQCFS,
+    QCFS,
+    ClipReLU,
+    ParallelConversionNode,
+    SpikePackNode,
+    SpikingActivation,
+    SpikingNode,
+    TSANode,
 )
-from .neuron import ParallelConversionNode, SpikePackNode, SpikingNode, TSANode
 from .registration import register, unregister
+from .training import replace_activations
 
 __version__ = "0.1.0"
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from ..ann2snn import PartlySpikingNetwork, SpikingNetwork
-from ..ann2snn.graph.flow import ANALOGUE, CONSTANT, INPUT, LAYER, NODE, SPIKES, WIRE, Flow
-from ..ann2snn.int8 import Int8Conv2d, Int8Linear
-from ..ann2snn.sites import SpikingActivation
+from ..ann2snn.cpu.int8 import Int8Conv2d, Int8Linear
+from ..ann2snn.graph.signals import ANALOGUE, CONSTANT, INPUT, LAYER, NODE, SPIKES, WIRE, Flow
 from ..errors import DataError
+from ..neuron.spiking_activation import SpikingActivation
 from .macs import count_macs, record_calls
 
 

@@ -11,9 +11,9 @@ from torch import fx, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..ann2snn import PartlySpikingNetwork, SpikingNetwork
+from ..ann2snn.cpu.prepack import PrepackedConv2d
 from ..ann2snn.graph.macs import MacCounter
-from ..ann2snn.partly import SpikingSubmodule
-from ..ann2snn.prepack import PrepackedConv2d
+from ..ann2snn.network.parts import SpikingSubmodule
 
 
 class _NodeCounter(fx.Interpreter):

@@ -2,27 +2,20 @@
 
 from .config import ConversionConfig
 from .converter import ParallelConverter
+from .cpu import prepack, to_int8
 from .graph import register_activation, register_leaf
-from .int8 import to_int8
-from .network import SpikingNetwork
-from .partly import PartlySpikingNetwork
-from .prepack import prepack
+from .network import PartlySpikingNetwork, SpikingNetwork, convertible_submodules
 from .recipe import ParallelConversionRecipe
-from .replace import replace_activations
-from .sites import SpikingActivation
-from .submodules import convertible_submodules
 
 __all__ = [
     "ConversionConfig",
     "ParallelConversionRecipe",
     "ParallelConverter",
     "PartlySpikingNetwork",
-    "SpikingActivation",
     "SpikingNetwork",
     "convertible_submodules",
     "prepack",
     "register_activation",
     "register_leaf",
-    "replace_activations",
     "to_int8",
 ]

@@ -7,9 +7,8 @@ from dataclasses import asdict, dataclass, fields
 from ..errors import ConfigError
 from ..kernels import check_backend
 from ..neuron import ParallelConversionNode, SpikePackNode, SpikingNode, TSANode
-from .calibration import CALIBRATIONS
-from .threshold import check_threshold
 
+CALIBRATIONS = ("none", "da_qcfs", "least_squares", "weights")
 INPUT_ENCODINGS = ("analogue", "spikes")
 SHORTCUTS = ("auto", "spikes", "membrane")
 
@@ -24,6 +23,25 @@ def check_choice(argument: str, value: object, choices: list[str]) -> None:
     """:raises ConfigError: if ``value`` is not one of ``choices``; the message lists them"""
     if not isinstance(value, str) or value not in choices:
         raise ConfigError(f"{argument}={value!r} is unknown. Choose one of: {', '.join(map(repr, choices))}")
+
+
+def check_threshold(threshold: object) -> None:
+    """:raises ConfigError: if ``threshold`` is not ``"mse"``, ``"max"`` or a percentile such as ``"99.9%"``"""
+    if isinstance(threshold, str) and (threshold in ("mse", "max") or percentile_of(threshold) is not None):
+        return
+    raise ConfigError(
+        f"threshold={threshold!r} is unknown. Choose one of: 'mse', 'max', or a percentile such as '99.9%' "
+        "(above 0%, at most 100%)"
+    )
+
+
+def percentile_of(threshold: str) -> float | None:
+    """The number of a percentile such as ``"99.9%"``; ``None`` for any other word."""
+    try:
+        value = float(threshold.removesuffix("%"))
+    except ValueError:
+        return None
+    return value if threshold.endswith("%") and 0 < value <= 100 else None
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from ..errors import ConfigError
-from .network import SpikingNetwork
-from .partly import PartlySpikingNetwork
+from .network.parts import PartlySpikingNetwork
+from .network.spiking_network import SpikingNetwork
 from .recipe import ParallelConversionRecipe
 
 

@@ -10,19 +10,20 @@ from torch import fx, nn
 
 from ..compat import ModuleConversionRecipe
 from ..errors import ConversionError
+from ..neuron.spiking_activation import SpikingActivation
 from . import graph
 from .calibration import CALIBRATIONS, SEARCH_THRESHOLDS
 from .calibration.distillation import distil
 from .config import ConversionConfig
-from .data import CalibrationData, replayable
-from .encoder import add_encoder, place_encoder
-from .fold import fold
+from .data.batches import CalibrationData, replayable
+from .folding.fold import fold
 from .graph.shapes import record_shapes
-from .network import SpikingNetwork, shape_of_sample
-from .partly import PartlySpikingNetwork, convert_submodules
-from .sites import Site, SpikingActivation, find_sites, make_node
-from .submodules import convertible_submodules
-from .threshold import observe
+from .network.parts import PartlySpikingNetwork, convert_submodules
+from .network.spiking_network import SpikingNetwork, shape_of_sample
+from .network.submodules import convertible_submodules
+from .placement.encoder import add_encoder, place_encoder
+from .placement.sites import Site, find_sites, make_node
+from .placement.thresholds import observe
 
 
 class ParallelConversionRecipe(ModuleConversionRecipe):

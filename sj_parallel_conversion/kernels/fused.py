@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,9 +15,6 @@ from ..errors import ConfigError, DataError
 from ..functional import Code
 from ..parameters import along_channels
 from . import launch
-
-if TYPE_CHECKING:
-    from ..neuron import SpikingNode
 
 # torch's types and node.cu's; full_precision's rule: half precision computes in float32
 STORED = {
@@ -33,7 +30,27 @@ BYTES_PER_LOAD = 16  # the widest that a thread does at once
 WIDE_FROM = 2**31  # elements a step: indices need 64 bits, which take longer to divide
 
 
-def check_closed_form(node: SpikingNode) -> None:
+class Node(Protocol):
+    """What a kernel needs of a neuron; each of :class:`~sj_parallel_conversion.neuron.SpikingNode`'s is one."""
+
+    T: int
+    code: Code
+    closed_form: bool
+    channel_dim: int
+    signed: bool
+    min_level: float
+    folded_input: bool
+    folded_output: bool
+    v_threshold: Tensor
+    shift: Tensor
+    psi: Tensor | None
+    amplitude: Tensor | None
+
+    def parameters(self) -> Iterator[Tensor]:
+        """All parameters."""
+
+
+def check_closed_form(node: Node) -> None:
     """:raises ConfigError: if ``node`` runs a loop over time, which has no kernel"""
     if not node.closed_form:
         raise ConfigError(
@@ -43,7 +60,7 @@ def check_closed_form(node: SpikingNode) -> None:
 
 
 def spike_train(
-    node: SpikingNode, x_seq: Tensor, torch_form: Callable[[Tensor], Tensor], dtype: torch.dtype | None = None
+    node: Node, x_seq: Tensor, torch_form: Callable[[Tensor], Tensor], dtype: torch.dtype | None = None
 ) -> Tensor:
     """
     :param node: a node in closed form
@@ -59,7 +76,7 @@ def spike_train(
     return _KernelWithTorchGradient.apply(x_seq, kernel, torch_form, *_affine_parameters(node))
 
 
-def decoded(node: SpikingNode, x: Tensor, torch_form: Callable[[Tensor], Tensor]) -> Tensor:
+def decoded(node: Node, x: Tensor, torch_form: Callable[[Tensor], Tensor]) -> Tensor:
     """
     :param node: a node in closed form
     :param x: mean input ``[N, ...]`` on a CUDA device
@@ -97,7 +114,7 @@ class _KernelWithTorchGradient(torch.autograd.Function):
         return of_x, None, None, *of_parameters
 
 
-def _emit_train(node: SpikingNode, dtype: torch.dtype, x_seq: Tensor) -> Tensor:
+def _emit_train(node: Node, dtype: torch.dtype, x_seq: Tensor) -> Tensor:
     x_seq = _readable(x_seq)
     step = x_seq[0]
     out = torch.empty_strided((node.T, *step.shape), (step.numel(), *step.stride()), dtype=dtype, device=x_seq.device)
@@ -105,22 +122,22 @@ def _emit_train(node: SpikingNode, dtype: torch.dtype, x_seq: Tensor) -> Tensor:
     return out
 
 
-def _emit_value(node: SpikingNode, x: Tensor) -> Tensor:
+def _emit_value(node: Node, x: Tensor) -> Tensor:
     x_seq = _readable(x.unsqueeze(0))
     out = torch.empty_strided(x.shape, x_seq[0].stride(), dtype=x.dtype, device=x.device)
     _launch("decoded_level", node, x_seq, out, _affine(node), _amplitude(node))
     return out
 
 
-def _affine(node: SpikingNode) -> Affine | None:
+def _affine(node: Node) -> Affine | None:
     return None if node.folded_input else (node.v_threshold, node.psi, node.shift)
 
 
-def _affine_parameters(node: SpikingNode) -> list[Tensor]:
+def _affine_parameters(node: Node) -> list[Tensor]:
     return [p for p in _affine(node) or () if p is not None]
 
 
-def _amplitude(node: SpikingNode) -> Tensor | None:
+def _amplitude(node: Node) -> Tensor | None:
     if node.folded_output:
         return None
     return node.v_threshold if node.amplitude is None else node.amplitude
@@ -136,7 +153,7 @@ def _readable(x_seq: Tensor) -> Tensor:
 
 
 def _launch(
-    entry: str, node: SpikingNode, x_seq: Tensor, out: Tensor, affine: Affine | None, amplitude: Tensor | None = None
+    entry: str, node: Node, x_seq: Tensor, out: Tensor, affine: Affine | None, amplitude: Tensor | None = None
 ) -> None:
     """
     :param affine: ``v_threshold``, ``psi`` and ``shift``; ``None`` for currents that arrive in levels
@@ -172,7 +189,7 @@ def _launch(
     launch.launch(entry, macros, arguments, size // vector, x_seq.device)
 
 
-def _check(node: SpikingNode, x_seq: Tensor) -> None:
+def _check(node: Node, x_seq: Tensor) -> None:
     check_closed_form(node)
     owner = type(node).__name__
     if x_seq.dtype not in STORED:
@@ -181,7 +198,7 @@ def _check(node: SpikingNode, x_seq: Tensor) -> None:
     launch.check_device(owner, x_seq, list(node.parameters()))
 
 
-def _along(node: SpikingNode, parameter: Tensor | None, step: Tensor) -> Tensor | None:
+def _along(node: Node, parameter: Tensor | None, step: Tensor) -> Tensor | None:
     if parameter is None:
         return None
     return along_channels(parameter, step, node.channel_dim, type(node).__name__).contiguous()

@@ -7,6 +7,7 @@ import torch
 from nets import IMAGES, NETS, TOKENS, SharedReLU, conv_bn_relu, lively, mlp, net, volume
 from torch import Tensor, nn
 from torch.nn import functional as F
+from unchanged import assert_unchanged, snapshot
 
 import sj_parallel_conversion as sjpc
 
@@ -14,30 +15,6 @@ import sj_parallel_conversion as sjpc
 def convert(ann: nn.Module, x: Tensor, **options: object) -> sjpc.SpikingNetwork:
     options = {"time_steps": 4, "threshold": "max", "calibration": "none", "show_progress": False} | options
     return sjpc.ParallelConverter(options.pop("dataloader", [x]), **options).convert(ann)
-
-
-def snapshot(ann: nn.Module) -> dict[str, object]:
-    """All that a conversion must leave alone."""
-    tensors = {**dict(ann.named_parameters(remove_duplicate=False)), **dict(ann.named_buffers())}
-    return {
-        "values": {name: t.detach().clone() for name, t in tensors.items()},
-        "storages": {name: t.data_ptr() for name, t in tensors.items()},
-        "requires_grad": {name: t.requires_grad for name, t in tensors.items()},
-        "training": {name: m.training for name, m in ann.named_modules(remove_duplicate=False)},
-        "inplace": {name: getattr(m, "inplace", None) for name, m in ann.named_modules(remove_duplicate=False)},
-        "modules": {name: id(m) for name, m in ann.named_modules(remove_duplicate=False)},
-        "hooks": {name: list(m._forward_hooks.values()) for name, m in ann.named_modules()},
-        "attributes": {name: sorted(vars(m)) for name, m in ann.named_modules()},
-    }
-
-
-def assert_unchanged(before: dict, after: dict) -> None:
-    values, now = before.pop("values"), after.pop("values")
-    assert values.keys() == now.keys()
-    for name, value in values.items():
-        assert torch.equal(value, now[name]), name
-    for what in before:
-        assert before[what] == after[what], what
 
 
 def hook(module: nn.Module, args: tuple, output: Tensor) -> None:

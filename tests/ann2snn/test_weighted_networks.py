@@ -12,7 +12,7 @@ from spikingjelly.activation_based import functional, monitor
 from torch import Tensor, nn
 
 import sj_parallel_conversion as sjpc
-from sj_parallel_conversion.ann2snn.timeline import Timeline
+from sj_parallel_conversion.ann2snn.network.time_axis import Timeline
 
 MODES = ["spikepack", "css"]
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from torch import Tensor, fx
 
-from ..sites import Site
-from ..sweep import Sweep, Visitor
+from ..config import ConversionConfig
+from ..data.batches import CalibrationData
+from ..data.outliers import is_usual
+from ..placement.sites import Site
 from .amplitude import own_amplitude
-from .outliers import is_usual
-
-if TYPE_CHECKING:
-    from ..config import ConversionConfig
-    from ..data import CalibrationData
+from .side_by_side import Sweep, Visitor
 
 MOMENTUM = 0.99
 _SAMPLES = 4096  # of a channel, by which its outliers are judged

@@ -6,21 +6,18 @@ import contextlib
 import copy
 import warnings
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 from tqdm import tqdm
 
-from ..sites import SpikingActivation
-from ..spool import Spool, Spooled
-from .outliers import is_usual
+from ...neuron.spiking_activation import SpikingActivation
+from ..config import ConversionConfig
+from ..data.batches import CalibrationData
+from ..data.cache import Spool, Spooled
+from ..data.outliers import is_usual
 from .patches import LAYERS
-
-if TYPE_CHECKING:
-    from ..config import ConversionConfig
-    from ..data import CalibrationData
 
 _EPOCHS = 3  # of calibration="weights", where there is something to gain
 _WORTHWHILE = {"parallel": 0.005}  # relative squared error of the outputs, by mode

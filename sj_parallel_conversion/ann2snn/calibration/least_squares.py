@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, fx
 
-from ...activation import DAQCFS, QCFS
 from ...neuron import SpikingNode
+from ...neuron.activations import DAQCFS, QCFS
+from ..config import ConversionConfig
+from ..data.batches import CalibrationData
+from ..data.outliers import is_usual
 from ..graph import ShortcutReLU
-from ..sites import Site
-from ..sweep import Batches, Sweep, Visitor
+from ..placement.sites import Site
 from .amplitude import own_amplitude
-from .outliers import is_usual
 from .sensitivity import Sensitivity
-
-if TYPE_CHECKING:
-    from ..config import ConversionConfig
-    from ..data import CalibrationData
+from .side_by_side import Batches, Sweep, Visitor
 
 _SAMPLES = 16_384  # a channel; with fewer the rarest and largest values are missed
 _COARSE = 20  # candidates for the full scale, from the mean activation to beyond the largest

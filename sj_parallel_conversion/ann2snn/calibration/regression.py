@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .outliers import is_usual
+from ..data.outliers import is_usual
 from .patches import count_places, input_rows, output_rows, to_weight, weight_rows
 
 _RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # relative to the mean variance of the inputs

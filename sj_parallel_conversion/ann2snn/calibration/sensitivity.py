@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, fx
 
-from ..sites import Site
-from ..spool import Spool
+from ..data.cache import Spool
+from ..placement.sites import Site
 
 _TEMPERATURE = 3.0  # margins below it are in danger
 _FLOOR = 0.1  # of the mean: no place is worth nothing

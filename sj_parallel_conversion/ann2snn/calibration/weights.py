@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import copy
 import operator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, fx, nn
 
+from ...hooks import has_hooks
+from ..config import ConversionConfig
+from ..data.batches import CalibrationData
 from ..graph import is_rectifier, shortcut_site
-from ..graph.rescale import has_hooks
-from ..sites import Site
-from ..sweep import Batches, Sweep
+from ..placement.sites import Site
 from .held_out import HeldOut
 from .least_squares import FitNeurons
 from .patches import LAYERS
 from .regression import apply_change, fit_change
 from .sensitivity import Sensitivity
-
-if TYPE_CHECKING:
-    from ..config import ConversionConfig
-    from ..data import CalibrationData
+from .side_by_side import Batches, Sweep
 
 
 def weights(

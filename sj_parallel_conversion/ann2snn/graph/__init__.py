@@ -2,10 +2,10 @@
 
 from .activations import activation_sites, standardise_activations
 from .attention import open_attention
-from .flow import Flow, operation_name
 from .passes import fuse_batchnorms, one_module_per_call, remove_inplace, replace_module
 from .registry import bounds, is_rectifier, register_activation, register_leaf
 from .shortcut import ShortcutReLU, membrane_shortcuts, shortcut_site
+from .signals import Flow, operation_name
 from .source import bake_weights, check_single_input, plain_copy
 from .spiking_inputs import analogue_operations, give_layers_spikes, pool_after_activation
 from .tracing import check_outputs, trace, trace_own

@@ -13,8 +13,8 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AvgPoolNd
 
+from .folded import Rescale, ResidualAdd, ToLevels
 from .maxpool import is_max_pool
-from .rescale import Rescale, ResidualAdd, ToLevels
 
 _MODULES = (
     _ConvNd,

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...activation import DAQCFS, QCFS, ClipReLU, SpikingIdentity
 from ...errors import ConfigError
+from ...neuron.activations import DAQCFS, QCFS, ClipReLU, SpikingIdentity
 
 Bounds = tuple[float, float]
 

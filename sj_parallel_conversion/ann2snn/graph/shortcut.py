@@ -19,12 +19,12 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, fx, nn
 
+from ...hooks import has_hooks
 from .activations import is_site
-from .flow import ANALOGUE, CURRENT, Flow
 from .interpreter import Interpreter
 from .maxpool import is_max_pool
 from .passes import free_name
-from .rescale import has_hooks
+from .signals import ANALOGUE, CURRENT, Flow
 from .units import moves_values
 
 _NEGATIVE = 2.0  # that many times the energy of the positive part, and the spikes for it round more than they save

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import fx, nn
 
-from ...activation import DAQCFS, QCFS, ClipReLU, SpikingIdentity
+from ...neuron.activations import DAQCFS, QCFS, ClipReLU, SpikingIdentity
 from .activations import is_site
-from .flow import ANALOGUE, INPUT, LAYER, SPIKES, Flow, operation_name
 from .maxpool import is_max_pool
 from .passes import first_input, free_name
+from .signals import ANALOGUE, INPUT, LAYER, SPIKES, Flow, operation_name
 
 # Monotone, for sure: not every activation of the registry is.
 _RISING = (nn.ReLU, nn.Hardtanh, QCFS, DAQCFS, ClipReLU)

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 import sj_parallel_conversion as sjpc
 from sj_parallel_conversion.ann2snn import graph
 from sj_parallel_conversion.ann2snn.calibration import da_qcfs
-from sj_parallel_conversion.ann2snn.data import CalibrationData
-from sj_parallel_conversion.ann2snn.sites import Site
+from sj_parallel_conversion.ann2snn.data.batches import CalibrationData
+from sj_parallel_conversion.ann2snn.placement.sites import Site
 
 T, BATCHES = 4, 130  # more than the momentum takes to reach 0.99
 

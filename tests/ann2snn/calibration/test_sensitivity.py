@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import sj_parallel_conversion as sjpc
 from sj_parallel_conversion.ann2snn import graph
 from sj_parallel_conversion.ann2snn.calibration.sensitivity import Sensitivity
-from sj_parallel_conversion.ann2snn.sites import Site
+from sj_parallel_conversion.ann2snn.placement.sites import Site
 
 
 def classifier(classes: int = 4) -> nn.Sequential:

@@ -10,9 +10,9 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 import sj_parallel_conversion as sjpc
-from sj_parallel_conversion.activation import SpikingIdentity
 from sj_parallel_conversion.ann2snn import graph
 from sj_parallel_conversion.ann2snn.graph.shapes import record_shapes
+from sj_parallel_conversion.neuron.activations import SpikingIdentity
 
 IMAGES = torch.randn(3, 3, 12, 12, generator=torch.Generator().manual_seed(0))
 

@@ -1,0 +1,1 @@
+"""Calibration data: batches, a cache on disk, outliers."""

@@ -1,0 +1,1 @@
+"""Folding: the arithmetic of the neurons becomes part of the weights around them."""

@@ -1,0 +1,85 @@
+"""Scaling the inputs and outputs of layers through their weights, channel by channel."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
+
+from ...hooks import has_hooks
+
+_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+def takes_input_scale(layer: nn.Module) -> bool:
+    """Whether :func:`scale_input` applies to ``layer``."""
+    # Exact types: a subclass may do anything with its weight. A weight that is computed anew at each call would undo
+    # the change.
+    known = type(layer) in (*_CONVS, *_TRANSPOSED, nn.Linear)
+    return known and _computes_alone(layer) and layer._parameters.get("weight") is not None
+
+
+def takes_output_scale(layer: nn.Module) -> bool:
+    """Whether :func:`scale_output` applies to ``layer``."""
+    return takes_input_scale(layer) or (type(layer) in _NORMS and layer.affine and _computes_alone(layer))
+
+
+def _computes_alone(layer: nn.Module) -> bool:
+    # a hook may change what goes in and what comes out, and one that listens expects the ANN's units
+    return not is_parametrized(layer) and not has_hooks(layer)
+
+
+def channel_dim(layer: nn.Module, dims: int) -> int:
+    """The axis of the channels, in the input and the output of ``layer``, of ``dims`` axes."""
+    return dims - 1 if isinstance(layer, nn.Linear) else 1
+
+
+def scale_output(layer: nn.Module, factor: Tensor, offset: Tensor | None = None) -> None:
+    """
+    Make ``layer`` return ``factor * layer(x) + offset``.
+
+    :param layer: its weights are replaced, not written to, because other layers may share them
+    :param factor: ``[]`` or ``[out_channels]``
+    :param offset: the same
+    """
+    weight, bias = layer.weight, layer.bias
+    if type(layer) in _TRANSPOSED:
+        factor_of_weight = _grouped(factor.expand(layer.out_channels), layer)
+    else:
+        factor_of_weight = factor.expand(len(weight))
+    layer.weight = _times(weight, factor_of_weight)
+    if bias is None and offset is None:
+        return
+    new = (bias.double() * factor if bias is not None else 0) + (0 if offset is None else offset)
+    channels = layer.out_channels if type(layer) in _TRANSPOSED else len(weight)
+    layer.bias = nn.Parameter(new.expand(channels).to(weight.dtype).clone(), weight.requires_grad)
+
+
+def scale_input(layer: nn.Module, factor: Tensor) -> None:
+    """
+    Make ``layer`` return ``layer(factor * x)``.
+
+    :param layer: its weights are replaced, not written to
+    :param factor: ``[in_channels]``
+    """
+    if type(layer) in _TRANSPOSED:
+        layer.weight = _times(layer.weight, factor)
+    elif type(layer) in _CONVS:
+        layer.weight = _times(layer.weight, _grouped(factor, layer))
+    else:
+        layer.weight = _times(layer.weight, factor.unsqueeze(0))
+
+
+def _grouped(factor: Tensor, conv: nn.Module) -> Tensor:
+    # The second axis of the weight counts channels within a group, and the first runs through the groups.
+    groups, rows = conv.groups, conv.weight.shape[0] // conv.groups
+    return factor.view(groups, 1, -1).expand(-1, rows, -1).flatten(0, 1)
+
+
+def _times(weight: nn.Parameter, factor: Tensor) -> nn.Parameter:
+    factor = factor.reshape(*factor.shape, *[1] * (weight.dim() - factor.dim()))
+    # rounded once, and laid out in memory as before
+    scaled = torch.empty_like(weight).copy_(weight.double() * factor)
+    return nn.Parameter(scaled, weight.requires_grad)

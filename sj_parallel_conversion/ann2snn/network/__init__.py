@@ -1,0 +1,7 @@
+"""The converted network, and how it runs."""
+
+from .parts import PartlySpikingNetwork
+from .spiking_network import SpikingNetwork
+from .submodules import convertible_submodules
+
+__all__ = ["PartlySpikingNetwork", "SpikingNetwork", "convertible_submodules"]

@@ -1,0 +1,148 @@
+"""Spikes execution: the graph with real spike trains at every neuron."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+
+import torch
+from torch import Tensor, fx
+from torch.utils._pytree import tree_map
+
+from ...functional.quantise import finite_start
+from ...neuron.spiking_activation import SpikingActivation
+from ..graph.affine import affine_tail, is_affine
+from ..graph.folded import ResidualAdd
+from ..graph.interpreter import Interpreter
+from ..graph.maxpool import is_max_pool, max_pool_steps
+
+
+def mean_over_time(x_seq: object) -> object:
+    """``[T, N, ...]`` -> ``[N, ...]``; what was expanded along time is read once, so that nothing is rounded."""
+    if not isinstance(x_seq, Tensor):
+        return x_seq
+    if x_seq.stride(0) == 0 or not x_seq.is_floating_point():
+        return x_seq[0]
+    return x_seq.mean(0)
+
+
+def mean_input(x_seq: Tensor) -> Tensor:
+    """The mean over time of an input of the network; where it is the same at each step, exactly that."""
+    if x_seq.stride(0) == 0 or not x_seq.is_floating_point():
+        return x_seq[0]
+    start = finite_start(x_seq)
+    return start + (x_seq - start).mean(0)
+
+
+class Steps:
+    """
+    A value that has one form at each time-step.
+
+    :param steps: the T forms
+    :param mean: their mean, if it is known exactly
+    :param rest: the form at a step at which no neuron fires, where serial neurons need it
+    """
+
+    def __init__(self, steps: list, mean: object = None, rest: object = None) -> None:
+        self.steps, self.rest = steps, rest
+        if mean is not None:
+            self.mean = mean
+
+    @cached_property
+    def mean(self) -> object:
+        """What the value stands for; sizes and the like are the same at each step."""
+        first = self.steps[0]
+        is_float = isinstance(first, Tensor) and first.is_floating_point()
+        return torch.stack(self.steps).mean(0) if is_float else first
+
+
+class Timeline(Interpreter):
+    """
+    Runs a converted graph with trains. Synapses are affine, so the mean over time is taken before them: one synapse
+    pass, not T. Only from the last neurons to the output are the T steps run one by one, so that the output has a
+    time axis.
+
+    :param net: the converted graph
+    :param time_steps: T
+    :param step_by_step: run all synapses at each step, as hardware would (the slow reference)
+    :param serial: ``step_by_step``, for neurons that read their input digit by digit: what reaches them without a spike
+        (biases, an analogue input) is injected once, at the first step
+    """
+
+    def __init__(
+        self, net: fx.GraphModule, time_steps: int, step_by_step: bool = False, serial: bool = False
+    ) -> None:
+        super().__init__(net)
+        self.extra_traceback = False  # errors go out as they are, without lines about the graph
+        self._T, self._serial = time_steps, serial
+        self._in_steps = affine_tail(net)
+        if step_by_step or serial:
+            self._in_steps = {n for n in net.graph.nodes if is_affine(net, n) or is_max_pool(net, n)}
+
+    def run_sequence(self, inputs: tuple) -> object:
+        """
+        :param inputs: for each input of the network a :class:`Steps`, or a value that is the same at each step
+        :return: the output, with a time axis in front of each tensor
+        """
+        if self._serial:
+            inputs = _at(inputs, lambda value: value.mean)
+        return tree_map(self._with_time, self.run(*inputs, enable_io_processing=False))
+
+    def run_node(self, node: fx.Node) -> object:
+        """:return: a :class:`Steps` where the value has a form at each step, otherwise the value ``[N, ...]``"""
+        if node.op in ("placeholder", "output"):
+            return super().run_node(node)
+        args, kwargs = self.fetch_args_kwargs_from_env(node)
+        module = self.submodules.get(node.target) if node.op == "call_module" else None
+        if isinstance(module, SpikingActivation):
+            return self._fire(node, module, args[0])
+        if isinstance(module, ResidualAdd):
+            kwargs = {"overwrite": False}  # a value without a time axis serves all steps
+        at_mean = _at((args, kwargs), lambda value: value.mean)
+        in_steps = node in self._in_steps and _contains_steps((args, kwargs))
+        if not in_steps:
+            return self._call(node, at_mean)
+        if is_max_pool(self.module, node):
+            x = args[0] if args else kwargs["input"]
+            pooled = max_pool_steps(self.module, node, *at_mean, [*x.steps, x.rest] if self._serial else x.steps)
+            return Steps(pooled[: self._T], self._call(node, at_mean), pooled[-1])
+        steps = [self._call(node, _at((args, kwargs), lambda value, t=t: value.steps[t])) for t in range(self._T)]
+        rest = self._call(node, _at((args, kwargs), lambda value: value.rest)) if self._serial else None
+        return Steps(steps, rest=rest)
+
+    def _fire(self, node: fx.Node, site: SpikingActivation, x: object) -> object:
+        if self._serial:
+            train = site.node(self._injected_once(x) if isinstance(x, Steps) else site.node.constant(x))
+            return Steps(list(site.node.amplify(train)), site.node.decode(train), torch.zeros_like(train[0]))
+        if not any(user in self._in_steps or user.op == "output" for user in node.users):
+            return site(_at(x, lambda value: value.mean))
+        # A neuron that was made serial alone takes the decoded value: it is not told what comes without a spike.
+        if isinstance(x, Steps) and site.node.closed_form:
+            train = site.node(torch.stack(x.steps))
+        else:
+            train = site.node(site.node.constant(_at(x, lambda value: value.mean)))
+        return Steps(list(site.node.amplify(train)), site.node.decode(train))
+
+    def _injected_once(self, x: Steps) -> Tensor:
+        """Weighted digits carry most of their value in the first steps; biases that trickled in would come too late."""
+        x_seq = torch.stack(x.steps) - x.rest
+        x_seq[0] += self._T * x.rest
+        return x_seq
+
+    def _call(self, node: fx.Node, arguments: tuple) -> object:
+        return getattr(self, node.op)(node.target, *arguments)
+
+    def _with_time(self, value: object) -> object:
+        if isinstance(value, Steps):
+            return torch.stack(value.steps) if isinstance(value.steps[0], Tensor) else value.steps[0]
+        return value.expand(self._T, *value.shape) if isinstance(value, Tensor) else value
+
+
+def _at(arguments: object, pick: Callable[[Steps], object]) -> object:
+    return fx.node.map_aggregate(arguments, lambda value: pick(value) if isinstance(value, Steps) else value)
+
+
+def _contains_steps(arguments: object) -> bool:
+    found = []
+    _at(arguments, found.append)
+    return bool(found)

@@ -1,0 +1,1 @@
+"""Where neurons go, with which thresholds."""
