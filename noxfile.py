@@ -1,12 +1,14 @@
-"""The tests on every supported SpikingJelly release, and the linter."""
+"""The tests on every supported SpikingJelly release, the linter, and other people's models."""
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 import nox
 
 RELEASES = ["2.0.0", "0.0.0.0.14"]
+OLDEST_TORCH = ["torch==2.6.*", "torchvision==0.21.*"]  # as setup.cfg allows
 
 nox.options.sessions = ["tests", "lint"]
 # A release is 5 MB, the torch below it gigabytes: all sessions share the interpreter that runs nox.
@@ -26,17 +28,59 @@ def release_folder(session: nox.Session, release: str) -> Path:
 
 
 @nox.session
-@nox.parametrize("release", RELEASES)
-def tests(session: nox.Session, release: str) -> None:
-    """pytest with one SpikingJelly release in front of the installed one."""
+def tests(session: nox.Session) -> None:
+    """
+    pytest with each SpikingJelly release in front of the installed one, side by side: a test uses one core. The first
+    release prints while it runs, the others when it is done.
+    """
+    runs = [_start(session, release, Path(".nox", f"{release}.log")) for release in RELEASES[1:]]
+    first, _ = _start(session, RELEASES[0], None)
+    codes = [first.wait()]
+    for run, log in runs:
+        codes.append(run.wait())
+        print(log.read_text(errors="replace"), flush=True)
+    for release, code in zip(RELEASES, codes, strict=True):
+        print(f"SpikingJelly {release}: {'passed' if code == 0 else f'failed with exit code {code}'}", flush=True)
+    if any(codes):
+        session.error("tests failed")
+
+
+def _start(session: nox.Session, release: str, log: Path | None) -> tuple[subprocess.Popen, Path | None]:
+    """
+    :param release: a SpikingJelly release
+    :param log: where the output goes; ``None``: to the terminal
+    :return: a run of pytest that has begun, and ``log``
+    """
     path = [str(release_folder(session, release)), os.environ.get("PYTHONPATH")]
-    env = {"PYTHONPATH": os.pathsep.join(filter(None, path)), "SJPC_EXPECT_RELEASE": release}
-    # Threads that wait for each other by spinning make a busy machine ten times slower.
-    env["OMP_WAIT_POLICY"] = "passive"
-    session.run(sys.executable, "-m", "pytest", *session.posargs, env=env, external=True)
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, path)), "SJPC_EXPECT_RELEASE": release}
+    # One thread each; and threads that wait by spinning make a busy machine ten times slower.
+    env |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    output = None if log is None else log.open("w")
+    command = [sys.executable, "-m", "pytest", "-o", f"cache_dir=.pytest_cache/{release}", *session.posargs]
+    return subprocess.Popen(command, env=env, stdout=output, stderr=subprocess.STDOUT if output else None), log
+
+
+@nox.session(venv_backend="venv", reuse_venv=True)
+def oldest(session: nox.Session) -> None:
+    """pytest with the oldest torch, in an environment of its own of several gigabytes."""
+    session.install(*OLDEST_TORCH, "--editable", ".[test,demo]")
+    session.run("python", "-m", "pytest", *session.posargs, env={"OMP_WAIT_POLICY": "passive"})
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
     """ruff, on everything."""
     session.run(sys.executable, "-m", "ruff", "check", ".", external=True)
+
+
+@nox.session
+def models(session: nox.Session) -> None:
+    """Converts other people's models: benchmarks/models.py. Their libraries are 200 MB that nothing else needs."""
+    folder = Path(".nox", "models").absolute()
+    if not folder.is_dir():
+        pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--target", str(folder)]
+        session.run(*pip, "--requirement", "benchmarks/model_zoo/requirements.txt", external=True)
+    path = [os.environ.get("PYTHONPATH"), str(folder)]
+    # ultralytics writes its settings where this points, and else into the user's home.
+    env = {"PYTHONPATH": os.pathsep.join(filter(None, path)), "YOLO_CONFIG_DIR": str(folder)}
+    session.run(sys.executable, "benchmarks/models.py", *session.posargs, env=env, external=True)

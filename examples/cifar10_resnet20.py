@@ -15,8 +15,8 @@ import argparse
 from collections.abc import Callable
 
 import torch
-from cifar10 import add_model_options, load_images, load_model
-from common import Evaluation, table
+from helpers.cifar10 import add_model_options, load_images, load_model
+from helpers.evaluation import Evaluation, table
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm

@@ -12,10 +12,10 @@ import argparse
 
 import torch
 import torchvision
-from shapes import CLASSES, scenes
+from helpers.shapes import CLASSES, scenes
+from helpers.torchvision_models import compare, comparison_parser, load, settle_batchnorms
 from torch import Tensor, nn
 from torchvision.ops import box_iou
-from torchvision_models import compare, comparison_parser, load, settle_batchnorms
 from tqdm import trange
 
 import sj_parallel_conversion as sjpc
@@ -101,7 +101,7 @@ def run(name: str, args: argparse.Namespace) -> None:
             f"{agreement(truth, found)[0]:.3f} (ANN {agreement(truth, expected)[0]:.3f}); {len(snn.parts)} parts"
         )
 
-    compare(name, ann, loader, score, args, args.submodules or sjpc.convertible_submodules(ann))
+    compare(name, ann, loader, score, args, args.submodules or sjpc.convertible_submodules(ann, loader))
 
 
 def main() -> None:

@@ -1,5 +1,7 @@
 """Train a small CNN on handwritten digits, convert it, and compare with SpikingJelly's own rate coding.
 
+    python examples/digits_demo.py
+
 Nothing is downloaded: the digits come with scikit-learn.
 """
 
@@ -9,12 +11,12 @@ import argparse
 from pathlib import Path
 
 import torch
-from common import Evaluation, Result, digits_per_activation, table
-from models import digits_cnn
-from plots import plot
-from rate_coding import best_rate_coding
-from sklearn.datasets import load_digits
-from torch import Tensor, nn
+from helpers.digits import load_data
+from helpers.evaluation import Evaluation, Result, digits_per_activation, table
+from helpers.models import digits_cnn
+from helpers.plots import plot
+from helpers.rate_coding import best_rate_coding
+from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm, trange
@@ -27,19 +29,6 @@ CODES = {  # mode: what the table calls it, time-steps (a weighted code's 2^T le
     "spikepack": ("spikepack", [2, 4, 8], ["spikes"]),
     "css": ("css", [2, 4, 8], ["spikes"]),
 }
-TRAINING_IMAGES = 1200
-
-
-def load_data() -> tuple[TensorDataset, Tensor, Tensor]:
-    """
-    :return: training set, test images ``[N, 1, 8, 8]`` in 0..1 and test labels ``[N]``
-    """
-    digits = load_digits()
-    images = torch.from_numpy(digits.images).float().unsqueeze(1) / 16
-    labels = torch.from_numpy(digits.target)
-    order = torch.randperm(len(images))  # neighbours in the file were written by the same people
-    train, test = order[:TRAINING_IMAGES], order[TRAINING_IMAGES:]
-    return TensorDataset(images[train], labels[train]), images[test], labels[test]
 
 
 def train(ann: nn.Module, data: TensorDataset, epochs: int) -> None:
@@ -77,7 +66,7 @@ def conversions(ann: nn.Module, loader: DataLoader, evaluation: Evaluation) -> l
 
 def main() -> None:
     """Train, convert, compare."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--output", type=Path, default=Path("outputs/digits_demo.png"), help="where the plot goes")
     args = parser.parse_args()

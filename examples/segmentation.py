@@ -12,10 +12,10 @@ import argparse
 
 import torch
 import torchvision
-from shapes import CLASSES, Scene, scenes
+from helpers.shapes import CLASSES, Scene, scenes
+from helpers.torchvision_models import compare, comparison_parser, load, settle_batchnorms
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision_models import compare, comparison_parser, load, settle_batchnorms
 from tqdm import trange
 
 MODELS = torchvision.models.list_models(module=torchvision.models.segmentation)

@@ -17,8 +17,8 @@ import sys
 import time
 
 import torch
-from common import percent
-from digits_demo import load_data
+from helpers.digits import load_data
+from helpers.evaluation import percent
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset

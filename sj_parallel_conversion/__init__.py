@@ -6,18 +6,12 @@ again.
 """
 
 from .analysis import Inspection, inspect
-from .ann2snn import (
-    ConversionConfig,
-    ParallelConversionRecipe,
-    ParallelConverter,
-    PartlySpikingNetwork,
-    SpikingNetwork,
-    convertible_submodules,
-    prepack,
-    register_activation,
-    register_leaf,
-    to_int8,
-)
+from .ann2snn.config import ConversionConfig
+from .ann2snn.converter import ParallelConverter
+from .ann2snn.cpu import prepack, to_int8
+from .ann2snn.graph import register_activation, register_leaf, unregister_activation, unregister_leaf
+from .ann2snn.network import PartlySpikingNetwork, SpikingNetwork, convertible_submodules
+from .ann2snn.recipe import ParallelConversionRecipe
 from .errors import ConfigError, ConversionError, DataError, RegistrationError, SJPCError, UnsupportedReleaseError
 from .neuron import (
     DAQCFS,
@@ -64,6 +58,8 @@ __all__ = [
     "replace_activations",
     "to_int8",
     "unregister",
+    "unregister_activation",
+    "unregister_leaf",
 ]
 
 register()

@@ -33,6 +33,9 @@ except ImportError as error:
     raise _unsupported(error) from error
 
 
+_UNKNOWN = "a name that no conversion has"
+
+
 @dataclass(frozen=True)
 class ConverterDialect:
     """
@@ -57,12 +60,17 @@ class ConverterDialect:
         return "mode" if self.argument == "recipe" else "recipe"
 
     def knows(self, name: str) -> bool:
-        """Whether ``Converter`` has a conversion of this name."""
+        """Whether ``Converter`` has a conversion of this name, even one that asks for further arguments."""
+        refusal, unknown = self._refusal(name), self._refusal(_UNKNOWN)
+        return not refusal or refusal != [words.replace(_UNKNOWN, name) for words in unknown]
+
+    def _refusal(self, name: str) -> list[str]:
+        """The error that ``Converter`` has for this name, nothing if it takes it."""
         try:
             Converter(**{"dataloader": None} if self.argument == "mode" else {}, **{self.argument: name})
-        except (ValueError, NotImplementedError):
-            return False
-        return True
+        except Exception as error:  # another plugin's Converter may raise anything
+            return [type(error).__name__, str(error)]
+        return []
 
 
 def _dialect() -> ConverterDialect:

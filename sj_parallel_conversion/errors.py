@@ -23,7 +23,7 @@ class ConversionError(SJPCError):
 
 
 class RegistrationError(SJPCError):
-    """SpikingJelly's namespaces already hold a name that this package would register."""
+    """Something has replaced what this package registered with SpikingJelly, so it cannot be taken back."""
 
 
 class UnsupportedReleaseError(SJPCError, ImportError):

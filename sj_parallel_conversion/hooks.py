@@ -16,4 +16,4 @@ def may_overwrite(source: tuple[nn.Module, ...]) -> bool:
     :param source: the module that computed a value which nothing else reads, or nothing if there is no such module
     :return: whether that value may be written to: neither autograd nor a hook may have kept it
     """
-    return bool(source) and not torch.is_grad_enabled() and not has_hooks(source[0])
+    return len(source) > 0 and not torch.is_grad_enabled() and not has_hooks(source[0])

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 import spikingjelly
 import torch
-from cifar10 import load_images, load_resnet
+from helpers.cifar10 import load_images, load_resnet
 from hypothesis import HealthCheck, settings
+from upstream import Snapshot, snapshot
 
-torch.set_num_threads(2)
+import sj_parallel_conversion as sjpc
+
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 # "quick" is the same on every machine and every run; "long" looks for new counterexamples.
 settings.register_profile(
@@ -42,6 +46,15 @@ def pytest_report_header() -> str:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
+
+
+@pytest.fixture
+def upstream() -> Iterator[Snapshot]:
+    """SpikingJelly's namespaces without the plugin; afterwards it is registered again."""
+    sjpc.unregister()
+    yield snapshot()
+    sjpc.unregister()
+    sjpc.register()
 
 
 def missing(reason: str) -> None:

@@ -222,13 +222,16 @@ def mlp(norm: bool = True) -> nn.Sequential:
     return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8) if norm else nn.Identity(), nn.ReLU(), nn.Linear(8, 3))
 
 
-def lively(model: nn.Module, x: Tensor, seed: int = 0) -> nn.Module:
+def lively(model: nn.Module, x: Tensor | dict[str, Tensor], seed: int = 0) -> nn.Module:
     """
     ``model`` in evaluation mode with statistics and weights that make a wrong pass visible: nothing is 0 or 1.
+    ``x`` is its input, or its inputs by name.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        model.eval()(x.clone())  # gives lazy layers their shape
+        model.eval()
+        # gives lazy layers their shape
+        model(**{name: value.clone() for name, value in x.items()}) if isinstance(x, dict) else model(x.clone())
         for module in model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 for tensor, low in ((module.weight, 0.5), (module.running_var, 0.5), (module.bias, -0.5)):

@@ -28,8 +28,36 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "x.sigmoid": lambda x: x.sigmoid(), "F.leaky_relu": lambda x: F.leaky_relu(x, 0.1),
     "torch.tanh": torch.tanh, "F.hardswish": F.hardswish,
     "swish by hand": lambda x: x * torch.sigmoid(x), "dropout": lambda x: F.dropout(x, 0.3, training=False),
-    "half": lambda x: x * 0.5 + 0.1, "softmax": lambda x: x.softmax(1),
+    "half": lambda x: x * 0.5 + 0.1, "softmax": lambda x: x.softmax(1), "1 - x": lambda x: 1 - x,
+    "hard swish by hand": lambda x: x * F.relu6(x + 3) / 6, "mish by hand": lambda x: x * torch.tanh(F.softplus(x)),
+    "leaky by maximum": lambda x: torch.maximum(x, 0.2 * x), "leaky by where": lambda x: torch.where(x > 0, x, x / 10),
+    "squared relu": lambda x: F.relu(x) ** 2, "relu and back": lambda x: x - F.relu(x), "abs": torch.abs,
+    "quantiser by hand": lambda x: torch.clamp((x * 2 + 0.5).floor() / 4, 0, 1),
+    "norm by hand": lambda x: x / (x.pow(2).mean(1, keepdim=True) + 0.1).sqrt(),
+    "F.layer_norm": lambda x: F.layer_norm(x, x.shape[-1:], eps=0.1), "in place": lambda x: in_place(x),
+    "methods in place": lambda x: x.clone().mul_(2).add_(0.1).clamp_(min=0),
+    "view in place": lambda x: view_in_place(x),
+    "F.relu in place": lambda x: F.relu(x * 2, inplace=True), "by size": lambda x: x.sum(1, keepdim=True) / x.shape[1],
+    "F.linear": lambda x: F.linear(x, torch.ones(2, x.shape[-1]).to(x) / 4),
 }  # fmt: skip
+
+
+def in_place(x: Tensor) -> Tensor:
+    """Writes to a value of its own by an operator."""
+    y = x * 0.5
+    y += x
+    y *= 0.7
+    return torch.relu_(y)
+
+
+def view_in_place(x: Tensor) -> Tensor:
+    """Writes to a part of a value, which is read as a whole."""
+    y = x * 1.0
+    y[:, :1] *= 2
+    y.view(-1)[:2] = 0
+    return F.relu(y)
+
+
 SHAPES: dict[str, Callable[[Tensor], Tensor]] = {
     "flatten": lambda x: x.flatten(1), "tokens": lambda x: x.flatten(2).transpose(1, 2),
     "view": lambda x: x.reshape(x.shape[0], -1), "swap": lambda x: x.transpose(1, 2).contiguous(),
@@ -48,15 +76,16 @@ class RandomNet(nn.Module):
     :param modules: the layers
     :param plan: for each step its operation, module number or argument, and the numbers of the values that it reads
     :param outputs: how many of the last values are returned: 1 a tensor, 2 a tuple, 3 a dict
+    :param inputs: 1, or 2, the second being ``other``, of the first's shape
     """
 
-    def __init__(self, modules: list[nn.Module], plan: list[Step], outputs: int) -> None:
+    def __init__(self, modules: list[nn.Module], plan: list[Step], outputs: int, inputs: int = 1) -> None:
         super().__init__()
-        self.layers, self.plan, self.outputs = nn.ModuleList(modules), plan, outputs
+        self.layers, self.plan, self.outputs, self.inputs = nn.ModuleList(modules), plan, outputs, inputs
 
-    def forward(self, x: Tensor) -> object:
+    def forward(self, x: Tensor, other: Tensor | None = None) -> object:
         """:param x: ``[N, ...]``. :return: a tensor, or a tuple or dict of tensors"""
-        values = [x]
+        values = [x] if other is None else [x, other]
         for step in self.plan:
             values.append(self.run(step, values))
         last = values[-min(self.outputs, len(self.plan)) :]
@@ -77,15 +106,30 @@ class RandomNet(nn.Module):
         return {"add": torch.add, "mul": torch.mul, "cat": lambda a, b: torch.cat([a, b], 1)}[operation](*inputs)
 
 
+Inputs = Tensor | dict[str, Tensor]
+
+
+def run(network: Callable[..., object], x: Inputs) -> object:
+    """``network`` called with an input, or with inputs by name."""
+    return network(**x) if isinstance(x, dict) else network(x)
+
+
+def each(x: Inputs, change: Callable[[Tensor], Tensor]) -> Inputs:
+    """The inputs with each of them changed."""
+    return {name: change(value) for name, value in x.items()} if isinstance(x, dict) else change(x)
+
+
 @st.composite
-def networks(draw: Draw) -> tuple[RandomNet, Tensor]:
-    """A random network in evaluation mode, float32, and a batch for it."""
+def networks(draw: Draw) -> tuple[nn.Module, Inputs]:
+    """A random network in evaluation mode, float32, and a batch for it: its input, or its inputs by name."""
     torch.manual_seed(draw(st.integers(0, 2**20)))
     dim = draw(st.integers(0, 3))
     x = torch.randn(BATCH, 2 * draw(st.integers(1, 3)), *draw(st.tuples(*[st.integers(3, 6)] * dim)))
     modules: list[nn.Module] = []
     plan: list[Step] = []
-    values = [x]
+    inputs = draw(st.sampled_from([1, 1, 1, 2]))
+    batch = {"x": x, "other": torch.randn_like(x)}
+    values = list(batch.values())[:inputs]
     net = RandomNet(modules, plan, 1)
     for _ in range(draw(st.integers(2, 9))):
         step = _step(draw, modules, values)
@@ -100,10 +144,13 @@ def networks(draw: Draw) -> tuple[RandomNet, Tensor]:
             values.append(value)
     modules.append(ACTIVATIONS[draw(st.sampled_from(list(ACTIVATIONS)))]())
     plan.append(("layer", len(modules) - 1, (len(values) - 1,)))
-    net = RandomNet(modules, plan, draw(st.sampled_from([1, 1, 1, 2, 3])))
+    net = RandomNet(modules, plan, draw(st.sampled_from([1, 1, 1, 2, 3])), inputs)
+    seed = draw(st.integers(0, 99))
+    if inputs == 2:
+        return lively(copy.deepcopy(net), batch, seed), batch
     if draw(st.booleans()):
         net = nn.Sequential(net) if net.outputs > 1 else nn.Sequential(net, nn.LazyLinear(4))
-    return lively(copy.deepcopy(net), x, draw(st.integers(0, 99))), x
+    return lively(copy.deepcopy(net), x, seed), x
 
 
 def _step(draw: Draw, modules: list[nn.Module], values: list[Tensor]) -> Step:

@@ -53,8 +53,23 @@ def test_recipe_base_is_the_releases_own_where_it_has_one() -> None:
 
 
 def test_dialect_knows_the_names_of_its_own_release() -> None:
-    known = {name for name in ("transformer_td_equivalent", "max", "no such name") if compat.DIALECT.knows(name)}
-    assert known == {"transformer_td_equivalent" if compat.DIALECT.argument == "recipe" else "max"}
+    names = ("transformer_td_equivalent", "rate_coding", "max", "99.9%", "no such name", "n")
+    known = {name for name in names if compat.DIALECT.knows(name)}
+    # rate_coding is a name of 2.0.0 that is refused without parameters
+    recipes, modes = {"transformer_td_equivalent", "rate_coding"}, {"max", "99.9%"}
+    assert known == (recipes if compat.DIALECT.argument == "recipe" else modes)
+
+
+@pytest.mark.parametrize("refusal", [KeyError, TypeError, ValueError], ids=lambda error: error.__name__)
+def test_a_name_is_known_if_it_is_not_refused_as_any_other(monkeypatch: pytest.MonkeyPatch, refusal: type) -> None:
+    def __init__(self: object, **arguments: object) -> None:
+        name = arguments[compat.DIALECT.argument]
+        if name != "taken":
+            raise refusal("needs a dataloader" if name == "needy" else f"{name} is none of: taken, needy")
+
+    monkeypatch.setattr(compat.Converter, "__init__", __init__)
+    names = ("taken", "needy", "parallel", "t", "e")
+    assert [name for name in names if compat.DIALECT.knows(name)] == ["taken", "needy"]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from common import digits_per_activation
+from helpers.evaluation import digits_per_activation
 from spikingjelly.activation_based import functional
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -62,9 +62,9 @@ def test_the_reference_is_the_network(resnet20: nn.Module, cifar_test: tuple[Ten
 
 
 @pytest.fixture
-def with_qcfs(resnet20: nn.Module) -> nn.Module:
+def with_qcfs(resnet20: nn.Module, cifar_train: tuple[Tensor, Tensor]) -> nn.Module:
     """ResNet-20 with a QCFS of 4 levels and any threshold at each ReLU."""
-    model = sjpc.replace_activations(resnet20, sjpc.QCFS, levels=4).eval()
+    model = sjpc.replace_activations(resnet20, sjpc.QCFS, [cifar_train[0][:64]], levels=4).eval()
     generator = torch.Generator().manual_seed(0)
     for module in model.modules():
         if isinstance(module, sjpc.QCFS):
@@ -184,7 +184,7 @@ def test_spikes_equal_counts_with_max_pooling(cifar_train: tuple[Tensor, Tensor]
         spikes = snn.predict(images)
         snn.execution = "packed"
         assert torch.equal(snn.predict(images), spikes)
-        snn.execution, snn.step_by_step = "spikes", True
+        snn.execution = "stepwise"
         torch.testing.assert_close(snn.predict(images), spikes, rtol=1e-4, atol=1e-5)
 
 
@@ -195,7 +195,7 @@ def test_serial_css(resnet20: nn.Module, cifar_train: tuple[Tensor, Tensor], cif
     snn = sjpc.ParallelConverter(list(cifar_train[0][:1024].split(32)), **options).convert(resnet20)
     images = cifar_test[0]
     closed = in_batches(snn.predict, images).argmax(1)
-    snn.serial = True
+    snn.execution = "serial"
     assert percent(in_batches(snn.predict, images), closed) >= 98.5  # 99.2 as measured; the standard error is 0.4
     for site in snn.neurons():
         site.node.silent_steps = 2

@@ -7,13 +7,15 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
-from ..ann2snn import PartlySpikingNetwork, SpikingNetwork
 from ..ann2snn.cpu.int8 import Int8Conv2d, Int8Linear
-from ..ann2snn.graph.signals import ANALOGUE, CONSTANT, INPUT, LAYER, NODE, SPIKES, WIRE, Flow
+from ..ann2snn.data.inputs import Batch, Call
+from ..ann2snn.graph.signals import ANALOGUE, CONSTANT, INPUT, LAYER, NODE, SPIKES, WIRE, Signals
+from ..ann2snn.network.parts import PartlySpikingNetwork
+from ..ann2snn.network.spiking_network import SpikingNetwork
 from ..errors import DataError
 from ..neuron.spiking_activation import SpikingActivation
+from ..torch_compat import tree_map
 from .macs import count_macs, record_calls
 
 
@@ -122,7 +124,7 @@ class Inspection:
                 yield f"{what}: {', '.join(row.name for row in rows)}"
 
 
-def inspect(snn: nn.Module, *inputs: object, show: bool = True) -> Inspection:
+def inspect(snn: nn.Module, *inputs: object, show: bool = True, **named: object) -> Inspection:
     """
     What became of each layer of the ANN.
 
@@ -135,37 +137,44 @@ def inspect(snn: nn.Module, *inputs: object, show: bool = True) -> Inspection:
     :param inputs: an input of ``snn`` to count operations with; without it one sample of the shape of the calibration
         data is used
     :param show: whether the table is printed
+    :param named: inputs by name
     :return: the rows of the table, and totals
-    :raises DataError: if ``snn`` is not a converted network, or does not know the shape of its input
+    :raises DataError: if ``snn`` is not a converted network, or cannot take the input
     """
     if not isinstance(snn, (SpikingNetwork, PartlySpikingNetwork)):
         raise DataError(f"inspect needs a converted network, got {type(snn).__name__}")
     if any(isinstance(module, (Int8Conv2d, Int8Linear)) for module in snn.modules()):
         raise DataError("inspect cannot count what int8 kernels do: give it the network that to_int8 was given")
-    inputs = inputs or _sample(snn)
-    rows = _partly(snn, inputs) if isinstance(snn, PartlySpikingNetwork) else _rows(snn, [inputs])
-    inspection = Inspection(tuple(replace(row, macs=row.macs // len(inputs[0])) for row in rows))
+    call = Call(inputs, named)
+    if isinstance(snn, PartlySpikingNetwork):
+        call = call if inputs or named else _sample(snn)
+        size, rows = _samples_in(call), _partly(snn, call)
+    else:
+        like = next(p for p in snn.parameters() if p.is_floating_point())
+        batch = snn.signature.batch(*call) if inputs or named else snn.signature.zeros(like)
+        size, rows = batch.size, _rows(snn, [batch])
+    inspection = Inspection(tuple(replace(row, macs=row.macs // size) for row in rows))
     if show:
         print(inspection)
     return inspection
 
 
-def _rows(snn: SpikingNetwork, calls: list[tuple]) -> Iterator[Row]:
+def _rows(snn: SpikingNetwork, calls: list[Batch]) -> Iterator[Row]:
     neurons = {name for name, module in snn.net.named_modules() if isinstance(module, SpikingActivation)}
-    flow = Flow(snn.net, neurons, snn.graded_input)
+    signals = Signals(snn.net, neurons, snn.graded_input)
     macs = count_macs(snn, calls)
-    for (node, kind), name in zip(flow.kinds.items(), snn.operation_names, strict=True):
+    for (node, kind), name in zip(signals.kinds.items(), snn.operation_names, strict=True):
         if kind == NODE:
             neuron = snn.net.get_submodule(node.target).node
             thresholds = (neuron.v_threshold.min().item(), neuron.v_threshold.max().item())
             operation = type(neuron).__name__ + (" (signed)" if neuron.signed else "")
-            yield Row(name, kind, operation, tuple(sorted(flow.received(node))), macs[node], thresholds)
+            yield Row(name, kind, operation, tuple(sorted(signals.received(node))), macs[node], thresholds)
         elif kind not in (WIRE, CONSTANT):
-            yield Row(name, kind, flow.operation(node), tuple(sorted(flow.received(node))), macs[node])
+            yield Row(name, kind, signals.operation(node), tuple(sorted(signals.received(node))), macs[node])
 
 
-def _partly(network: PartlySpikingNetwork, inputs: tuple) -> Iterator[Row]:
-    calls = record_calls(network, inputs)
+def _partly(network: PartlySpikingNetwork, call: Call) -> Iterator[Row]:
+    calls = record_calls(network, call)
     rest = calls.total
     for name, module in network.model.named_modules():
         rows: Iterable[Row] = ()
@@ -181,8 +190,15 @@ def _partly(network: PartlySpikingNetwork, inputs: tuple) -> Iterator[Row]:
         yield Row("(other operations)", ANALOGUE, "", (ANALOGUE,), rest)
 
 
-def _sample(snn: SpikingNetwork | PartlySpikingNetwork) -> tuple:
-    if not snn.sample:
+def _sample(network: PartlySpikingNetwork) -> Call:
+    if not (network.sample.args or network.sample.kwargs):
         raise DataError("this network does not know the shape of its input: give one, inspect(snn, x)")
-    device = next(snn.parameters()).device
-    return tree_map(lambda x: torch.zeros_like(x, device=device) if isinstance(x, Tensor) else x, snn.sample)
+    device = next(network.parameters()).device
+    sample = tuple(network.sample)
+    zeros = tree_map(lambda x: torch.zeros_like(x, device=device) if isinstance(x, Tensor) else x, sample)
+    return Call(*zeros)
+
+
+def _samples_in(call: Call) -> int:
+    """The number of samples in the first input: the length of a batch, or of a list of images."""
+    return len(next(iter((*call.args, *call.kwargs.values()))))

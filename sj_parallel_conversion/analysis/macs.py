@@ -10,10 +10,11 @@ import torch
 from torch import fx, nn
 from torch.utils.hooks import RemovableHandle
 
-from ..ann2snn import PartlySpikingNetwork, SpikingNetwork
 from ..ann2snn.cpu.prepack import PrepackedConv2d
+from ..ann2snn.data.inputs import Batch, Call
 from ..ann2snn.graph.macs import MacCounter
-from ..ann2snn.network.parts import SpikingSubmodule
+from ..ann2snn.network.parts import PartlySpikingNetwork, SpikingSubmodule
+from ..ann2snn.network.spiking_network import SpikingNetwork
 
 
 class _NodeCounter(fx.Interpreter):
@@ -23,9 +24,9 @@ class _NodeCounter(fx.Interpreter):
         super().__init__(net)
         self.macs: dict[fx.Node, int] = dict.fromkeys(net.graph.nodes, 0)
 
-    def count(self, inputs: tuple) -> None:
+    def count(self, batch: Batch) -> None:
         with MacCounter() as self._counter:
-            self.run(*inputs)
+            self.run(*batch.tensors)
 
     def run_node(self, node: fx.Node) -> object:
         before = self._counter.total
@@ -39,18 +40,18 @@ class Calls:
     """
     What happened while a partly converted model ran once.
 
-    :param inputs: the inputs of each call of each part
+    :param inputs: the tensors of each call of each part
     :param outside: multiply-accumulates of the layers that are in no part
     :param total: all multiply-accumulates
     """
 
-    inputs: dict[str, list[tuple]] = field(default_factory=dict)
+    inputs: dict[str, list[Batch]] = field(default_factory=dict)
     outside: dict[str, int] = field(default_factory=dict)
     total: int = 0
 
 
 @torch.no_grad()
-def count_macs(snn: SpikingNetwork, calls: list[tuple]) -> dict[fx.Node, int]:
+def count_macs(snn: SpikingNetwork, calls: list[Batch]) -> dict[fx.Node, int]:
     """
     :param snn: a converted network
     :param calls: the inputs of each call
@@ -58,16 +59,16 @@ def count_macs(snn: SpikingNetwork, calls: list[tuple]) -> dict[fx.Node, int]:
     """
     counter = _NodeCounter(snn.net)
     with _quiet(snn):
-        for inputs in calls:
-            counter.count(inputs)
+        for batch in calls:
+            counter.count(batch)
     return counter.macs
 
 
 @torch.no_grad()
-def record_calls(network: PartlySpikingNetwork, inputs: tuple) -> Calls:
+def record_calls(network: PartlySpikingNetwork, call: Call) -> Calls:
     """
     :param network: a partly converted model
-    :param inputs: what it is called with
+    :param call: what it is called with
     :return: the calls of its parts, and what is computed outside of them
     """
     calls, hooks = Calls(), []
@@ -78,7 +79,7 @@ def record_calls(network: PartlySpikingNetwork, inputs: tuple) -> Calls:
         for name, module in _layers_outside(network.model):
             hooks += _record_layer(calls, name, module, counter)
         try:
-            network(*inputs)
+            network(*call.args, **call.kwargs)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -88,7 +89,7 @@ def record_calls(network: PartlySpikingNetwork, inputs: tuple) -> Calls:
 
 def _record_part(calls: Calls, name: str) -> Callable[..., None]:
     def hook(module: nn.Module, args: tuple, kwargs: dict[str, object]) -> None:
-        calls.inputs.setdefault(name, []).append((*args, *kwargs.values()))
+        calls.inputs.setdefault(name, []).append(module.snn.signature.batch(args, kwargs))
 
     return hook
 

@@ -77,6 +77,8 @@ class ConversionConfig:
         ``mode="parallel"``, whose levels are few, and ``calibration="weights"``, which changes the network anyway,
         ``"membrane"`` where the first batch of the calibration data has no more than twice as much energy in the
         negative part as in the positive one, and otherwise ``"spikes"``
+    :param free_sizes: whether other sizes than the batch's (of images, of sequences) stay free where the ANN's own code
+        allows it. ``None``: yes, unless the network cuts its maps into windows, for which that takes minutes
     :raises ConfigError: if an option is out of range; the message lists what is valid
     """
 
@@ -94,6 +96,7 @@ class ConversionConfig:
     max_memory: float | None = None
     distillation_epochs: int | None = None
     shortcut: str = "auto"
+    free_sizes: bool | None = None
 
     def __post_init__(self) -> None:
         check_choice("mode", self.mode, list(MODES))
@@ -111,6 +114,8 @@ class ConversionConfig:
         for argument in ("per_channel", "fold", "show_progress", "spiking_inputs", "strict"):
             if not isinstance(getattr(self, argument), bool):
                 raise ConfigError(f"{argument} must be True or False, got {getattr(self, argument)!r}")
+        if self.free_sizes is not None and not isinstance(self.free_sizes, bool):
+            raise ConfigError(f"free_sizes must be None, True or False, got {self.free_sizes!r}")
         epochs = self.distillation_epochs
         if epochs is not None and (isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0):
             raise ConfigError(f"distillation_epochs must be None or an integer >= 0, got {epochs!r}")

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ..errors import ConfigError
+from .config import ConversionConfig
 from .network.parts import PartlySpikingNetwork
 from .network.spiking_network import SpikingNetwork
 from .recipe import ParallelConversionRecipe
@@ -32,12 +33,12 @@ class ParallelConverter:
     def __init__(
         self,
         dataloader: Iterable,
-        mode: str = "parallel",
-        time_steps: int = 8,
-        threshold: str = "mse",
-        calibration: str = "least_squares",
+        mode: str = ConversionConfig.mode,
+        time_steps: int = ConversionConfig.time_steps,
+        threshold: str = ConversionConfig.threshold,
+        calibration: str = ConversionConfig.calibration,
         device: torch.device | str | None = None,
-        show_progress: bool = True,
+        show_progress: bool = ConversionConfig.show_progress,
         **options: object,
     ) -> None:
         check_device(device)

@@ -1,4 +1,4 @@
-"""The steps of a conversion in order: trace, standardise, observe, replace, calibrate."""
+"""The steps of a conversion in order: capture, observe, place neurons, calibrate, fold."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import fx, nn
 
+from ..analysis.closing_line import report
 from ..compat import ModuleConversionRecipe
 from ..errors import ConversionError
 from ..neuron.spiking_activation import SpikingActivation
@@ -16,12 +17,15 @@ from .calibration import CALIBRATIONS, SEARCH_THRESHOLDS
 from .calibration.distillation import distil
 from .config import ConversionConfig
 from .data.batches import CalibrationData, replayable
+from .data.inputs import placement
 from .folding.fold import fold
+from .graph.capture import CaptureError
 from .graph.shapes import record_shapes
+from .graph.signature import Signature
 from .network.parts import PartlySpikingNetwork, convert_submodules
-from .network.spiking_network import SpikingNetwork, shape_of_sample
-from .network.submodules import convertible_submodules
-from .placement.encoder import add_encoder, place_encoder
+from .network.spiking_network import SpikingNetwork
+from .network.submodules import with_suggestions
+from .placement.encoder import add_encoders, place_encoders
 from .placement.sites import Site, find_sites, make_node
 from .placement.thresholds import observe
 
@@ -44,11 +48,11 @@ class ParallelConversionRecipe(ModuleConversionRecipe):
     def __init__(
         self,
         dataloader: Iterable,
-        mode: str = "parallel",
-        time_steps: int = 8,
-        threshold: str = "mse",
-        calibration: str = "least_squares",
-        show_progress: bool = True,
+        mode: str = ConversionConfig.mode,
+        time_steps: int = ConversionConfig.time_steps,
+        threshold: str = ConversionConfig.threshold,
+        calibration: str = ConversionConfig.calibration,
+        show_progress: bool = ConversionConfig.show_progress,
         **options: object,
     ) -> None:
         self.dataloader = dataloader
@@ -81,85 +85,70 @@ class ParallelConversionRecipe(ModuleConversionRecipe):
         :raises DataError: if the calibration data are unusable
         """
         device = getattr(converter, "device", None)
-        if submodules is None:
-            return self._convert(ann, self.dataloader, device)
-        return convert_submodules(ann, submodules, self.dataloader, device, self._convert)
+        if submodules is not None:
+            snn = convert_submodules(ann, submodules, self.dataloader, device, self._convert)
+        else:
+            try:
+                snn = self._convert(ann, self.dataloader, device)
+            except CaptureError as error:
+                raise with_suggestions(error, ann, self.dataloader) from error
+        report(snn, self.config.show_progress)
+        return snn
 
     def _convert(
         self,
         ann: nn.Module,
         dataloader: Iterable,
         device: torch.device | str | None,
-        part: str = "",
         graded_input: bool = False,
     ) -> SpikingNetwork:
-        if not part:  # what a part is called with shows when the model runs
-            graph.check_single_input(ann)
-        model = _trace(ann, part)
-        device, dtype = _placement(model, device)
-        model.to(device)
-        data = CalibrationData(dataloader, device, dtype, self.config.show_progress)
+        plain = graph.plain_copy(ann)
+        device, dtype = placement(plain, device)
+        data = CalibrationData(dataloader, plain, device, dtype, self.config.show_progress)
         # half precision has too few digits for the sums of a calibration
         with torch.autocast(device.type, enabled=False):
-            return self._calibrated(ann, model, data, graded_input)
+            model, signature = graph.graph_of(plain, data, device, self.config.free_sizes)
+            snn = self._calibrated(model, signature, data, graded_input)
+        snn.stand_for(plain)
+        return snn
 
     def _calibrated(
-        self, ann: nn.Module, model: fx.GraphModule, data: CalibrationData, graded_input: bool
+        self, model: fx.GraphModule, signature: Signature, data: CalibrationData, graded_input: bool
     ) -> SpikingNetwork:
-        sites = prepare(ann, model, data, self.config, graded_input)
-        encoder = add_encoder(model, self.config.per_channel) if self._encodes(graded_input) else None
+        sites = prepare(model, data, self.config, graded_input)
+        encoders = add_encoders(model, self.config.per_channel) if self._encodes(graded_input) else []
         snn = place_neurons(model, sites, data, self.config)
-        if encoder is not None:
-            place_encoder(snn, encoder, data, self.config)
+        place_encoders(model, snn, encoders, data, self.config)
         CALIBRATIONS[self.config.calibration](model, snn, sites, data, self.config)
         if self.config.fold and data.dtype in (torch.float32, torch.float64):
             # Trained quantisers keep their order of arithmetic, to the bit; half precision would round weights twice.
             max_level = self.config.node_type.code.max_level(self.config.time_steps)
-            fold(snn, [site.name for site in sites if not site.is_lossless(max_level)], data.first())
+            fold(snn, [site.name for site in sites if not site.is_lossless(max_level)], data.example())
         distil(model, snn, data, self.config)
-        return SpikingNetwork(snn, self.config, shape_of_sample((data.first(),)), graded_input).eval()
+        return SpikingNetwork(snn, self.config, signature, graded_input).eval()
 
     def _encodes(self, graded_input: bool) -> bool:
         # the graded input of a part is no input of the network
         return self.config.input_encoding == "spikes" and not graded_input
 
 
-def _trace(ann: nn.Module, part: str) -> fx.GraphModule:
-    """:raises ConversionError: if ``ann`` cannot be traced; the message names submodules that can be converted"""
-    prefix = f"{part}." if part else ""
-    try:
-        return graph.trace(ann)
-    except ConversionError as error:
-        parts = [prefix + name for name in convertible_submodules(ann)] if isinstance(ann, nn.Module) else []
-        if not parts:
-            raise
-        hint = f"These submodules can be converted in its place: convert(model, submodules={parts})"
-        raise ConversionError(f"{error}.\n{hint}") from error
-
-
 def prepare(
-    ann: nn.Module, model: fx.GraphModule, data: CalibrationData, config: ConversionConfig, graded_input: bool = False
+    model: fx.GraphModule, data: CalibrationData, config: ConversionConfig, graded_input: bool = False
 ) -> list[Site]:
     """
-    Bring a traced network into plain form, in place, and find where neurons go.
+    Find where neurons go, after the passes that make room for them, in place.
 
-    :param ann: the network that was traced
-    :param model: the traced network
+    :param model: the captured network
     :param data: calibration data, of which one batch is run
     :param config: the conversion's options
-    :param graded_input: whether ``ann`` is a part of a network whose input comes from other layers of it
+    :param graded_input: whether it is a part of a network whose input comes from other layers of it
     :return: the sites
-    :raises ConversionError: if the plain form cannot be found, or computes something else than ``ann``
+    :raises ConversionError: if there is nothing to convert
     """
-    graph.bake_weights(model)
-    graph.remove_inplace(model)
-    graph.standardise_activations(model)
-    graph.one_module_per_call(model)
-    graph.activation_sites(model)  # what cannot be converted is said before any data are read
-    record_shapes(model, data.first())
-    with data.naming_batches():
-        graph.check_outputs(ann, model, data.first())
-        if config.membrane_shortcuts:
+    graph.activation_sites(model)
+    record_shapes(model, data.example())
+    if config.membrane_shortcuts:
+        with data.naming_batches():
             graph.membrane_shortcuts(model, data.first() if config.shortcut == "auto" else None)
     sites = find_sites(model, config.per_channel)
     max_level = config.node_type.code.max_level(config.time_steps)
@@ -168,8 +157,6 @@ def prepare(
         graph.fuse_batchnorms(model)
     if not (config.spiking_inputs or config.strict):
         return sites
-    graph.open_attention(model)
-    record_shapes(model, data.first())
     return give_layers_spikes(model, config, graded_input)
 
 
@@ -213,10 +200,3 @@ def place_neurons(
         node = make_node(site, config.node_type, config.time_steps, v_max[site.name])
         graph.replace_module(snn, site.name, SpikingActivation(node.to(v_max[site.name])))
     return snn
-
-
-def _placement(model: nn.Module, device: object) -> tuple[torch.device, torch.dtype | None]:
-    floats = [p for p in [*model.parameters(), *model.buffers()] if p.is_floating_point()]
-    if device is None:
-        device = floats[0].device if floats else "cpu"
-    return torch.device(device), floats[0].dtype if floats else None

@@ -16,9 +16,9 @@ class SerialNode(SpikingNode):
     @property
     def serial(self) -> bool:
         """
-        Whether the node runs its serial form. In a converted network ``snn.serial = True`` sets it everywhere and hands
-        the digits on; a node that is set alone reads decoded values, of which it makes the closed form's train but for
-        ties.
+        Whether the node runs its serial form. In a converted network ``snn.execution = "serial"`` sets it everywhere
+        and hands the digits on. A node that is set alone reads decoded values. Of these it makes the same train as the
+        closed form, except for ties.
         """
         return self._runs_serial
 

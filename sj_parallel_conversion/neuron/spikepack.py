@@ -79,7 +79,7 @@ class SpikePackNode(SerialNode):
     def _level(self, total: Tensor, overwrite: bool = False) -> Tensor:
         if self.tau == 2:
             return super()._level(total, overwrite)
-        v_threshold, psi = self._threshold_and_psi(total)
+        v_threshold, psi = self._threshold_and_charge(total)
         line = (total + psi) / v_threshold
         weights = line.new_tensor(self.code.weights(self.T))
         value = torch.tensordot(weights, self._loop(total), dims=1)
@@ -91,5 +91,5 @@ class SpikePackNode(SerialNode):
         if self.signed:  # of the pair of neurons, one runs the loop on the level's magnitude
             k = self._level(total)
             return greedy_digits(k.abs(), weights) * k.sign()
-        v_threshold, psi = self._threshold_and_psi(total)
+        v_threshold, psi = self._threshold_and_charge(total)
         return greedy_digits((total + psi) / v_threshold, weights)

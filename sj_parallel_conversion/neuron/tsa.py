@@ -31,7 +31,7 @@ class TSANode(SerialNode):
 
     :param serial: run the serial form, which sees the input step by step and so goes without ``activation``. Its input
         are amplified digits, most significant first; then, with one silent step, it differs from the closed form by
-        one level at most. A constant current must come whole at the first step, as ``snn.serial = True`` sees to
+        one level at most. A constant current must come whole at the first step, as ``snn.execution = "serial"`` sees to
     :param silent_steps: k, how many steps the serial form listens before it fires
     :param backend: ``"torch"``, or ``"cupy"`` for one fused CUDA kernel (closed form only)
 
@@ -101,7 +101,8 @@ class TSANode(SerialNode):
         v_threshold, psi = self._threshold_and_psi(x_seq[0])
         # Spikes come amplified by T w_t; the serial form doubles what it has instead, and so reads bare digits.
         # Constants are there from the first step on; half thresholds bring psi = theta / 2 with them.
-        constant = self._total(torch.zeros_like(x_seq[0])) + psi - v_threshold / 2
+        shift = 0 if self.folded_input else self._along(self.shift, x_seq[0]) * self._scale
+        constant = shift + psi - v_threshold / 2
         weights = x_seq.new_tensor(self.code.weights(self.T)).view(-1, *[1] * (x_seq.dim() - 1))
         currents = x_seq / (v_threshold * self.T * weights)
         currents[0] += constant / (v_threshold * weights[0])

@@ -4,140 +4,210 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from functools import reduce
+from inspect import signature
+from itertools import count, islice
+from operator import or_
 
-from torch import fx, nn
+import torch
+from torch import Tensor, nn
 
 from ..ann2snn import graph
-from ..errors import ConfigError, ConversionError
+from ..ann2snn.data.batches import CalibrationData
+from ..ann2snn.graph.side_effects import undone
+from ..errors import ConfigError, ConversionError, DataError, SJPCError
 from ..neuron.activations import DAQCFS, QCFS, ClipReLU
+from .interceptor import ActivationInPlace, ActivationPerCall, Calls, Interceptor, calls_for_its_caller
+from .relus import SPELLINGS, ReLUCall, is_relu, modules_of, named, names_in, prepare_layers_of_torch
 
-_RELUS = (nn.ReLU, nn.Hardtanh)  # nn.ReLU6 is a Hardtanh
-_OWN = (QCFS, DAQCFS, ClipReLU)
+_CHILDREN = {"children", "named_children", "modules", "named_modules", "_modules"}
+Make = Callable[[str, bool], nn.Module]  # makes an activation for the module of this name, with this training flag
+SeenCall = tuple[str | None, str]  # of a ReLU: the name of the ReLU module that makes it, if one does, and the function
+Forwards = list[list[SeenCall]]  # the calls in each forward of a module
 
 
-def replace_activations(ann: nn.Module, activation: Callable[..., nn.Module], **kwargs: object) -> nn.Module:
+def replace_activations(
+    ann: nn.Module, activation: Callable[..., nn.Module], dataloader: Iterable | None = None, **kwargs: object
+) -> nn.Module:
     """
-    Put an own activation at each place where ``ann`` calls a ReLU. The network keeps its classes and what they do in
-    training mode (auxiliary outputs, say); only modules that call a ReLU as a function or method, or one ReLU module
-    several times, are replaced by the ``torch.fx`` graph of their ``forward``. Where that would not give the same
-    network, all of it becomes one graph, that of evaluation mode, with a warning if training mode has another.
+    Put trainable activations in the places of the ReLUs of ``ann``. The network keeps its classes, its code, and what
+    they do in training mode (auxiliary outputs, say). A ReLU module that is called once is replaced by its activation.
+    A module that calls ReLUs as functions or methods gets the activations as children, which are called in the ReLUs'
+    places. One ReLU module that is called several times becomes a list of activations, one for each call.
+
+    The calls of a module are told apart by their order in one ``forward``. They are found by running copies of ``ann``
+    on the first batch, in evaluation and in training mode. Another number of calls later is an error that names the
+    module, and so is a ReLU in a function that is given to ``torch.utils.checkpoint``. ReLUs of parameters, in hooks
+    and inside a ``torch.autograd.Function`` stay.
 
     :param ann: a network with ReLUs (modules, functions or methods); it is left as it was
     :param activation: what to put in their places: :class:`~sj_parallel_conversion.QCFS`, ``DAQCFS``, ``ClipReLU``,
         or any callable that makes a module. Activations other than ReLU, ReLU6 and their like stay
+    :param dataloader: batches as for a conversion. It can be left out where all ReLUs are modules, each called once
     :param kwargs: handed to each ``activation(...)``, such as ``levels=4``
     :return: a network with the same parameters and training flags
-    :raises ConversionError: if ``ann`` cannot be traced or has no ReLU to replace
-    :raises ConfigError: if ``activation`` cannot be called
+    :raises ConversionError: if ``ann`` has no ReLU to replace, or calls one where nothing can be put
+    :raises ConfigError: if ``activation`` cannot be called with ``kwargs``, or a ``dataloader`` is needed
+    :raises DataError: if ``ann`` does not run on the first batch
     """
     if not callable(activation) or isinstance(activation, nn.Module):
         raise ConfigError(f"activation must be a class such as sj_parallel_conversion.QCFS, got {activation!r}")
-    traced = _plain(graph.trace(ann))
-    _check_replaceable(traced)
-    model = _keeping_classes(graph.plain_copy(ann))
-    if not _computes_like(model, traced):
-        _warn_of_training_graph(ann)
-        model = traced
-    reference = next(ann.parameters(), None)
-    _swap_relus(model, lambda _: _like(reference, activation(**kwargs)))
-    training = {name: module.training for name, module in graph.plain_copy(ann).named_modules()}
-    for name, module in model.named_modules():
-        module.training = training.get(name, ann.training)
-    return model
+    model, made = graph.plain_copy(ann), []
+
+    def make(name: str, training: bool) -> nn.Module:
+        near = (p for part in (model.get_submodule(name), model) for p in part.parameters() if p.is_floating_point())
+        made.append(_made(activation, kwargs).to(next(near, torch.empty(0))).train(training))
+        return made[-1]
+
+    prepare_layers_of_torch(model)
+    if dataloader is None:
+        _check_without_data(model)
+        result = _swap_modules(model, set(), make)
+    else:
+        _give_each_name_its_own_relu(model)
+        owners, forwards = modules_of(model), _forwards_of(model, dataloader)
+        several = _called_several_times(forwards)
+        result = _swap_modules(model, several, make)
+        for name in forwards:
+            _intercept(model, name, owners[name], _same_calls(named(name, owners[name]), forwards[name], several), make)
+    if not made and not any(isinstance(module, (QCFS, DAQCFS, ClipReLU)) for module in model.modules()):
+        others = {type(module).__name__ for module in model.modules() if type(module).__module__ == nn.ReLU.__module__}
+        found = f"; its activations are {', '.join(sorted(others))}" if others else ""
+        raise ConversionError(f"nothing to replace: {type(model).__name__} has no ReLU that works on its inputs{found}")
+    return result
 
 
-def _plain(model: fx.GraphModule) -> fx.GraphModule:
-    graph.remove_inplace(model)
-    graph.standardise_activations(model)
-    graph.one_module_per_call(model, _RELUS)
-    return model
-
-
-def _check_replaceable(model: fx.GraphModule) -> None:
-    activations = {node.target: model.get_submodule(node.target) for node in graph.activation_sites(model)}
-    if not any(_is_relu(module) or isinstance(module, _OWN) for module in activations.values()):
-        found = ", ".join(f"{name} ({type(module).__name__})" for name, module in activations.items())
-        raise ConversionError(f"nothing to replace: the model has no ReLU; its activations are {found}")
-
-
-def _keeping_classes(model: nn.Module) -> nn.Module:
-    for module in model.modules():
-        if getattr(module, "inplace", False) is True:
-            module.inplace = False  # as what is put in will be; where that matters the graphs will differ
-    _swap_relus(model, copy.deepcopy)  # what has several names is no longer one module
-    for name, module in reversed(list(model.named_modules())):  # parts before the whole
-        own = _own_graph(module)
-        if own is None:
-            continue
-        if not name:
-            return own
-        graph.replace_module(model, name, own)
-    return model
-
-
-def _own_graph(module: nn.Module) -> fx.GraphModule | None:
-    """The graph that stands for ``module``; ``None`` if it can stay, or has not one graph for both modes."""
-    own = graph.trace_own(module.eval())
-    if own is None or type(module).__module__.startswith("torch.nn"):
-        return None
-    structure, modules = _structure(own), {node.target for node in _relu_calls(own)}
-    if len(_relu_calls(_plain(own))) == len(modules):
-        return None
-    other = graph.trace_own(module.train())
-    return own if other is not None and _structure(other) == structure else None
-
-
-def _computes_like(model: nn.Module, traced: fx.GraphModule) -> bool:
-    """Whether ``model`` does what ``traced`` does, with a ReLU module for each call."""
+def _made(activation: Callable[..., nn.Module], kwargs: dict[str, object]) -> nn.Module:
+    given = ", ".join(f"{key}={value!r}" for key, value in kwargs.items())
+    call = f"activation: {getattr(activation, '__name__', repr(activation))}({given})"
     try:
-        again = graph.trace(model)
-    except ConversionError:
-        return False
-    called = {node.target for node in _relu_calls(again)}
-    return len(called) == len(_relu_calls(traced)) and _structure(_plain(again)) == _structure(traced)
+        module = activation(**kwargs)
+    except TypeError as error:
+        takes = f". It takes {signature(activation)}" if isinstance(activation, type) else ""
+        raise ConfigError(f"{call} fails: {error}{takes}") from error
+    if not isinstance(module, nn.Module):
+        raise ConfigError(f"{call} must make a torch.nn.Module, got {type(module).__name__}")
+    return module
 
 
-def _structure(model: fx.GraphModule) -> list[tuple]:
-    """What is computed from what, without names and constants."""
-    order = {node: i for i, node in enumerate(model.graph.nodes)}
-    return [(node.op, _kind(model, node), [order[n] for n in node.all_input_nodes]) for node in order]
-
-
-def _kind(model: fx.GraphModule, node: fx.Node) -> object:
-    if node.op == "call_module":
-        return type(model.get_submodule(node.target))
-    return node.target if node.op in ("call_function", "call_method") else None
-
-
-def _relu_calls(model: fx.GraphModule) -> list[fx.Node]:
-    return [n for n in model.graph.nodes if n.op == "call_module" and _is_relu(model.get_submodule(n.target))]
-
-
-def _is_relu(module: nn.Module) -> bool:
-    return isinstance(module, _RELUS) and graph.is_rectifier(module)
-
-
-def _warn_of_training_graph(ann: nn.Module) -> None:
-    evaluation = graph.trace(ann)
-    try:
-        same = _structure(graph.trace(ann, training=True)) == _structure(evaluation)
-    except ConversionError:
-        same = False
-    if not same:
-        warnings.warn(
-            f"{type(ann).__name__} computes something else in training mode, and that is left out: the result has the "
-            "graph of evaluation mode. To keep both, give each ReLU of the model its own nn.ReLU module",
-            stacklevel=3,
+def _check_without_data(model: nn.Module) -> None:
+    modules = [(named(name, module), module) for name, module in modules_of(model).items()]
+    words = [(name, sorted(names_in(module) & SPELLINGS)) for name, module in modules]
+    doubts = [f"the code of {name} names {', '.join(found)}" for name, found in words if found]
+    uses = Counter(module for _, module in model.named_modules(remove_duplicate=False))
+    doubts += [f"{name} has several names" for name, module in modules if is_relu(module) and uses[module] > 1]
+    if doubts:
+        more = f", and {len(doubts) - 3} more" if len(doubts) > 3 else ""
+        raise ConfigError(
+            f"replace_activations needs data to see where ReLUs are called: {'; '.join(doubts[:3])}{more}. Give "
+            "batches as dataloader=..., of which the first is used"
         )
 
 
-def _swap_relus(model: nn.Module, swap: Callable[[nn.Module], nn.Module]) -> None:
+def _give_each_name_its_own_relu(model: nn.Module) -> None:
+    seen: set[nn.Module] = set()
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):  # named_children() names a module that is there twice once
-            if _is_relu(child):
-                setattr(parent, name, swap(child))
+            if child in seen and is_relu(child):
+                parent._modules[name] = copy.deepcopy(child)
+            seen.add(child)
 
 
-def _like(reference: nn.Parameter | None, module: nn.Module) -> nn.Module:
-    return module if reference is None else module.to(reference)
+def _swap_modules(model: nn.Module, several: set[str], make: Make) -> nn.Module:
+    """Put an activation in the place of each ReLU module; for those called several times, a list that is empty yet."""
+    for name, relu in modules_of(model).items():
+        parent, _, own = name.rpartition(".")
+        if not is_relu(relu):
+            continue
+        new = ActivationPerCall(named(name, relu), relu.inplace) if name in several else make(parent, relu.training)
+        if relu.inplace and name not in several:
+            new = ActivationInPlace(new)
+        vars(new).update({key: value for key, value in vars(relu).items() if "hook" in key})
+        new.train(relu.training)
+        if not name:
+            return new
+        model.get_submodule(parent)._modules[own] = new
+    return model
+
+
+class _Recorder(Interceptor):
+    """Notes the calls of ReLUs in each forward of a module of a copy, which is thrown away."""
+
+    def __init__(self, module: nn.Module, name: str) -> None:
+        super().__init__(module, name, [])
+        self.forwards: list[Calls] = []
+
+    def answer(self, call: ReLUCall, calls: Calls) -> None:
+        """The ReLU computes."""
+
+    def finish(self, calls: Calls) -> None:
+        self.forwards.append(calls)
+
+
+@torch.no_grad()
+def _forwards_of(model: nn.Module, dataloader: Iterable) -> dict[str, Forwards]:
+    """The calls of ReLUs that each module makes on the first batch, in evaluation and then in training mode."""
+    like = max((p for p in model.parameters() if p.is_floating_point()), key=Tensor.numel, default=torch.empty(0))
+    first = list(islice(dataloader, 1)) if isinstance(dataloader, Iterator) else dataloader
+    data = CalibrationData(first, model, like.device, like.dtype if like.numel() else None, False)
+    found: dict[str, Forwards] = defaultdict(list)
+    for training in (False, True):
+        probe = copy.deepcopy(model).train(training)
+        modules = modules_of(probe)
+        names = {module: name for name, module in modules.items()}
+        args, kwargs = data.form.call(data.first().clone().tensors)
+        try:
+            with warnings.catch_warnings(), undone(probe), torch.random.fork_rng([like.device] if like.is_cuda else []):
+                warnings.simplefilter("ignore")  # about a run that nobody asked for
+                recorders = {n: _Recorder(m, named(n, m)) for n, m in modules.items() if not calls_for_its_caller(m)}
+                probe(*args, **kwargs)
+        except SJPCError:
+            raise
+        except Exception as error:
+            if training:  # such as a loss that wants targets, or a BatchNorm that wants more samples
+                break
+            raise DataError(f"dataloader: {type(model).__name__} does not run on the first batch: {error}") from error
+        for name, recorder in recorders.items():
+            found[name] += [[(names.get(relu), function) for relu, function in calls] for calls in recorder.forwards]
+    return found
+
+
+def _called_several_times(forwards: dict[str, Forwards]) -> set[str]:
+    """The ReLU modules that one module calls several times in a forward, or that several modules call."""
+    most: Counter = Counter()
+    for own in forwards.values():
+        each = (Counter(relu for relu, _ in calls if relu is not None) for calls in own)
+        most.update(reduce(or_, each, Counter()))  # of counters, | has the larger counts
+    return {relu for relu, number in most.items() if number > 1}
+
+
+def _same_calls(name: str, forwards: Forwards, several: set[str]) -> list[SeenCall]:
+    """The calls in each forward of a module, without those of ReLU modules that are called once."""
+    ways = {tuple(call for call in calls if call[0] is None or call[0] in several) for calls in forwards}
+    if len(ways) > 1:
+        found = " or ".join(sorted(", ".join(function for _, function in way) or "none" for way in ways))
+        raise ConversionError(
+            f"{name} does not call the same ReLUs each time, or in both modes ({found}), so that their order would not "
+            "tell which is which. Write those that are not always called as nn.ReLU modules of their own"
+        )
+    return [call for way in ways for call in way]
+
+
+def _intercept(model: nn.Module, name: str, owner: nn.Module, calls: list[SeenCall], make: Make) -> None:
+    places = []
+    for relu, function in calls:
+        holder = owner if relu is None else model.get_submodule(relu)
+        if relu is None and (isinstance(owner, (nn.Sequential, nn.ModuleList)) or names_in(owner) & _CHILDREN):
+            raise ConversionError(
+                f"{named(name, owner)} calls a ReLU ({function}) and goes over its own children, so that an activation "
+                "among them would be called as one of its layers. Write that ReLU as a nn.ReLU of its own"
+            )
+        free = (f"{function}_{i}" if i else function for i in count())
+        place = next(n for n in free if not hasattr(owner, n)) if relu is None else str(len(holder))
+        holder.add_module(place, make(name, holder.training))
+        places.append((holder, place))
+    # what the batch did not come to must not pass in silence
+    if places or names_in(owner) & SPELLINGS - owner._modules.keys():
+        Interceptor(owner, named(name, owner), places)

@@ -117,14 +117,6 @@ def test_only_converted_networks(thing: object) -> None:
         sjpc.inspect(thing)
 
 
-def test_unknown_shape() -> None:
-    snn = mixed()
-    other = sjpc.SpikingNetwork(snn.net, snn.config)
-    with pytest.raises(sjpc.DataError, match="does not know the shape"):
-        sjpc.inspect(other)
-    assert sjpc.inspect(other, IMAGES, show=False) == sjpc.inspect(snn, show=False)
-
-
 class Looped(nn.Module):
     """Calls one part once for each image, between layers that stay analogue."""
 

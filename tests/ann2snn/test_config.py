@@ -30,6 +30,7 @@ def test_defaults() -> None:
         "max_memory": None,
         "distillation_epochs": None,
         "shortcut": "auto",
+        "free_sizes": None,
     }
 
 

@@ -100,7 +100,7 @@ def test_ann_is_left_as_it_was(convert: Convert, ann: nn.Module, x: Tensor, trai
 @entry_points
 def test_a_converter_is_as_good_as_new_after_an_error(convert: Convert, ann: nn.Module, x: Tensor) -> None:
     with pytest.raises(sjpc.ConversionError):
-        convert(nn.Linear(2, 2), [x], **QUICK)
+        convert(nn.Linear(8, 2), [x], **QUICK)
     assert convert(ann, [x], **QUICK).predict(x).shape == (8, 3)
 
 

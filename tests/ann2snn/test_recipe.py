@@ -59,7 +59,7 @@ QCFS_NETS = [name for name in NETS if name != "shared relu"]
 def test_qcfs_networks_convert_without_loss(name: str, levels: int) -> None:
     """Any thresholds; counts are those of the ANN, and so are its outputs, to the bit."""
     ann, x = net(name)
-    ann = sjpc.replace_activations(ann, sjpc.QCFS, levels=levels).eval()
+    ann = sjpc.replace_activations(ann, sjpc.QCFS, [x], levels=levels).eval()
     generator = torch.Generator().manual_seed(0)
     for module in ann.modules():
         if isinstance(module, sjpc.QCFS):
@@ -174,17 +174,11 @@ RELU_NET = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
         (RELU_NET, iter(()), sjpc.DataError, ["dataloader is empty"]),
         (RELU_NET, IMAGES, sjpc.DataError, ["dataloader must be", "[x]"]),
         (RELU_NET, [("cat", 3)], sjpc.DataError, ["dataloader", "batch 0", "tuple", "no input tensor"]),
-        (RELU_NET, [IMAGES, {"label": 3}], sjpc.DataError, ["dataloader", "batch 1", "dict"]),
+        (RELU_NET, [IMAGES, {"label": 3}], sjpc.DataError, ["dataloader", "batch 1", "label"]),
         (RELU_NET, [IMAGES, IMAGES / 0], sjpc.DataError, ["dataloader", "batch 1", "NaN or infinite"]),
         (RELU_NET, [IMAGES[:, :2]], sjpc.DataError, ["calibration batch", "'0'"]),
         (NotFinite(), [IMAGES], sjpc.DataError, ["layer 'body.2'", "NaN or infinite"]),
         (Untraceable(), [IMAGES], sjpc.ConversionError, ["Untraceable", __file__, "# the line of the model"]),
-        (
-            Unsupported(),
-            [IMAGES],
-            sjpc.ConversionError,
-            ["body.1 (GRU)", "tail (LSTM)", "register_leaf"],
-        ),
         (nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2)), [IMAGES], sjpc.ConversionError, ["nothing to convert"]),
         ("a path", [IMAGES], sjpc.ConversionError, ["torch.nn.Module", "str"]),
     ],

@@ -47,14 +47,14 @@ def test_converts_at_other_numbers_of_steps(mode: str, threshold: object, per_ch
         assert (snn.predict(x) - ann(x)).square().sum() < 0.25 * ann(x).square().sum()
 
 
-def test_step_by_step_goes_before_packed() -> None:
+def test_stepwise_runs_layers_at_each_step() -> None:
     ann, x = network(4, 1.5), torch.randn(4, 3, 8, 8)
     snn = sjpc.ParallelConverter([x], time_steps=4, show_progress=False).convert(ann)
     calls = []
     snn.get_submodule("net.4").register_forward_hook(lambda *args: calls.append(1))
-    snn.execution, snn.step_by_step = "packed", True
+    snn.execution = "stepwise"
     torch.testing.assert_close(snn.predict(x), ann(x), rtol=1e-4, atol=1e-4)
-    snn.step_by_step = False
+    snn.execution = "packed"
     snn.predict(x)
     assert len(calls) == 4 + 1
 

@@ -12,7 +12,7 @@ from spikingjelly.activation_based import functional, monitor
 from torch import Tensor, nn
 
 import sj_parallel_conversion as sjpc
-from sj_parallel_conversion.ann2snn.network.time_axis import Timeline
+from sj_parallel_conversion.ann2snn.network.time_axis import TimeAxisRunner
 
 MODES = ["spikepack", "css"]
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
@@ -45,17 +45,17 @@ def test_max_pooling_is_exact(pool: nn.Module, mode: str, encoding: str) -> None
     functional.set_step_mode(snn, "m")
     sequence = IMAGES.expand(4, *IMAGES.shape)
     torch.testing.assert_close(snn.decode(snn(sequence)), expected, **CLOSE)
-    snn.step_by_step = True
+    snn.execution = "stepwise"
     torch.testing.assert_close(snn.decode(snn(sequence)), expected, **CLOSE)
 
 
 @pytest.mark.parametrize("mode", MODES)
 @torch.no_grad()
-def test_step_by_step_a_pool_passes_on_the_train_of_the_largest(mode: str) -> None:
+def test_stepwise_a_pool_passes_on_the_train_of_the_largest(mode: str) -> None:
     ann = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2))
     snn = convert(ann, IMAGES, mode=mode)
     recorder = monitor.OutputMonitor(snn, type(snn.neurons()[0].node))
-    y_seq = Timeline(snn.net, 4, step_by_step=True).run_sequence((IMAGES,))
+    (y_seq,) = TimeAxisRunner(snn.net, 4, "stepwise").run_sequence((IMAGES,))
     node, train = snn.neurons()[0].node, recorder.records[0]
     values, winners = nn.functional.max_pool2d(node.decode(train), 2, return_indices=True)
     expected = torch.stack([s.flatten(2).gather(2, winners.flatten(2)).view_as(values) for s in node.amplify(train)])
@@ -77,11 +77,15 @@ def test_serial_networks(name: str, encoding: str) -> None:
     for mode, T, tolerance in (("spikepack", 4, 1e-4), ("css", 4, 0.3), ("css", 8, 0.05)):
         snn = convert(ann, x, mode=mode, time_steps=T, input_encoding=encoding)
         expected = snn.predict(x)
-        snn.serial = True
+        if mode == "css" and any(site.node.activation is not None for site in snn.neurons()):
+            with pytest.raises(sjpc.ConfigError, match="cannot apply an activation"):
+                snn.execution = "serial"
+            continue
+        snn.execution = "serial"
         assert error(snn.predict(x), expected) < tolerance, (mode, T)
         functional.set_step_mode(snn, "m")
         torch.testing.assert_close(snn.decode(snn(x.expand(T, *x.shape))), snn.predict(x), **CLOSE)
-        snn.serial = False
+        snn.execution = "spikes"
         assert torch.equal(snn.predict(x), expected)
 
 
@@ -97,13 +101,13 @@ def test_constants_are_injected_once() -> None:
     levels = [snn.neurons()[1].node.decode]
     recorder = monitor.OutputMonitor(snn, sjpc.TSANode)
     snn.predict(x)
-    snn.serial = True
+    snn.execution = "serial"
     snn.predict(x)
     closed, serial = (levels[0](record) for record in recorder.records[1::2])
     step = snn.neurons()[1].node.v_threshold
     # the input of this layer may differ by a level as well, so a few levels and not one
     assert ((closed - serial).abs() / step).mean() < 1
-    assert snn.serial and all(site.node.serial for site in snn.neurons())
+    assert snn.execution == "serial" and all(site.node.serial for site in snn.neurons())
     recorder.remove_hooks()
 
 
@@ -138,16 +142,16 @@ def test_a_node_that_is_made_serial_alone_answers_as_before(mode: str, encoding:
     expected = snn.predict(x)
     for site in snn.neurons()[::2]:
         site.node.serial = True
-    assert not snn.serial
+    assert snn.execution == "spikes"
     assert torch.equal(snn.predict(x), expected)
     snn.execution = "packed"
     assert torch.equal(snn.predict(x), expected)
-    snn.execution = "spikes"
     functional.set_step_mode(snn, "m")
-    for step_by_step in (False, True):
-        snn.step_by_step = step_by_step
+    for snn.execution in ("spikes", "stepwise"):
+        assert [site.node.serial for site in snn.neurons()[:2]] == [True, False]
         torch.testing.assert_close(snn.decode(snn(x.expand(4, *x.shape))), expected, **CLOSE)
-    snn.serial = False
+    snn.execution = "serial"
+    snn.execution = "packed"
     assert not any(site.node.serial for site in snn.neurons())
 
 
@@ -163,27 +167,17 @@ def test_the_serial_form_of_a_constant_is_the_closed_form(silent_steps: int, sig
     assert (node.decode(node(node.constant(ties))) - node.decoded(ties)).abs().max() <= 1
 
 
-@pytest.mark.parametrize("value", ["yes", 1, None])
-@pytest.mark.parametrize("flag", ["serial", "step_by_step"])
-def test_flags_of_the_network(flag: str, value: object) -> None:
-    snn = convert(*net("mlp"))
-    with pytest.raises(sjpc.ConfigError, match=f"SpikingNetwork: {flag} must be True or False, got {value!r}"):
-        setattr(snn, flag, value)
-    assert getattr(snn, flag) is False
-
-
 @torch.no_grad()
 def test_serial_copies() -> None:
     ann, x = net("concatenated")
     snn = convert(ann, x)
-    snn.serial, snn.execution = True, "packed"
+    snn.execution = "serial"
     for twin in (copy.deepcopy(snn), pickle.loads(pickle.dumps(snn))):
-        assert twin.serial and torch.equal(twin.predict(x), snn.predict(x))
+        assert twin.execution == "serial" and torch.equal(twin.predict(x), snn.predict(x))
 
 
 def test_sorted_codes_have_no_serial_form() -> None:
     snn = convert(*net("mlp"), mode="parallel")
     with pytest.raises(sjpc.ConfigError, match=r"mode='parallel'.*'spikepack' or 'css'"):
-        snn.serial = True
-    snn.serial = False
-    assert not snn.serial
+        snn.execution = "serial"
+    assert snn.execution == "spikes"

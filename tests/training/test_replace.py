@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
+from collections.abc import Callable
 
 import pytest
 import torch
 from nets import IMAGES, NETS, TOKENS, mlp, net
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.nn import functional as F
+from unchanged import assert_unchanged, snapshot
 
 import sj_parallel_conversion as sjpc
 
@@ -21,15 +24,18 @@ def activations(model: nn.Module, kind: type[nn.Module]) -> list[nn.Module]:
 @torch.no_grad()
 def test_wide_clip_changes_nothing(name: str) -> None:
     ann, x = net(name)
-    replaced = sjpc.replace_activations(ann, sjpc.ClipReLU, v_threshold=1e6)
-    assert torch.equal(replaced(x), ann(x.clone()))
-    assert not activations(replaced, nn.ReLU)
+    before = snapshot(ann)
+    replaced = sjpc.replace_activations(ann, sjpc.ClipReLU, [x], v_threshold=1e6)
+    assert_unchanged(before, snapshot(ann))
+    assert type(replaced) is type(ann) and not activations(replaced, nn.ReLU)
+    for twin in (replaced, copy.deepcopy(replaced), pickle.loads(pickle.dumps(replaced))):
+        assert torch.equal(twin(x.clone()), ann(x.clone()))
 
 
 @pytest.mark.parametrize("name", ["shared conv", "norm of two convs", "concatenated"])
 def test_parameters_have_their_names_and_sharing(name: str) -> None:
-    ann, _ = net(name)
-    replaced = sjpc.replace_activations(ann, sjpc.QCFS, levels=4)
+    ann, x = net(name)
+    replaced = sjpc.replace_activations(ann, sjpc.QCFS, [x], levels=4)
     theirs, ours = ann.state_dict(), replaced.state_dict()
     assert set(theirs) == {key for key in ours if not key.endswith("v_threshold")}
     assert all(torch.equal(theirs[key], ours[key]) for key in theirs)
@@ -40,8 +46,8 @@ def test_parameters_have_their_names_and_sharing(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "sites"), [("shared relu", 3), ("shared conv", 2), ("concatenated", 3), ("mlp", 1)])
 def test_an_own_activation_at_each_call_site(name: str, sites: int) -> None:
-    ann, _ = net(name)
-    replaced = sjpc.replace_activations(ann, sjpc.QCFS, levels=4, v_threshold=2.0)
+    ann, x = net(name)
+    replaced = sjpc.replace_activations(ann, sjpc.QCFS, [x], levels=4, v_threshold=2.0)
     found = activations(replaced, sjpc.QCFS)
     assert len(found) == sites == len({id(module.v_threshold) for module in found})
     assert all(module.levels == 4 and module.v_threshold == 2.0 for module in found)
@@ -89,10 +95,12 @@ def test_what_is_no_activation(activation: object) -> None:
 
 
 def test_nothing_to_replace() -> None:
-    with pytest.raises(sjpc.ConversionError, match="nothing to convert"):
-        sjpc.replace_activations(nn.Linear(3, 4), sjpc.QCFS, levels=4)
-    with pytest.raises(sjpc.ConversionError, match=r"no ReLU.*1 \(GELU\)"):
-        sjpc.replace_activations(nn.Sequential(nn.Linear(3, 4), nn.GELU()), sjpc.QCFS, levels=4)
+    x = torch.rand(2, 3)
+    for data in (None, [x]):
+        with pytest.raises(sjpc.ConversionError, match="nothing to replace: Linear has no ReLU"):
+            sjpc.replace_activations(nn.Linear(3, 4), sjpc.QCFS, data, levels=4)
+        with pytest.raises(sjpc.ConversionError, match=r"no ReLU.*its activations are GELU"):
+            sjpc.replace_activations(nn.Sequential(nn.Linear(3, 4), nn.GELU()), sjpc.QCFS, data, levels=4)
 
 
 def test_other_activations_stay() -> None:
@@ -125,137 +133,142 @@ def test_train_then_convert() -> None:
         assert torch.equal(snn.predict(x), model(x))
 
 
-def test_pickles() -> None:
-    ann, x = net("concatenated")
-    replaced = sjpc.replace_activations(ann, sjpc.QCFS, levels=4)
-    assert torch.equal(pickle.loads(pickle.dumps(replaced))(x), replaced(x))
-    assert replaced(IMAGES).shape == (4, 5)
-
-
-class _FunctionalDropout(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = nn.Linear(6, 8)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return nn.functional.dropout(self.linear(x).relu(), 0.5, training=self.training)
-
-
-def test_functional_dropout_still_works_in_training() -> None:
-    replaced = sjpc.replace_activations(_FunctionalDropout(), sjpc.ClipReLU)
-    x = torch.rand(50, 6)
-    assert not torch.equal(replaced(x), replaced(x))
-    assert torch.equal(replaced.eval()(x), replaced(x))
-
-
-class Block(nn.Module):
-    """One ReLU module called twice, as in torchvision's ResNets."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1, self.conv2 = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
-        self.relu = nn.ReLU(inplace=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.relu(self.conv2(self.relu(self.conv1(x))) + x)
-
-
-class Auxiliary(nn.Module):
-    """Two outputs in training mode; ReLUs as functions only further inside."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True))
-        self.blocks = nn.Sequential(Block(), Block())
-        self.head, self.aux = nn.Linear(4, 5), nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 5))
-
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        x = self.stem(x)
-        y = self.head(self.blocks(x).mean((2, 3)))
-        return (y, self.aux(x.mean((2, 3)))) if self.training else y
-
-
-class FunctionalAuxiliary(Auxiliary):
-    """Here the function is called beside what differs in training mode."""
-
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        return super().forward(F.relu(x))
-
-
-def test_classes_stay_and_only_what_must_be_is_a_graph() -> None:
-    ann = Auxiliary().eval()
-    replaced = sjpc.replace_activations(ann, sjpc.ClipReLU, v_threshold=1e6)
-    assert type(replaced) is Auxiliary and isinstance(replaced.blocks[0], fx.GraphModule)
-    assert type(replaced.blocks[0].conv1) is nn.Conv2d
-    assert not activations(replaced, nn.ReLU) and len(activations(replaced, sjpc.ClipReLU)) == 6
-    assert torch.equal(replaced(IMAGES), ann(IMAGES))
-    ann.train(), replaced.train()
-    assert all(torch.equal(a, b) for a, b in zip(replaced(IMAGES), ann(IMAGES), strict=True)), "with its second output"
-    theirs, ours = ann.state_dict(), replaced.state_dict()
-    assert set(theirs) == {key for key in ours if not key.endswith("v_threshold")}
-    assert pickle.loads(pickle.dumps(replaced)).eval()(IMAGES).shape == (4, 5)
-
-
-def test_what_is_lost_of_training_mode_is_said() -> None:
-    ann = FunctionalAuxiliary()
-    with pytest.warns(UserWarning, match="FunctionalAuxiliary computes something else in training mode") as caught:
-        replaced = sjpc.replace_activations(ann, sjpc.ClipReLU, v_threshold=1e6)
-    assert caught[0].filename == __file__ and len(caught) == 1
-    assert isinstance(replaced, fx.GraphModule)
-    assert torch.equal(replaced.eval()(IMAGES), ann.eval()(IMAGES))
-
-
-class SharedBlock(nn.Module):
-    """A block that is called twice: two call sites of its ReLU, whatever way it is spelt."""
-
-    def __init__(self, block: nn.Module) -> None:
-        super().__init__()
-        self.stem, self.block = nn.Conv2d(3, 4, 3), block
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.block(self.block(self.stem(x)))
-
-
-class FunctionalBlock(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(x - 0.1)
-
-
-@pytest.mark.parametrize(("block", "sites"), [(Block(), 4), (FunctionalBlock(), 2), (nn.Sequential(nn.ReLU()), 2)])
-@torch.no_grad()
-def test_blocks_that_are_called_twice_get_an_own_activation_for_each_call(block: nn.Module, sites: int) -> None:
-    ann = SharedBlock(block).eval()
-    replaced = sjpc.replace_activations(ann, sjpc.ClipReLU, v_threshold=1e6)
-    assert len(activations(replaced, sjpc.ClipReLU)) == sites
-    assert torch.equal(replaced(IMAGES), ann(IMAGES))
-
-
 def test_the_same_module_at_two_places_of_a_sequence() -> None:
     relu = nn.ReLU()
     ann = nn.Sequential(nn.Linear(3, 3), relu, nn.Linear(3, 3), relu)
-    replaced = sjpc.replace_activations(ann, sjpc.QCFS, levels=4)
+    replaced = sjpc.replace_activations(ann, sjpc.QCFS, [torch.rand(2, 3)], levels=4)
     assert type(replaced) is nn.Sequential and replaced[1] is not replaced[3]
+    assert isinstance(replaced[1], sjpc.QCFS) and isinstance(replaced[3], sjpc.QCFS)
 
 
-@torch.no_grad()
-def test_torchvision_network_with_auxiliary_heads() -> None:
-    models = pytest.importorskip("torchvision.models")
-    torch.manual_seed(0)
-    ann = models.googlenet(weights=None, aux_logits=True, init_weights=False, num_classes=10).eval()
-    x = torch.randn(2, 3, 64, 64)
+@pytest.mark.parametrize("data", [None, [torch.rand(2, 3)]])
+def test_a_network_that_is_a_relu(data: list[Tensor] | None) -> None:
+    assert isinstance(sjpc.replace_activations(nn.ReLU(), sjpc.QCFS, data, levels=4), sjpc.QCFS)
+
+
+def no_module() -> int:
+    return 3
+
+
+@pytest.mark.parametrize(
+    ("activation", "kwargs", "says"),
+    [
+        (sjpc.QCFS, {"level": 4}, r"QCFS\(level=4\) fails: .*'level'.*It takes \(levels: "),
+        (sjpc.QCFS, {}, r"QCFS\(\) fails: .*'levels'"),
+        (sjpc.QCFS, {"levels": 0}, r"levels must be an integer >= 1, got 0"),
+        (sjpc.ClipReLU, {"v_threshold": -1.0}, "v_threshold"),
+        (no_module, {}, r"no_module\(\) must make a torch.nn.Module, got int"),
+    ],
+)
+@pytest.mark.parametrize("data", [None, [torch.rand(2, 3)]])
+def test_activations_that_cannot_be_made(
+    activation: Callable, kwargs: dict[str, object], says: str, data: list[Tensor] | None
+) -> None:
+    ann = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3), nn.ReLU())
+    with pytest.raises(sjpc.ConfigError, match=says):
+        sjpc.replace_activations(ann, activation, data, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (4, "must be an iterable of batches, got int"),
+        (torch.rand(2, 3), "must be an iterable of batches, got Tensor"),
+        ([], "dataloader is empty"),
+        (["a"], "batch 0 is a str"),
+        ([torch.rand(2, 7)], "Sequential does not run on the first batch"),
+        (torch.utils.data.TensorDataset(torch.rand(2, 3)), "is a Dataset"),
+    ],
+)
+def test_data_that_cannot_be_used(data: object, says: str) -> None:
+    with pytest.raises(sjpc.DataError, match=says):
+        sjpc.replace_activations(nn.Sequential(nn.Linear(3, 3), nn.ReLU()), sjpc.QCFS, data, levels=4)
+
+
+def test_hooks_of_a_relu_module_go_to_its_activation() -> None:
+    ann = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
+    ann[1].register_forward_hook(lambda module, args, y: 2 * y)
+    x = torch.rand(2, 3)
     replaced = sjpc.replace_activations(ann, sjpc.ClipReLU, v_threshold=1e6)
-    assert type(replaced) is type(ann) and replaced.aux_logits
-    assert torch.equal(replaced(x), ann(x))
-    assert type(replaced.train()(x)).__name__ == "GoogLeNetOutputs"
-    options = {"time_steps": 4, "threshold": "max", "calibration": "none", "show_progress": False}
-    snn = sjpc.ParallelConverter([x], **options).convert(replaced)
-    assert snn.predict(x).shape == (2, 10) and replaced.training
+    assert torch.equal(replaced(x), ann(x)) and isinstance(replaced[1], sjpc.ClipReLU)
 
 
-@torch.no_grad()
-def test_torchvision_resnet_can_be_indexed() -> None:
-    models = pytest.importorskip("torchvision.models")
-    torch.manual_seed(0)
-    replaced = sjpc.replace_activations(models.resnet18(), sjpc.QCFS, levels=4)
-    assert isinstance(replaced.layer1[0].conv1, nn.Conv2d) and replaced.training
-    assert len(activations(replaced, sjpc.QCFS)) == 17
+class PreActivation(nn.Module):
+    """The shortcut reads what the in-place ReLU has written, as in many networks by mistake."""
+
+    def __init__(self, read_again: bool) -> None:
+        super().__init__()
+        self.conv1, self.conv2, self.act = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1), nn.ReLU(inplace=True)
+        self.read_again = read_again
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv1(x)
+        y = self.conv2(self.act(x))
+        return y + x if self.read_again else y
+
+
+@pytest.mark.parametrize("read_again", [True, False])
+@pytest.mark.parametrize("data", [None, [IMAGES]])
+def test_in_place_modules_go_on_overwriting(read_again: bool, data: list[Tensor] | None) -> None:
+    ann = PreActivation(read_again)
+    replaced = sjpc.replace_activations(ann, sjpc.ClipReLU, data, v_threshold=1e6)
+    assert isinstance(replaced.act[0], sjpc.ClipReLU)
+    for model in (ann, replaced):
+        model(IMAGES).square().sum().backward()
+    assert torch.equal(replaced(IMAGES), ann(IMAGES))
+    for p, q in zip(ann.parameters(), (replaced.get_parameter(n) for n, _ in ann.named_parameters()), strict=True):
+        torch.testing.assert_close(p.grad, q.grad)
+
+
+class Names(nn.Module):
+    """Calls ReLUs in the way of ``forward``; without data it would not be seen how often."""
+
+    def __init__(self, forward: Callable) -> None:
+        super().__init__()
+        self.relu, self.act, self.run = nn.ReLU(), nn.ReLU(), forward
+
+    def step(self, x: Tensor) -> Tensor:
+        return torch.clamp(x, min=0)
+
+    def clipped(self, x: Tensor) -> Tensor:
+        return F.gelu(x)
+
+
+def named(forward: Callable) -> nn.Module:
+    return type("Own", (Names,), {"forward": forward})(forward)
+
+
+NEED_DATA = {
+    "function": lambda self, x: F.relu(self.act(x)),
+    "method": lambda self, x: self.act(x).relu_(),
+    "a child of that name": lambda self, x: self.relu(self.relu(x)) + self.act(x),
+    "inner function": lambda self, x: sum(map(lambda y: y.clamp(min=0), (x, self.act(x)))),
+    "list comprehension": lambda self, x: sum([y.relu() for y in (x, self.act(x))]),
+    "own method": lambda self, x: self.step(self.act(x)),
+}
+
+
+@pytest.mark.parametrize("how", NEED_DATA)
+def test_what_needs_data(how: str) -> None:
+    ann, x = named(NEED_DATA[how]), torch.randn(4, 6)
+    with pytest.raises(sjpc.ConfigError, match=r"needs data .*: the code of 0 \(Own\) names .* dataloader="):
+        sjpc.replace_activations(nn.Sequential(ann), sjpc.ClipReLU)
+    assert torch.equal(sjpc.replace_activations(ann, sjpc.ClipReLU, [x], v_threshold=1e6)(x), ann(x))
+
+
+def test_what_needs_no_data() -> None:
+    ann = named(lambda self, x: self.clipped(self.act(x)))
+    replaced = sjpc.replace_activations(nn.Sequential(ann), sjpc.ClipReLU)
+    assert isinstance(replaced[0].act, sjpc.ClipReLU)
+
+
+def test_relus_with_several_names_need_data() -> None:
+    relu = nn.ReLU()
+    with pytest.raises(sjpc.ConfigError, match=r"1 \(ReLU\) has several names"):
+        sjpc.replace_activations(nn.Sequential(nn.Linear(3, 3), relu, relu), sjpc.ClipReLU)
+
+
+def test_the_message_names_three_modules() -> None:
+    ann = nn.Sequential(*(named(NEED_DATA["function"]) for _ in range(5)))
+    with pytest.raises(sjpc.ConfigError, match=r"0 \(Own\) names relu; .* 2 \(Own\) names relu, and 2 more"):
+        sjpc.replace_activations(ann, sjpc.ClipReLU)

@@ -9,13 +9,13 @@ from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_leaves
 from tqdm import tqdm
 
 from ...neuron.spiking_activation import SpikingActivation
 from ..config import ConversionConfig
 from ..data.batches import CalibrationData
 from ..data.cache import Spool, Spooled
+from ..data.inputs import Batch
 from ..data.outliers import is_usual
 from .patches import LAYERS
 
@@ -63,11 +63,11 @@ def _distil(ann: fx.GraphModule, snn: fx.GraphModule, data: CalibrationData, con
     chosen = config.distillation_epochs
     if not _trained_weights(snn):
         return "" if chosen is None else "there is no convolution or linear layer behind the first"
-    if chosen is None and not _is_classification(_outputs(ann, data.first()[:_IMAGES])):
+    if chosen is None and not _is_classification(_outputs(ann, data.parts(data.first(), _IMAGES)[0])):
         return ""
     spool = Spool(config.max_memory)
-    parts = spool.keep(part for x in data.batches("read calibration data") for part in x.split(_IMAGES))
-    parts, targets = _usual(spool, parts, spool.keep(_outputs(ann, x) for x in parts))
+    parts = spool.keep(part for x in data.batches("read calibration data") for part in data.parts(x, _IMAGES))
+    parts, targets = _usual(spool, parts, spool.keep(_outputs(ann, x) for x in parts), data.fixed_batch)
     if not len(parts):
         return "the ANN has no finite outputs of floats"
     worthwhile = _WORTHWHILE.get(config.mode, _WORTHWHILE_OTHERWISE)
@@ -128,37 +128,38 @@ class _Distillation:
         return sum(errors) / len(errors)
 
     def _error(self, part: int) -> Tensor:
-        x = self.parts[part]
-        x = x.float() if self.half and x.is_floating_point() else x
-        outputs = _outputs(self.network, x.clone() if x.is_inference() else x)
+        batch = self.parts[part]
+        batch = batch.to(batch.tensors[0].device, torch.float32) if self.half else batch
+        outputs = _outputs(self.network, batch)
         pairs = zip(outputs, self.targets[part], self.variances, strict=True)
         return sum((y - target).square().mean() / variance for y, target, variance in pairs) / len(outputs)
 
 
-def _outputs(model: nn.Module, x: Tensor) -> list[Tensor]:
+def _outputs(model: nn.Module, batch: Batch) -> list[Tensor]:
     """The floating tensors among the outputs, in float32 at least."""
-    tensors = [y for y in tree_leaves(model(x)) if isinstance(y, Tensor) and y.is_floating_point() and y.numel()]
+    outputs = model(*batch.clone().tensors)  # autograd takes no tensor made in inference mode
+    tensors = [y for y in outputs if isinstance(y, Tensor) and y.is_floating_point() and y.numel()]
     return [y if y.dtype == torch.float64 else y.float() for y in tensors]
 
 
-def _usual(spool: Spool, parts: Spooled, targets: Spooled) -> tuple[Spooled, Spooled]:
+def _usual(spool: Spool, parts: Spooled, targets: Spooled, whole: bool) -> tuple[Spooled, Spooled]:
     """
     Without images whose output is not finite or would decide the error alone, as far as it is known which output is
-    whose.
+    whose. If batches have to stay ``whole``, without the batches in which there is such an image.
     """
     if not targets[0]:
         return spool.keep([]), spool.keep([])
-    if not all(y.dim() and len(y) == len(x) for x, outputs in zip(parts, targets, strict=True) for y in outputs):
+    if not all(y.dim() and len(y) == x.size for x, outputs in zip(parts, targets, strict=True) for y in outputs):
         return parts, targets
     sizes = _sizes(targets)
     finite = torch.stack([size.isfinite() for size in sizes]).all(0)
     usual = [is_usual(size.where(finite, 0.0)) for size in sizes]
-    masks = (torch.stack(usual).all(0) & finite).split([len(x) for x in parts])
+    masks = (torch.stack(usual).all(0) & finite).split([x.size for x in parts])
     if all(mask.all() for mask in masks):
         return parts, targets
-    kept = [(i, mask) for i, mask in enumerate(masks) if mask.any()]
+    kept = [(i, mask) for i, mask in enumerate(masks) if (mask.all() if whole else mask.any())]
     return (
-        spool.keep(parts[i][mask] for i, mask in kept),
+        spool.keep(parts[i].select(mask) for i, mask in kept),
         spool.keep([y[mask] for y in targets[i]] for i, mask in kept),
     )
 
@@ -188,7 +189,7 @@ def _moments(y: Tensor) -> Tensor:
 def _trained_weights(snn: fx.GraphModule) -> list[nn.Parameter]:
     """Each weight once, of all layers but the first to run: in most networks it sees no spikes."""
     modules = [snn.get_submodule(node.target) for node in snn.graph.nodes if node.op == "call_module"]
-    weights = [module.weight for module in modules if isinstance(module, LAYERS)]
+    weights = [module.weight for module in modules if type(module) in LAYERS]
     return [w for i, w in enumerate(weights) if all(w is not other for other in weights[:i])][1:]
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
+from ..data.inputs import Batch
+
 EVERY = 8  # every eighth image, or one of fewer
 
 
@@ -17,16 +19,17 @@ class HeldOut:
         self._numbers: list[Tensor] = []
         self._known: dict[int, int] = {}
 
-    def watch(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """
-        :param batches: inputs ``[N, ...]``
+        :param batches: inputs of the network
         :return: the same; when the last has been taken, :meth:`masks` are complete
         """
-        for x in batches:
-            images = x.detach().cpu().unsqueeze(-1).flatten(1).contiguous().view(torch.uint8).numpy()
-            numbers = [self._known.setdefault(hash(image.tobytes()), len(self._known)) for image in images]
-            self._numbers.append(torch.tensor(numbers, dtype=torch.long, device=x.device))
-            yield x
+        for batch in batches:
+            inputs = [x for x, batched in zip(batch.tensors, batch.batched, strict=True) if batched] or batch.tensors
+            samples = zip(*(_bytes_of_samples(x) for x in inputs), strict=True)
+            numbers = [self._known.setdefault(hash(sample), len(self._known)) for sample in samples]
+            self._numbers.append(torch.tensor(numbers, dtype=torch.long, device=inputs[0].device))
+            yield batch
 
     def masks(self, lengths: Iterable[int]) -> list[Tensor]:
         """
@@ -36,3 +39,8 @@ class HeldOut:
         every = min(EVERY, len(self._known))
         held = [numbers % every == every - 1 for numbers in self._numbers]
         return [mask.repeat_interleave(-(-n // len(mask)))[:n] for mask, n in zip(held, lengths, strict=True)]
+
+
+def _bytes_of_samples(x: Tensor) -> list[bytes]:
+    rows = x.detach().cpu().unsqueeze(-1).flatten(1).contiguous().view(torch.uint8).numpy()
+    return [row.tobytes() for row in rows]

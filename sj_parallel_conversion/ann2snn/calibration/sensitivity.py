@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, fx
 
 from ..data.cache import Spool
+from ..data.inputs import Batch
 from ..placement.sites import Site
 
 _TEMPERATURE = 3.0  # margins below it are in danger
@@ -28,22 +29,29 @@ class Sensitivity:
 
     :param ann: the reference
     :param sites: the activations
+    :param parts: divides a batch into parts of so many samples, if that can be done
     :param max_memory: GiB that the weights may take in memory; more waits in temporary files. ``None``: no limit
     """
 
-    def __init__(self, ann: fx.GraphModule, sites: list[Site], max_memory: float | None = None) -> None:
-        self.ann, self.sites = ann, sites
+    def __init__(
+        self,
+        ann: fx.GraphModule,
+        sites: list[Site],
+        parts: Callable[[Batch, int], Iterable[Batch]] = Batch.split,
+        max_memory: float | None = None,
+    ) -> None:
+        self.ann, self.sites, self._parts = ann, sites, parts
         self._spool = Spool(max_memory)
         self._squares: dict[str, list[object]] | None = {site.name: [] for site in sites}
 
-    def watch(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """
-        :param batches: inputs ``[N, ...]``
+        :param batches: inputs of the network
         :return: the same; when the last has been taken, :meth:`weights` are complete
         """
         for x in batches:
             if self._squares is not None:
-                self._add([self._of_part(part) for part in x.split(_IMAGES)])
+                self._add([self._of_part(part) for part in self._parts(x, _IMAGES)])
             yield x
 
     def weights(self, name: str) -> list[Tensor] | None:
@@ -64,7 +72,7 @@ class Sensitivity:
         mean = sum(root.sum() for root in roots) / count
         return [root / mean for root in roots]
 
-    def _of_part(self, x: Tensor) -> dict[str, Tensor] | None:
+    def _of_part(self, x: Batch) -> dict[str, Tensor] | None:
         try:
             return _squared_gradients(self.ann, self.sites, x)
         except torch.cuda.OutOfMemoryError:
@@ -86,7 +94,7 @@ class Sensitivity:
 
 
 @torch.enable_grad()
-def _squared_gradients(ann: fx.GraphModule, sites: list[Site], x: Tensor) -> dict[str, Tensor] | None:
+def _squared_gradients(ann: fx.GraphModule, sites: list[Site], x: Batch) -> dict[str, Tensor] | None:
     activations: dict[str, Tensor] = {}
 
     def keep(name: str, output: Tensor) -> Tensor:
@@ -100,10 +108,11 @@ def _squared_gradients(ann: fx.GraphModule, sites: list[Site], x: Tensor) -> dic
         for site in sites
     ]
     try:
-        output = ann(x.clone() if x.is_inference() else x)  # autograd takes no tensor made in inference mode
+        outputs = ann(*x.clone().tensors)  # autograd takes no tensor made in inference mode
     finally:
         for hook in hooks:
             hook.remove()
+    output = outputs[0] if len(outputs) == 1 else None
     if not isinstance(output, Tensor) or output.dim() != 2 or output.shape[1] < 2 or not output.requires_grad:
         return None
     margin = output.topk(2, 1).values.diff(dim=1).neg().squeeze(1)

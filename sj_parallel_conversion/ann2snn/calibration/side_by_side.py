@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from ...neuron.spiking_activation import SpikingActivation
 from ..data.cache import Spool, Spooled
-from ..graph.interpreter import Interpreter
+from ..data.inputs import Batch
 
 Batches = Spooled | list[Tensor]
 
@@ -47,33 +47,45 @@ class Sweep:
         max_memory: float | None = None,
     ) -> None:
         self._spool = Spool(max_memory)
-        self._pair = (Interpreter(ann), Interpreter(snn))
+        self._pair = (_interpreter(ann), _interpreter(snn))
         self._sites, self._at = sites, sites | (at or set())
         self._nodes = list(ann.graph.nodes)
         self._last_use = {use: node for node in self._nodes for use in node.all_input_nodes}
 
     @torch.no_grad()
-    def run(self, batches: Iterable[Tensor], visitor: Visitor, progress: bool = False) -> None:
+    def run(self, batches: Iterable[Batch], visitor: Visitor, progress: bool = False) -> None:
         """
         :param batches: the inputs
         :param visitor: called at the modules ``at``
         :param progress: whether a bar over the graph's nodes is drawn
         """
         try:
-            self._run(self._spool.keep(batches), visitor, progress)
+            self._run(self._inputs(batches), visitor, progress)
         finally:
             self._spool.close()
 
-    def _run(self, batches: Spooled, visitor: Visitor, progress: bool) -> None:
+    def _inputs(self, batches: Iterable[Batch]) -> list[Spooled]:
+        """For each input of the network its tensors, batch by batch."""
+        inputs = [self._spool.keep([]) for node in self._nodes if node.op == "placeholder"]
+        for batch in batches:
+            for kept, x in zip(inputs, batch.tensors, strict=True):
+                kept.append(x)
+        return inputs
+
+    def _run(self, inputs: list[Spooled], visitor: Visitor, progress: bool) -> None:
         values: dict[fx.Node, tuple[Spooled, Spooled]] = {}
+        count = len(inputs[0])
+        inputs.reverse()
         for node in tqdm(self._nodes, desc="calibrate layers", disable=not progress, leave=False):
             if node.op == "placeholder":
+                batches = inputs.pop()
                 values[node] = (batches, batches)
             elif node.op != "output":
-                values[node] = self._advance(node, values, len(batches), visitor)
-            for used in node.all_input_nodes:
-                if self._last_use[used] is node:
-                    del values[used]
+                values[node] = self._advance(node, values, count, visitor)
+            batches = None  # what is no longer needed must not be held here
+            for used in (node, *node.all_input_nodes):
+                if self._last_use.get(used, used) is node:
+                    values.pop(used, None)
 
     def _advance(self, node: fx.Node, values: dict, count: int, visitor: Visitor) -> tuple[Spooled, Spooled]:
         visited = node.op == "call_module" and node.target in self._at
@@ -97,3 +109,9 @@ class Sweep:
     def _compute(self, stream: int, node: fx.Node, values: dict, batch: int) -> object:
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: values[n][stream][batch])
         return getattr(self._pair[stream], node.op)(node.target, args, kwargs)
+
+
+def _interpreter(model: fx.GraphModule) -> fx.Interpreter:
+    interpreter = fx.Interpreter(model)
+    interpreter.extra_traceback = False  # errors go out as they are
+    return interpreter

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import copy
-import operator
 
-import torch
 from torch import Tensor, fx, nn
 
 from ...hooks import has_hooks
 from ..config import ConversionConfig
 from ..data.batches import CalibrationData
 from ..graph import is_rectifier, shortcut_site
+from ..graph.operations import operator_of
 from ..placement.sites import Site
 from .held_out import HeldOut
 from .least_squares import FitNeurons
@@ -40,9 +39,9 @@ def weights(
     :param data: calibration data, read once
     :param config: the conversion's options
     """
-    sensitivity, held_out = Sensitivity(ann, sites, config.max_memory), HeldOut()
+    sensitivity, held_out = Sensitivity(ann, sites, data.parts, config.max_memory), HeldOut()
     visitor = CorrectWeights(ann, snn, sites, config, sensitivity, held_out)
-    layers = {name for name, module in snn.named_modules() if isinstance(module, LAYERS)}
+    layers = {name for name, module in snn.named_modules() if type(module) in LAYERS}
     sweep = Sweep(ann, snn, {site.name for site in sites}, layers, config.max_memory)
     batches = held_out.watch(sensitivity.watch(data.batches("read calibration data")))
     sweep.run(batches, visitor, config.show_progress)
@@ -131,7 +130,7 @@ class CorrectWeights(FitNeurons):
             source = stack.pop()
             if len(source.users) > 1 and self._site_of(source) is not site:
                 continue
-            if source.op == "call_module" and isinstance(self.snn.get_submodule(source.target), LAYERS):
+            if source.op == "call_module" and type(self.snn.get_submodule(source.target)) in LAYERS:
                 found.append(source)
             elif _is_plain_addition(source):
                 stack += source.all_input_nodes
@@ -141,17 +140,11 @@ class CorrectWeights(FitNeurons):
 
 def _is_correctable(module: nn.Module) -> bool:
     # what a hook makes of the output is no linear function of the inputs
-    return isinstance(module, LAYERS) and not has_hooks(module)
+    return type(module) in LAYERS and not has_hooks(module)
 
 
 def _is_plain_addition(node: fx.Node) -> bool:
     """Whether a change of one summand is the same change of the sum: nothing is scaled, added twice or broadcast."""
-    if node.target not in (operator.add, torch.add) or node.kwargs.get("alpha", 1) != 1:
+    if operator_of(node) != "add" or node.args[0] is node.args[1]:
         return False
-    summands = node.all_input_nodes
-    shapes = {n.meta.get("shape") for n in (node, *summands)}
-    return len(shapes - {None}) <= 1 and (len(summands) == 2 or not _is_doubled(node))
-
-
-def _is_doubled(node: fx.Node) -> bool:
-    return [*node.args, *node.kwargs.values()].count(node.all_input_nodes[0]) > 1
+    return len({n.meta.get("shape") for n in (node, *node.all_input_nodes)} - {None}) <= 1

@@ -63,7 +63,7 @@ def _layers_that_read_levels(net: fx.GraphModule) -> list[str]:
         elif read and type(module) in (nn.Conv2d, PrepackedConv2d, nn.Linear):
             if type(module) is nn.Linear or (module.padding_mode == "zeros" and isinstance(module.padding, tuple)):
                 layers.append(node.target)
-        elif read and len(read) == len(node.all_input_nodes) and keeps_integers(net, node):
+        elif read and len(read) == sum("shape" in n.meta for n in node.all_input_nodes) and keeps_integers(net, node):
             integers.add(node)
     return layers
 

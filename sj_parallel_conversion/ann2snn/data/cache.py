@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map_only
+
+from ...torch_compat import tree_leaves, tree_map_only
 
 GIB = 2**30
 
@@ -82,10 +83,14 @@ class Spooled:
         self._stored: list[object] = []
         weakref.finalize(self, _drop_all, spool, self._stored)
         for value in values:
-            self._stored.append(spool.put(value))
+            self.append(value)
 
     def __len__(self) -> int:
         return len(self._stored)
+
+    def append(self, value: object) -> None:
+        """Keep one more."""
+        self._stored.append(self._spool.put(value))
 
     def __getitem__(self, index: int) -> object:
         return self._spool.get(self._stored[index])

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import operator
-
 from torch import Tensor, fx
 
 from ...neuron import SpikingNode
-from ...neuron.spiking_activation import SpikingActivation
 from ..graph.folded import ResidualAdd, ToLevels
+from ..graph.operations import is_addition, is_negation
 from ..graph.passes import free_name
+from .neurons import is_foldable, line, neuron_of
 
 
 def fold_shortcuts(model: fx.GraphModule, names: set[str]) -> None:
@@ -20,7 +19,7 @@ def fold_shortcuts(model: fx.GraphModule, names: set[str]) -> None:
     :param model: a converted network in plain form with recorded shapes
     :param names: the :class:`SpikingActivation` modules that may be folded
     """
-    for negative in [node for node in model.graph.nodes if node.target is operator.neg]:
+    for negative in [node for node in model.graph.nodes if is_negation(node)]:
         value, silent = negative.args[0], _neuron_of_shortcut(model, negative, names)
         if silent is None:
             continue
@@ -31,13 +30,6 @@ def fold_shortcuts(model: fx.GraphModule, names: set[str]) -> None:
         _fold_sum(model, silent, value)
 
 
-def line(neuron: SpikingNode) -> tuple[Tensor, Tensor]:
-    """Gain and offset, ``[]`` or ``[C]``, of the line from the mean input to levels that are not rounded yet."""
-    gain = 1 / neuron.step.double()
-    psi = 0.5 if neuron.psi is None else neuron.psi.double() / neuron.v_threshold.double()
-    return gain, neuron.shift.double() * gain + psi
-
-
 def _neuron_of_shortcut(model: fx.GraphModule, negative: fx.Node, names: set[str]) -> fx.Node | None:
     """The neuron that reads ``negative`` alone and is added to the value of which it is, if that is all it does."""
     if len(negative.users) != 1:
@@ -46,22 +38,16 @@ def _neuron_of_shortcut(model: fx.GraphModule, negative: fx.Node, names: set[str
     if not _is_foldable(model, silent, names) or len(silent.users) != 1:
         return None
     (addition,) = silent.users
-    return silent if addition.target is operator.add and addition.args == (negative.args[0], silent) else None
+    return silent if is_addition(addition) and addition.args == (negative.args[0], silent) else None
 
 
 def _is_foldable(model: fx.GraphModule, node: fx.Node, names: set[str]) -> bool:
     # an activation of the neuron's own works on values in the units of the ANN
-    return node.op == "call_module" and node.target in names and _neuron(model, node).activation is None
-
-
-def _neuron(model: fx.GraphModule, site: fx.Node) -> SpikingNode:
-    module = model.get_submodule(site.target)
-    assert isinstance(module, SpikingActivation)
-    return module.node
+    return is_foldable(node, names) and neuron_of(model, node).activation is None
 
 
 def _fold_input(model: fx.GraphModule, site: fx.Node, value: fx.Node, sign: int) -> None:
-    neuron = _neuron(model, site)
+    neuron = neuron_of(model, site)
     gain, offset = line(neuron)
     levels = ToLevels(_along(neuron, sign * gain, value), _along(neuron, offset, value))
     name = free_name(model, f"{site.name}_levels")
@@ -74,7 +60,7 @@ def _fold_input(model: fx.GraphModule, site: fx.Node, value: fx.Node, sign: int)
 
 def _fold_sum(model: fx.GraphModule, silent: fx.Node, value: fx.Node) -> None:
     (addition,) = silent.users
-    neuron = _neuron(model, silent)
+    neuron = neuron_of(model, silent)
     neuron.folded_output = True
     name = free_name(model, f"{addition.name}_residual")
     model.add_submodule(name, ResidualAdd(_along(neuron, neuron.unit.double(), value), None))

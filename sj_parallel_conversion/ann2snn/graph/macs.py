@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from ...torch_compat import TorchDispatchMode
 
 aten = torch.ops.aten
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ...errors import ConfigError
 from ...neuron.activations import DAQCFS, QCFS, ClipReLU, SpikingIdentity
+from .formula import Formula
 
 Bounds = tuple[float, float]
 
@@ -20,60 +20,50 @@ Bounds = tuple[float, float]
 @dataclass(frozen=True)
 class Activation:
     """
-    A function of each value alone, as a module and as functions and tensor methods that do the same.
+    A function of each value alone.
 
     :param module: the module's class
     :param bounds: its least and greatest value, or ``module -> (lower, upper)`` where they depend on its arguments
-    :param functions: functions that take the arguments of the module after the input
-    :param methods: names of tensor methods that do
-    :param arguments: names of these arguments, in the order of the functions
     """
 
     module: type[nn.Module]
     bounds: Bounds | Callable[[nn.Module], Bounds]
-    functions: tuple[Callable, ...] = ()
-    methods: tuple[str, ...] = ()
-    arguments: tuple[str, ...] = ()
 
 
 _ANY = (-math.inf, math.inf)
 _POSITIVE = (0.0, math.inf)
 # Least values that have no closed form are rounded down.
 ROWS = (
-    Activation(nn.ReLU, _POSITIVE, (F.relu, torch.relu), ("relu",)),
-    Activation(nn.ReLU6, (0.0, 6.0), (F.relu6,)),
-    Activation(nn.Hardtanh, lambda m: (m.min_val, m.max_val), (F.hardtanh,), (), ("min_val", "max_val")),
-    Activation(nn.Sigmoid, (0.0, 1.0), (F.sigmoid, torch.sigmoid, torch.special.expit), ("sigmoid",)),
-    Activation(nn.Hardsigmoid, (0.0, 1.0), (F.hardsigmoid,)),
-    Activation(nn.Softplus, _POSITIVE, (F.softplus,), (), ("beta", "threshold")),
-    Activation(nn.Tanh, (-1.0, 1.0), (F.tanh, torch.tanh), ("tanh",)),
-    Activation(nn.Softsign, (-1.0, 1.0), (F.softsign,)),
-    Activation(nn.GELU, (-0.1701, math.inf), (F.gelu,), (), ("approximate",)),
-    Activation(nn.SiLU, (-0.2785, math.inf), (F.silu,)),
-    Activation(nn.Mish, (-0.3089, math.inf), (F.mish,)),
-    Activation(nn.Hardswish, (-0.375, math.inf), (F.hardswish,)),
-    Activation(nn.ELU, lambda m: (min(-m.alpha, 0.0), math.inf), (F.elu,), (), ("alpha",)),
-    Activation(nn.CELU, lambda m: (min(-m.alpha, 0.0), math.inf), (F.celu, torch.celu), (), ("alpha",)),
-    Activation(nn.SELU, (-1.7581, math.inf), (F.selu, torch.selu)),
-    Activation(nn.LeakyReLU, _ANY, (F.leaky_relu,), (), ("negative_slope",)),
-    Activation(nn.PReLU, _ANY, (F.prelu, torch.prelu), ("prelu",), ("weight",)),
-    Activation(nn.RReLU, _ANY, (F.rrelu, torch.rrelu), (), ("lower", "upper", "training")),
-    Activation(nn.LogSigmoid, (-math.inf, 0.0), (F.logsigmoid,)),
-    Activation(nn.Hardshrink, _ANY, (F.hardshrink, torch.hardshrink), ("hardshrink",), ("lambd",)),
-    Activation(nn.Softshrink, _ANY, (F.softshrink,), (), ("lambd",)),
-    Activation(nn.Tanhshrink, _ANY, (F.tanhshrink,)),
-    Activation(
-        nn.Threshold, lambda m: (min(m.threshold, m.value), math.inf), (F.threshold, torch.threshold), (),
-        ("threshold", "value"),
-    ),
+    Activation(nn.ReLU, _POSITIVE),
+    Activation(nn.ReLU6, (0.0, 6.0)),
+    Activation(nn.Hardtanh, lambda m: (m.min_val, m.max_val)),
+    Activation(nn.Sigmoid, (0.0, 1.0)),
+    Activation(nn.Hardsigmoid, (0.0, 1.0)),
+    Activation(nn.Softplus, _POSITIVE),
+    Activation(nn.Tanh, (-1.0, 1.0)),
+    Activation(nn.GELU, (-0.1701, math.inf)),
+    Activation(nn.SiLU, (-0.2785, math.inf)),
+    Activation(nn.Mish, (-0.3089, math.inf)),
+    Activation(nn.Hardswish, (-0.375, math.inf)),
+    Activation(nn.ELU, lambda m: (min(-m.alpha, 0.0), math.inf)),
+    Activation(nn.CELU, lambda m: (min(-m.alpha, 0.0), math.inf)),
+    Activation(nn.SELU, (-1.7581, math.inf)),
+    Activation(nn.LeakyReLU, _ANY),
+    Activation(nn.PReLU, _ANY),
+    Activation(nn.LogSigmoid, (-math.inf, 0.0)),
+    Activation(nn.Hardshrink, _ANY),
+    Activation(nn.Softshrink, _ANY),
+    Activation(nn.Threshold, lambda m: (min(m.threshold, m.value), math.inf)),
     *(Activation(own, _POSITIVE) for own in (QCFS, DAQCFS, ClipReLU)),
     Activation(SpikingIdentity, _ANY),
-)  # fmt: skip
+    Activation(Formula, lambda m: m.bounds),
+)
 
 ACTIVATIONS: dict[type[nn.Module], Activation] = {row.module: row for row in ROWS}
-SPELLINGS: dict[object, Activation] = {name: row for row in ROWS for name in (*row.functions, *row.methods)}
 OWN_FUNCTIONS: dict[object, Bounds] = {}  # functions and names of tensor methods that users registered
-LEAVES: list[type[nn.Module]] = [QCFS, DAQCFS, ClipReLU, SpikingIdentity]  # the tracer must not look inside
+# Modules that stay whole: the capture does not look inside.
+_BUILT_IN = (QCFS, DAQCFS, ClipReLU, SpikingIdentity, nn.RNNBase, nn.RNNCellBase)
+LEAVES: list[type[nn.Module]] = list(_BUILT_IN)
 
 
 class FunctionActivation(nn.Module):
@@ -118,7 +108,13 @@ def is_rectifier(module: nn.Module) -> bool:
 
 
 def _row(module: nn.Module) -> Activation | None:
-    return next((ACTIVATIONS[cls] for cls in type(module).__mro__ if cls in ACTIVATIONS), None)
+    # A leaf that is a subclass of a known activation may be any function.
+    classes = type(module).__mro__
+    leaf = next((cls for cls in classes if cls in LEAVES), None)
+    known = next((cls for cls in classes if cls in ACTIVATIONS), None)
+    if known is None or (leaf is not None and classes.index(leaf) < classes.index(known)):
+        return None
+    return ACTIVATIONS[known]
 
 
 def register_activation(
@@ -145,22 +141,57 @@ def register_activation(
             f"register_activation({name}): level 0 stands for 0, so lower <= 0 <= upper (and lower < upper) is needed; "
             f"got lower={lower}, upper={upper}"
         )
-    if activation in (row.module for row in ROWS) or activation in SPELLINGS:
+    if activation in (row.module for row in ROWS):
         raise ConfigError(f"register_activation: {name} is known already")
     if isinstance(activation, type):
         register_leaf(activation)
         ACTIVATIONS[activation] = Activation(activation, (float(lower), float(upper)))
         return
-    OWN_FUNCTIONS[activation] = (float(lower), float(upper))
-    plain = activation.__name__
-    if getattr(torch, plain, None) is activation and hasattr(Tensor, plain):
-        OWN_FUNCTIONS[plain] = (float(lower), float(upper))
+    for function in _spellings(activation):
+        OWN_FUNCTIONS[function] = (float(lower), float(upper))
+
+
+def _spellings(function: Callable) -> list[Callable]:
+    """The function, and the tensor method that is the same function of torch."""
+    name = function.__name__
+    is_torch = getattr(torch, name, None) is function and hasattr(Tensor, name)
+    return [function, getattr(Tensor, name)] if is_torch else [function]
+
+
+def unregister_activation(activation: type[nn.Module] | Callable[..., Tensor]) -> None:
+    """
+    Take :func:`register_activation` back.
+
+    :param activation: what was registered
+    :raises ConfigError: if it was not
+    """
+    if isinstance(activation, type) and activation in ACTIVATIONS and all(row.module is not activation for row in ROWS):
+        del ACTIVATIONS[activation]
+        unregister_leaf(activation)
+    elif activation in OWN_FUNCTIONS:
+        for function in _spellings(activation):
+            del OWN_FUNCTIONS[function]
+    else:
+        raise ConfigError(f"unregister_activation: {activation!r} is not registered")
+
+
+def unregister_leaf(module_type: type[nn.Module]) -> None:
+    """
+    Take :func:`register_leaf` back.
+
+    :param module_type: what was registered
+    :raises ConfigError: if it was not
+    """
+    if module_type not in LEAVES or module_type in _BUILT_IN:
+        raise ConfigError(f"unregister_leaf: {module_type!r} is not registered")
+    LEAVES.remove(module_type)
 
 
 def register_leaf(module_type: type[nn.Module]) -> None:
     """
-    Keep modules of a class whole: the tracer does not look inside, and in the converted network they stay as they are,
-    on decoded values.
+    Keep modules of a class whole: the capture does not look inside, and in the converted network they stay as they
+    are, on decoded values. Recurrent layers and cells of torch are leaves already. :func:`unregister_leaf` takes it
+    back.
 
     :param module_type: a subclass of ``nn.Module``
     :raises ConfigError: if it is none
@@ -171,11 +202,6 @@ def register_leaf(module_type: type[nn.Module]) -> None:
     _importable("register_leaf", module_type)
     if module_type not in LEAVES:
         LEAVES.append(module_type)
-
-
-def python_functions() -> Iterator[Callable]:
-    """The registered functions that the tracer would look into."""
-    return (f for f in OWN_FUNCTIONS if hasattr(f, "__code__"))
 
 
 def _importable(what: str, thing: object) -> str:

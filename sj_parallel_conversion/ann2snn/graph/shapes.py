@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-import operator
-
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from ...errors import DataError
-from .interpreter import Interpreter
-
-# Operations of one input that keep each channel where it is.
-_SAME_AXIS_MODULES = (
-    nn.modules.pooling._MaxPoolNd,
-    nn.modules.pooling._AvgPoolNd,
-    nn.modules.pooling._AdaptiveMaxPoolNd,
-    nn.modules.pooling._AdaptiveAvgPoolNd,
-    nn.modules.dropout._DropoutNd,
-    nn.modules.padding._ConstantPadNd,
-    nn.Identity,
-    nn.Upsample,
-)
-_SAME_AXIS_FUNCTIONS = (
-    operator.add, operator.sub, operator.mul, operator.truediv, operator.neg,
-    torch.add, torch.sub, torch.mul, torch.neg,
-)  # fmt: skip
-_SAME_AXIS_METHODS = ("add", "sub", "mul", "neg", "contiguous", "clone")
+from ...torch_compat import is_pointwise
+from ..data.inputs import Batch
+from .operations import module_of, operation, operator_of
 
 
-class _ShapeRecorder(Interpreter):
+class _ShapeRecorder(fx.Interpreter):
     def __init__(self, model: fx.GraphModule) -> None:
         super().__init__(model)
         self.extra_traceback = False  # the message names the layer already
@@ -50,39 +34,36 @@ class _ShapeRecorder(Interpreter):
         return value
 
 
-def record_shapes(model: fx.GraphModule, x: Tensor) -> None:
+def record_shapes(model: fx.GraphModule, batch: Batch) -> None:
     """
     Run one batch and note at each node of the graph the shape of its value, ``node.meta["shape"]``, and
     ``node.meta["is_floating_point"]``.
 
-    :param model: a traced network
-    :param x: a batch
-    :raises DataError: if the model cannot run on the batch; the message names the layer
+    :param model: a captured network
+    :param batch: its inputs
+    :raises DataError: if the network cannot run on the batch; the message names the layer
     """
     with torch.no_grad():
-        _ShapeRecorder(model).run(x)
+        _ShapeRecorder(model).run(*batch.tensors)
 
 
 def channel_axis(model: fx.GraphModule, node: fx.Node) -> int | None:
     """
-    :param model: a network after :func:`record_shapes`
+    :param model: a network with shapes
     :param node: a node of its graph
     :return: the axis of the node's value that holds the channels: 1 after a convolution, the last after a linear
         layer or a normalisation of features; ``None`` where that cannot be told (then one threshold serves the layer)
     """
-    source = node
-    while True:
-        axis = _own_axis(model, source)
-        if axis is not None:
-            return axis if -len(node.meta.get("shape", ())) <= axis < len(node.meta.get("shape", ())) else None
-        if not _keeps_axis(model, source):
-            return 1 if len(node.meta.get("shape", ())) == 2 else None
-        source = source.args[0]
+    shape = node.meta.get("shape", ())
+    axis = _axis(model, node)
+    if axis is None and len(shape) == 2:
+        return 1
+    return axis if axis is not None and -len(shape) <= axis < len(shape) else None
 
 
 def input_axis(model: fx.GraphModule, source: fx.Node) -> int | None:
     """
-    :param model: a network after :func:`record_shapes`
+    :param model: a network with shapes
     :param source: its input
     :return: the axis of the input that the first layers read as channels; ``None`` where that cannot be told
     """
@@ -90,24 +71,54 @@ def input_axis(model: fx.GraphModule, source: fx.Node) -> int | None:
     return axes[0] if axes else (1 if len(source.meta.get("shape", ())) == 2 else None)
 
 
+def _axis(model: fx.GraphModule, node: fx.Node) -> int | None:
+    """The axis of the channels, followed back to the layer that made them."""
+    while True:
+        own = _own_axis(model, node)
+        if own is not None:
+            return own
+        name = operator_of(node)
+        if name == "cat":
+            return _axis_of_parts(model, node)
+        source = next((n for n in node.all_input_nodes if n.op != "get_attr"), None)
+        if source is None or "shape" not in source.meta or "shape" not in node.meta:
+            return None
+        if name in ("permute", "transpose"):
+            axis = _axis(model, source)
+            return None if axis is None else _moved(node, name, axis % len(source.meta["shape"]))
+        if not _keeps_axes(model, node, source):
+            return None
+        node = source
+
+
+def _axis_of_parts(model: fx.GraphModule, node: fx.Node) -> int | None:
+    dims = len(node.meta.get("shape", ()))
+    axes = {None if (axis := _axis(model, n)) is None else axis % max(dims, 1) for n in node.all_input_nodes}
+    return axes.pop() if len(axes) == 1 else None
+
+
+def _moved(node: fx.Node, name: str, axis: int) -> int:
+    dims = len(node.meta["shape"])
+    if name == "permute":
+        return [d % dims for d in node.args[1]].index(axis)
+    first, second = (d % dims for d in node.args[1:3])
+    return second if axis == first else first if axis == second else axis
+
+
+def _keeps_axes(model: fx.GraphModule, node: fx.Node, source: fx.Node) -> bool:
+    same_rank = len(node.meta["shape"]) == len(source.meta["shape"])
+    same_shape = node.meta["shape"] == source.meta["shape"]
+    if node.op == "call_module" or is_pointwise(node.target):
+        return same_shape or (same_rank and operation(model, node).keeps_axes)
+    return same_rank and operation(model, node).keeps_axes
+
+
 def _own_axis(model: fx.GraphModule, node: fx.Node) -> int | None:
-    module = model.get_submodule(node.target) if node.op == "call_module" else None
-    if isinstance(module, (_ConvNd, _BatchNorm, nn.GroupNorm)):
+    module, dims = module_of(model, node), len(node.meta.get("shape", ()))
+    if isinstance(module, (_ConvNd, _BatchNorm, _InstanceNorm, nn.GroupNorm)):
         return 1
-    if isinstance(module, nn.Linear):
-        return -1 if len(node.meta["shape"]) > 2 else 1
+    if isinstance(module, (nn.Linear, nn.Embedding)):
+        return -1 if dims > 2 else 1
     if isinstance(module, nn.LayerNorm):
-        return -1
-    if node.target is torch.cat:
-        return 1 if len(node.meta.get("shape", ())) == 4 else None
+        return -len(module.normalized_shape)
     return None
-
-
-def _keeps_axis(model: fx.GraphModule, node: fx.Node) -> bool:
-    if not node.args or not isinstance(node.args[0], fx.Node):
-        return False
-    same_shape = node.meta.get("shape") is not None and node.meta.get("shape") == node.args[0].meta.get("shape")
-    if node.op == "call_module":
-        return isinstance(model.get_submodule(node.target), _SAME_AXIS_MODULES) or same_shape
-    known = node.target in (_SAME_AXIS_METHODS if node.op == "call_method" else _SAME_AXIS_FUNCTIONS)
-    return node.op in ("call_function", "call_method") and known and same_shape

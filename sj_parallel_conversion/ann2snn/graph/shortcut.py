@@ -13,18 +13,17 @@ are those of MS-ResNet (Hu et al., "Advancing Spiking Neural Networks Toward Dee
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Collection
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from ...hooks import has_hooks
+from ..data.inputs import Batch
 from .activations import is_site
-from .interpreter import Interpreter
-from .maxpool import is_max_pool
+from .operations import is_addition, is_max_pool, is_negation
 from .passes import free_name
-from .signals import ANALOGUE, CURRENT, Flow
+from .signals import ANALOGUE, CURRENT, Signals
 from .units import moves_values
 
 _NEGATIVE = 2.0  # that many times the energy of the positive part, and the spikes for it round more than they save
@@ -34,22 +33,23 @@ class ShortcutReLU(nn.ReLU):
     """The neuron of a membrane shortcut, for relu(-z)."""
 
 
-def membrane_shortcuts(model: fx.GraphModule, x: Tensor | None = None) -> None:
+def membrane_shortcuts(model: fx.GraphModule, batch: Batch | None = None) -> None:
     """
     Let identity shortcuts from a ReLU to a sum of graded values carry the ReLU's input z and relu(-z), in place. Slices
     and zero padding on the way are part of the shortcut. Where z is finite, outputs stay the same to the bit.
 
-    :param model: a standardised graph with an own module for each call
-    :param x: a batch; shortcuts around a z whose negative part has more than twice the energy of the positive one stay
-        as they are. ``None``: all are changed
+    :param model: a captured network with shapes
+    :param batch: a batch; shortcuts around a z whose negative part has more than twice the energy of the positive one
+        stay as they are. ``None``: all are changed
     """
     _merge_equal_relus(model)
-    flow = Flow(model, {node.target for node in model.graph.nodes if is_site(model, node)})
+    signals = Signals(model, {node.target for node in model.graph.nodes if is_site(model, node)})
     found: dict[fx.Node, list[fx.Node]] = {}
     for node in model.graph.nodes:
-        if _is_plain_relu(model, node) and not is_max_pool(model, node.args[0]) and _is_graded(flow, node.args[0]):
-            found[node] = [user for user in node.users if _leads_to_sums(model, flow, user, node)]
-    shares = {} if x is None else _negative_shares(model, {site.args[0] for site in found if found[site]}, x)
+        if _is_plain_relu(model, node) and not is_max_pool(model, node.args[0]) and _is_graded(signals, node.args[0]):
+            found[node] = [user for user in node.users if _leads_to_sums(model, signals, user, node)]
+    candidates = {site.args[0] for site in found if found[site]}
+    shares = {} if batch is None else _negative_shares(model, candidates, batch)
     for site, shortcuts in found.items():
         if shortcuts and shares.get(site.args[0], 0.0) <= _NEGATIVE:
             _reroute(model, site, shortcuts)
@@ -58,7 +58,7 @@ def membrane_shortcuts(model: fx.GraphModule, x: Tensor | None = None) -> None:
     model.recompile()
 
 
-class _NegativeShares(Interpreter):
+class _NegativeShares(fx.Interpreter):
     """Energy of the negative part of some values over that of their positive part."""
 
     def __init__(self, model: fx.GraphModule, values: Collection[fx.Node]) -> None:
@@ -78,9 +78,9 @@ class _NegativeShares(Interpreter):
 
 
 @torch.no_grad()
-def _negative_shares(model: fx.GraphModule, values: Collection[fx.Node], x: Tensor) -> dict[fx.Node, float]:
+def _negative_shares(model: fx.GraphModule, values: Collection[fx.Node], batch: Batch) -> dict[fx.Node, float]:
     interpreter = _NegativeShares(model, values)
-    interpreter.run(x)
+    interpreter.run(*batch.tensors)
     return interpreter.shares
 
 
@@ -93,8 +93,8 @@ def _merge_equal_relus(model: fx.GraphModule) -> None:
             model.graph.erase_node(node)
 
 
-def _is_graded(flow: Flow, value: fx.Node) -> bool:
-    return bool(flow.sources[value] & {CURRENT, ANALOGUE})
+def _is_graded(signals: Signals, value: fx.Node) -> bool:
+    return bool(signals.sources[value] & {CURRENT, ANALOGUE})
 
 
 def shortcut_site(model: fx.GraphModule, node: fx.Node) -> fx.Node | None:
@@ -119,23 +119,19 @@ def _is_plain_relu(model: fx.GraphModule, node: fx.Node) -> bool:
 
 def _is_shortcut_negative(model: fx.GraphModule, node: fx.Node) -> bool:
     (user, *others) = node.users or [None]
-    if node.target is not operator.neg or others or user is None or user.op != "call_module":
+    if not is_negation(node) or others or user is None or user.op != "call_module":
         return False
     return isinstance(model.get_submodule(user.target), ShortcutReLU)
 
 
-def _leads_to_sums(model: fx.GraphModule, flow: Flow, user: fx.Node, value: fx.Node) -> bool:
+def _leads_to_sums(model: fx.GraphModule, signals: Signals, user: fx.Node, value: fx.Node) -> bool:
     """Whether what ``user`` makes of spikes ``value`` is added to a graded value, and nothing else is done with it."""
-    if _is_addition(user) and len(user.all_input_nodes) == 2:
+    if is_addition(user) and len(user.all_input_nodes) == 2:
         (other,) = (n for n in user.all_input_nodes if n is not value)
-        return _is_graded(flow, other)
+        return _is_graded(signals, other)
     if not moves_values(model, user) or len(user.all_input_nodes) != 1:
         return False
-    return bool(user.users) and all(_leads_to_sums(model, flow, u, user) for u in user.users)
-
-
-def _is_addition(node: fx.Node) -> bool:
-    return node.op in ("call_function", "call_method") and node.target in (operator.add, torch.add, "add")
+    return bool(user.users) and all(_leads_to_sums(model, signals, u, user) for u in user.users)
 
 
 def _reroute(model: fx.GraphModule, site: fx.Node, shortcuts: list[fx.Node]) -> None:
@@ -143,11 +139,11 @@ def _reroute(model: fx.GraphModule, site: fx.Node, shortcuts: list[fx.Node]) -> 
     name = free_name(model, f"{site.target}_shortcut")
     model.add_submodule(name, ShortcutReLU())
     with model.graph.inserting_after(site):
-        negative = model.graph.call_function(operator.neg, (z,))
+        negative = model.graph.call_function(torch.ops.aten.neg.default, (z,))
     with model.graph.inserting_after(negative):
         silent = model.graph.call_module(name, (negative,))
     with model.graph.inserting_after(silent):
-        carried = model.graph.call_function(operator.add, (z, silent))
+        carried = model.graph.call_function(torch.ops.aten.add.Tensor, (z, silent))
     for node in (negative, silent, carried):
         node.meta = dict(site.meta)
     for user in shortcuts:

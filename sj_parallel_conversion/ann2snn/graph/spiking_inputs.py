@@ -6,9 +6,9 @@ from torch import fx, nn
 
 from ...neuron.activations import DAQCFS, QCFS, ClipReLU, SpikingIdentity
 from .activations import is_site
-from .maxpool import is_max_pool
-from .passes import first_input, free_name
-from .signals import ANALOGUE, INPUT, LAYER, SPIKES, Flow, operation_name
+from .operations import is_max_pool
+from .passes import free_name
+from .signals import ANALOGUE, INPUT, LAYER, SPIKES, Signals, operation_name
 
 # Monotone, for sure: not every activation of the registry is.
 _RISING = (nn.ReLU, nn.Hardtanh, QCFS, DAQCFS, ClipReLU)
@@ -19,21 +19,21 @@ def pool_after_activation(model: fx.GraphModule) -> None:
     Max pooling of a layer's graded output becomes pooling of spikes: where an activation rises, ``act(pool(x))`` is
     ``pool(act(x))``.
 
-    :param model: a standardised graph with recorded shapes and an own module for each call; changed in place
+    :param model: a captured network with shapes; changed in place
     """
     for node in list(model.graph.nodes):
         if not (is_site(model, node) and isinstance(model.get_submodule(node.target), _RISING)):
             continue
-        pool = first_input(node)
+        pool = node.args[0]
         while is_max_pool(model, pool) and len(pool.users) == 1:
             _swap(pool, node)
-            pool = first_input(node)
+            pool = node.args[0]
     model.graph.lint()
     model.recompile()
 
 
 def _swap(pool: fx.Node, activation: fx.Node) -> None:
-    source = first_input(pool)
+    source = pool.args[0]
     activation.replace_all_uses_with(pool)
     activation.replace_input_with(pool, source)
     pool.replace_input_with(source, activation)
@@ -47,32 +47,32 @@ def give_layers_spikes(model: fx.GraphModule, graded_input: bool = False) -> Non
     :class:`SpikingIdentity` in front of it: after a linear bottleneck, a normalisation, a softmax or a product, say.
     One serves all layers that receive the same value.
 
-    :param model: a standardised graph with recorded shapes; changed in place
+    :param model: a captured network with shapes; changed in place
     :param graded_input: whether the network's input is a graded value that must become spikes too
     """
-    flow = _flow(model, graded_input)
-    graded = [n for layer in flow.nodes(LAYER) for n in _graded_inputs(flow, layer)]
+    signals = _signals(model, graded_input)
+    graded = [n for layer in signals.nodes(LAYER) for n in _graded_inputs(signals, layer)]
     for value in dict.fromkeys(graded):
-        _place_identity(model, flow, value)
+        _place_identity(model, signals, value)
     model.recompile()
 
 
 def analogue_operations(model: fx.GraphModule, graded_input: bool = False) -> list[str]:
     """The operations that no neuron and no synapse stands for, ``name (type)``, in the order in which they run."""
-    flow = _flow(model, graded_input)
-    return [f"{operation_name(node)} ({flow.operation(node)})" for node in flow.nodes(ANALOGUE)]
+    signals = _signals(model, graded_input)
+    return [f"{operation_name(node)} ({signals.operation(node)})" for node in signals.nodes(ANALOGUE)]
 
 
-def _flow(model: fx.GraphModule, graded_input: bool) -> Flow:
-    return Flow(model, {node.target for node in model.graph.nodes if is_site(model, node)}, graded_input)
+def _signals(model: fx.GraphModule, graded_input: bool) -> Signals:
+    return Signals(model, {node.target for node in model.graph.nodes if is_site(model, node)}, graded_input)
 
 
-def _graded_inputs(flow: Flow, layer: fx.Node) -> list[fx.Node]:
-    return [n for n in layer.all_input_nodes if flow.sources[n] and flow.sources[n] not in ({INPUT}, {SPIKES})]
+def _graded_inputs(signals: Signals, layer: fx.Node) -> list[fx.Node]:
+    return [n for n in layer.all_input_nodes if signals.sources[n] and signals.sources[n] not in ({INPUT}, {SPIKES})]
 
 
-def _place_identity(model: fx.GraphModule, flow: Flow, value: fx.Node) -> None:
-    readers = [user for user in value.users if flow.kinds[user] == LAYER]
+def _place_identity(model: fx.GraphModule, signals: Signals, value: fx.Node) -> None:
+    readers = [user for user in value.users if signals.kinds[user] == LAYER]
     name = free_name(model, f"{operation_name(readers[0])}_input".replace(".", "_"))
     model.add_submodule(name, SpikingIdentity())
     with model.graph.inserting_after(value):

@@ -2,55 +2,71 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
-from ...errors import ConversionError, DataError, SJPCError
+from ...errors import ConfigError, ConversionError, DataError
 from ...neuron.spiking_activation import SpikingActivation
-from ..data.batches import model_arguments, replayable
-from ..graph import replace_module
-from ..graph.macs import MacCounter
-from .spiking_network import SpikingNetwork, shape_of_sample
+from ...torch_compat import tree_map
+from ..data.inputs import Call, placement
+from ..graph import plain_copy
+from ..graph.side_effects import undone
+from .calls import PartData, SubmoduleInputs, first_calls, refuse_written_inputs, with_graded_inputs
+from .options import NetworkOptions, RemovedOptionError, common_value
+from .spiking_network import SpikingNetwork
+from .standing_for import OF_ANY_MODULE, StandingFor
 from .submodules import find_submodules
 
 
-class SpikingSubmodule(nn.Module):
+class SpikingSubmodule(StandingFor, nn.Module):
     """
     A spiking network in the place of an ANN's submodule. What stands around it knows nothing of time, so it takes
     ``[N, ...]`` and returns the decoded output, in either step mode.
 
+    Attributes and methods of the submodule are passed on, because the code around it may read them.
+
     :param snn: the converted submodule
+    :param original: the submodule
     """
 
-    def __init__(self, snn: SpikingNetwork) -> None:
+    def __init__(self, snn: SpikingNetwork, original: nn.Module) -> None:
         super().__init__()
         self.snn = snn
+        self.stand_for(original)
 
-    def forward(self, *args: Tensor, **kwargs: Tensor) -> object:
-        """:param args: the submodule's one input ``[N, ...]``. :return: what the submodule returned, decoded"""
-        return self.snn.predict(*args, *kwargs.values())
+    def forward(self, *args: object, **kwargs: object) -> object:
+        """:param args: what the submodule takes, ``[N, ...]``. :return: what it returns, decoded"""
+        return self.snn.predict(*args, **kwargs)
 
 
-class PartlySpikingNetwork(nn.Module):
+class PartlySpikingNetwork(NetworkOptions, nn.Module):
     """
     A copy of a model, in evaluation mode, in which some submodules are spiking networks. It is called as the model is
     and returns what the model returns: the whole time window passes within one call.
 
+    It takes ``[N, ...]`` in either step mode, because the layers around the parts know no time. A sequence
+    ``[T, N, ...]`` is refused where it can be told from a batch: in place of a tensor that had one axis less in the
+    calibration data. For frames that change from step to step, give their mean over time.
+
     :param model: the model, with a :class:`SpikingSubmodule` in each place
-    :param sample: shapes and types of one sample of the model's inputs, as :class:`SpikingNetwork` takes them
+    :param sample: a call with one sample, as :func:`shape_of_sample` gives it
     """
 
-    def __init__(self, model: nn.Module, sample: tuple = ()) -> None:
+    def __init__(self, model: nn.Module, sample: Call | None = None) -> None:
         super().__init__()
         self.model = model
-        self.sample = sample
+        self.sample = Call((), {}) if sample is None else sample
 
     def forward(self, *args: object, **kwargs: object) -> object:
-        """:param args: what the model takes. :return: what it returns, decoded"""
+        """
+        :param args: what the model takes
+        :return: what it returns, decoded
+        :raises DataError: if one of ``args`` is a sequence ``[T, N, ...]``
+        """
+        self._refuse_sequences(args, kwargs)
         return self.model(*args, **kwargs)
 
     predict = forward
@@ -67,72 +83,72 @@ class PartlySpikingNetwork(nn.Module):
 
     @property
     def execution(self) -> str:
-        """``"spikes"`` or ``"packed"``, as :attr:`SpikingNetwork.execution`; set for all parts."""
-        return next(iter(self.parts.values())).execution
+        """
+        How the parts run, as :attr:`SpikingNetwork.execution`; ``"mixed"`` if they were set one by one. Setting it sets
+        all of them. If a part refuses it, ConfigError is raised and all keep what they had.
+        """
+        return common_value([snn.execution for snn in self.parts.values()])
 
     @execution.setter
     def execution(self, value: str) -> None:
+        for name, snn in self.parts.items():
+            with _naming_part(name):
+                snn.check_execution(value)
         for snn in self.parts.values():
             snn.execution = value
 
     @property
-    def step_by_step(self) -> bool:
-        """Whether synapses run at each step (the slow reference); set for all parts."""
-        return next(iter(self.parts.values())).step_by_step
+    def backend(self) -> str:
+        """
+        What the neurons run on, as :attr:`SpikingNetwork.backend`; ``"mixed"`` if they were set one by one. Setting it
+        sets all of them. If a neuron refuses it, ConfigError is raised and all keep what they had.
+        """
+        return common_value([snn.backend for snn in self.parts.values()])
 
-    @step_by_step.setter
-    def step_by_step(self, value: bool) -> None:
+    @backend.setter
+    def backend(self, value: str) -> None:
+        for name, snn in self.parts.items():
+            with _naming_part(name):
+                snn.check_backend(value)
         for snn in self.parts.values():
-            snn.step_by_step = value
+            snn.backend = value
+
+    def __getattr__(self, name: str) -> object:
+        """What the network does not have itself is the model's: its attributes and methods."""
+        try:
+            return super().__getattr__(name)
+        except RemovedOptionError:
+            raise
+        except AttributeError:
+            model = self.__dict__.get("_modules", {}).get("model")
+            if model is None or name.startswith("_"):
+                raise
+            return getattr(model, name)
 
     def neurons(self) -> list[SpikingActivation]:
         """The places where neurons stand."""
         return [neuron for snn in self.parts.values() for neuron in snn.neurons()]
 
+    def _refuse_sequences(self, args: tuple, kwargs: dict[str, object]) -> None:
+        pairs = [*zip(args, self.sample.args, strict=False)]
+        pairs += [(x, self.sample.kwargs[name]) for name, x in kwargs.items() if name in self.sample.kwargs]
+        for x, seen in pairs:
+            if not (isinstance(x, Tensor) and isinstance(seen, Tensor)):
+                continue
+            if x.dim() == seen.dim() + 1 and x.shape[0] == self.time_steps:
+                raise DataError(
+                    "a model that is converted in parts takes inputs [N, ...] in either step mode, and got a sequence "
+                    f"[T={self.time_steps}, N, ...] of shape {list(x.shape)}. Call it once with [N, ...]: the whole "
+                    "window passes within the call. For frames that change over time, give their mean, x_seq.mean(0)"
+                )
 
-class SubmoduleInputs:
-    """
-    What a submodule is called with while the whole model runs on the calibration data. The model runs anew each time
-    this is iterated over, so that no inputs are kept.
-
-    :param model: the whole model, in evaluation mode; left as it was
-    :param name: the submodule
-    :param batches: yields the arguments of each call of ``model``
-    """
-
-    def __init__(self, model: nn.Module, name: str, batches: Callable[[], Iterator[tuple]]) -> None:
-        self._model, self._name, self._batches = model, name, batches
-
-    def __iter__(self) -> Iterator[Tensor]:
-        calls: list[Tensor] = []
-        hook = self._model.get_submodule(self._name).register_forward_pre_hook(
-            lambda module, args, kwargs: calls.append(self._only_input(args, kwargs)), with_kwargs=True
-        )
-        seen = False
-        try:
-            for arguments in self._batches():
-                _run(self._model, arguments)
-                filled = [x for x in calls if x.numel() > 0]
-                seen = seen or bool(filled)
-                yield from filled
-                calls.clear()
-        finally:
-            hook.remove()
-        if not seen:
-            raise DataError(
-                f"submodule {self._name!r} is not called when the model runs on the calibration data, or with empty "
-                "tensors only"
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "step_mode":
+            raise ConfigError(
+                f"{type(self).__name__} has no step mode: it takes [N, ...] and the whole window passes within one "
+                "call. Its parts have one: snn.parts[name].step_mode"
             )
-
-    def _only_input(self, args: tuple, kwargs: dict[str, object]) -> Tensor:
-        given = [*args, *kwargs.values()]
-        if len(given) == 1 and isinstance(given[0], Tensor):
-            return given[0].detach().clone()
-        takes = ", ".join(type(value).__name__ for value in given)
-        raise ConversionError(
-            f"it is called with ({takes}), and only submodules that take one tensor can be converted. Choose "
-            "submodules inside it"
-        )
+        super().__setattr__(name, value)
 
 
 @torch.no_grad()
@@ -141,73 +157,81 @@ def convert_submodules(
     patterns: Sequence[str],
     dataloader: Iterable,
     device: torch.device | str | None,
-    convert: Callable[[nn.Module, Iterable, torch.device | str | None, str, bool], SpikingNetwork],
+    convert: Callable[[nn.Module, Iterable, torch.device | str | None, bool], SpikingNetwork],
 ) -> PartlySpikingNetwork:
     """
     :param ann: the model; it is left as it was
     :param patterns: the submodules, as in :func:`find_submodules`
     :param dataloader: calibration data for the whole model
     :param device: where the result goes; ``None`` means where ``ann`` is
-    :param convert: ``(submodule, its inputs, device, its name, whether other layers compute its inputs) -> SNN``
+    :param convert: ``(submodule, its calls, device, whether other layers compute its inputs) -> SNN``
     :return: a copy of ``ann`` with spiking networks in these places
     :raises ConversionError: if a submodule cannot be converted; the message names it
     """
-    names = find_submodules(ann, patterns)
-    model = copy.deepcopy(ann).eval()
-    reference = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    model.to(reference.device if device is None else device)
-    reference = reference.to(device)
-    source = replayable(dataloader)
-
-    def batches() -> Iterator[tuple]:
-        for i, batch in enumerate(source):
-            yield tree_map(lambda x: _like(reference, x), model_arguments(model, batch, i))
-
-    first = next(batches(), None)
-    if first is None:
-        raise DataError("dataloader is empty: conversion needs at least one batch of calibration data")
-    graded, parts = _with_graded_inputs(model, names, first), {}
-    for name in names:
-        inputs = SubmoduleInputs(model, name, batches)
-        try:
-            parts[name] = convert(model.get_submodule(name), inputs, reference.device, name, name in graded)
-        except ConversionError as error:
-            raise ConversionError(f"submodule {name!r}: {error}") from error
-    for name, snn in parts.items():
-        replace_module(model, name, SpikingSubmodule(snn))
-    return PartlySpikingNetwork(model, shape_of_sample(first)).eval()
-
-
-def _run(model: nn.Module, arguments: tuple) -> None:
-    """:raises DataError: if ``model`` cannot be called with these"""
-    try:
-        model(*arguments)
-    except SJPCError:
-        raise
-    except Exception as error:
-        raise DataError(f"{type(model).__name__} fails on a calibration batch: {error}") from error
-
-
-def _with_graded_inputs(model: nn.Module, names: list[str], arguments: tuple) -> set[str]:
-    """Those of the submodules before which something is multiplied: their inputs come from other layers."""
-    graded: set[str] = set()
-    hooks = []
-    with MacCounter() as counter:
+    model = plain_copy(ann).eval()
+    device, _ = placement(model, device)
+    model.to(device)
+    with undone(model):
+        data = PartData(model, dataloader, device)
+        first = data.first()
+        sample = shape_of_sample(first)
+        names = find_submodules(model, patterns, first_calls(model, first))
+        refuse_written_inputs(model, names, data)
+        graded, parts = with_graded_inputs(model, names, data.first()), {}
         for name in names:
-            hooks.append(
-                model.get_submodule(name).register_forward_pre_hook(
-                    lambda module, args, name=name: graded.add(name) if counter.total else None
-                )
-            )
-        try:
-            _run(model, arguments)
-        finally:
-            for hook in hooks:
-                hook.remove()
-    return graded
+            inputs = SubmoduleInputs(model, name, data)
+            with _naming_part(name):
+                parts[name] = convert(model.get_submodule(name), inputs, device, name in graded)
+    for name, snn in parts.items():
+        _replace_everywhere(model, model.get_submodule(name), snn)
+    return PartlySpikingNetwork(model, sample).eval()
 
 
-def _like(reference: Tensor, x: object) -> object:
-    if not isinstance(x, Tensor):
-        return x
-    return x.to(reference) if x.is_floating_point() else x.to(reference.device)
+def _replace_everywhere(model: nn.Module, original: nn.Module, snn: SpikingNetwork) -> None:
+    """Put a spiking network in the place of a submodule, under each of its names."""
+    part = SpikingSubmodule(snn, original)
+    for parent in list(model.modules()):
+        for name, child in list(parent._modules.items()):
+            if child is original:
+                parent._modules[name] = part
+        for name, value in list(vars(parent).items()):
+            if name not in OF_ANY_MODULE:  # such as lists that are no ModuleList
+                vars(parent)[name] = _replaced(value, original, part)
+
+
+def _replaced(value: object, original: nn.Module, part: nn.Module, depth: int = 4) -> object:
+    """``value`` with ``part`` in the place of ``original``; lists and dicts are changed in place, tuples are not."""
+    if value is original:
+        return part
+    if depth == 0 or type(value) not in (list, tuple, dict):
+        return value
+    pairs = value.items() if isinstance(value, dict) else enumerate(value)
+    new = {key: _replaced(inner, original, part, depth - 1) for key, inner in pairs}
+    if isinstance(value, tuple):
+        return value if all(new[i] is inner for i, inner in enumerate(value)) else tuple(new.values())
+    for key, inner in new.items():
+        value[key] = inner
+    return value
+
+
+@contextmanager
+def _naming_part(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (ConfigError, ConversionError, DataError) as error:
+        if str(error).startswith("submodule"):
+            raise
+        raise type(error)(f"submodule {name!r}: {error}") from error
+
+
+def shape_of_sample(call: Call) -> Call:
+    """
+    :param call: what a model is called with: batches ``[N, ...]``, or lists of images
+    :return: the same for one sample, on the device ``meta``, where tensors have a shape and no values
+    """
+
+    def first(x: object) -> object:
+        return x[:1] if isinstance(x, Tensor) and x.dim() else x[:1] if isinstance(x, list) else x
+
+    named = (tuple(map(first, call.args)), {name: first(x) for name, x in call.kwargs.items()})
+    return Call(*tree_map(lambda x: torch.empty_like(x, device="meta") if isinstance(x, Tensor) else x, named))

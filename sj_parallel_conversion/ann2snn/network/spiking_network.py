@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, fx
-from torch.utils._pytree import tree_map
 
 from ...compat import MemoryModule
 from ...errors import ConfigError, DataError, as_data_error
 from ...kernels import BACKENDS
 from ...neuron import SerialNode
 from ...neuron.spiking_activation import SpikingActivation
-from ...parameters import check_flag, check_steps
+from ...parameters import check_steps
 from .. import graph
 from ..config import ConversionConfig, check_choice
-from .time_axis import Steps, Timeline, mean_input, mean_over_time
+from ..data.inputs import Batch
+from ..graph.signature import Signature
+from .options import EXECUTIONS, STEP_BY_STEP, NetworkOptions, common_value
+from .standing_for import StandingFor
+from .time_axis import Steps, TimeAxisRunner, mean_input, mean_over_time
 
-EXECUTIONS = ("spikes", "packed")
-_WINDOW_DEPENDS_ON = ("_step_mode", "_execution", "step_by_step", "_serial", "training")
+_WINDOW_DEPENDS_ON = ("_step_mode", "_execution", "training")
 
 
-class SpikingNetwork(MemoryModule):
+class SpikingNetwork(NetworkOptions, StandingFor, MemoryModule):
     """
     A network of neurons that see the whole time window, in the graph of the ANN that it came from.
 
@@ -34,37 +36,37 @@ class SpikingNetwork(MemoryModule):
     - ``"m"``: ``snn(x_seq)`` with ``x_seq`` ``[T, N, ...]`` returns the output sequence ``[T, N, ...]``.
 
     A window of step mode ``"s"`` is computed at its first call. Loading a state dict, moving the network, and a change
-    of ``step_mode``, ``execution``, ``step_by_step`` or ``training`` begin a new one, as do copies and pickles; weights
-    that an optimiser changes take effect with the next window.
+    of ``step_mode``, ``execution`` or ``training`` begin a new one, as do copies and pickles; weights that an optimiser
+    changes take effect with the next window.
 
     :param net: the graph, with a :class:`SpikingActivation` in the place of each activation
     :param config: the options of the conversion
-    :param sample: shape and type of one sample ``[1, ...]`` of its input, as :func:`shape_of_sample` gives them
+    :param signature: what it takes and returns
     :param graded_input: whether it is a part of a network whose input comes from other layers of it
     """
 
+    _execution = "spikes"
+
     def __init__(
-        self, net: fx.GraphModule, config: ConversionConfig, sample: tuple = (), graded_input: bool = False
+        self, net: fx.GraphModule, config: ConversionConfig, signature: Signature, graded_input: bool = False
     ) -> None:
         super().__init__()
         self.net = net
         self.config = config
-        self.sample = sample
+        self.signature = signature
         self.graded_input = graded_input
         # A graph's functions know the module that they stand in until the graph is pickled.
         self.operation_names = [graph.operation_name(node) for node in net.graph.nodes]
         self.execution = "spikes"
         self.backend = config.backend
-        self.step_by_step = False
-        self.serial = False
         self.register_memory("window_input", None)
         self.register_memory("window_output", None)
         self.register_memory("step", 0)
 
     @property
-    def input_shape(self) -> tuple[int, ...] | None:
-        """Shape of one sample of the calibration data, ``[1, ...]``; ``None`` if it is not known."""
-        return tuple(self.sample[0].shape) if self.sample else None
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one sample of the calibration data, ``[1, ...]``; of the first input, if there are several."""
+        return tuple(self.signature.sample.tensors[0].shape)
 
     @property
     def time_steps(self) -> int:
@@ -74,83 +76,91 @@ class SpikingNetwork(MemoryModule):
     @property
     def execution(self) -> str:
         """
-        ``"spikes"``: every neuron emits its train ``[T, N, ...]``, open to monitors; ``"packed"``: one tensor
-        ``[N, ...]`` of decoded levels passes, so that time and memory do not depend on T. The results agree.
+        How the network runs. All executions but the last give the same results, up to the rounding of floats.
+
+        - ``"spikes"`` (default): every neuron emits its train ``[T, N, ...]``, which monitors see. Layers run once, on
+          the decoded trains.
+        - ``"packed"``: one tensor ``[N, ...]`` of decoded levels passes and no train. Time and memory do not depend on
+          T. The results are those of ``"spikes"`` to the bit.
+        - ``"stepwise"``: layers run at each of the T steps, as hardware would run them. The slow reference.
+        - ``"serial"``: as ``"stepwise"``, and each neuron emits one digit at each step, from the digits that have come
+          so far. For ``mode="spikepack"``, which answers as before, and for ``mode="css"``, in which each neuron may
+          differ by one level.
+
+        Setting it begins a new window. A neuron can be made serial alone (``site.node.serial = True``); it stays so
+        until the network leaves ``"serial"``.
         """
         return self._execution
 
     @execution.setter
     def execution(self, value: str) -> None:
-        check_choice("execution", value, list(EXECUTIONS))
-        self._execution = value
+        """:raises ConfigError: as :meth:`check_execution`"""
+        self.check_execution(value)
         for site in self.neurons():
             site.packed = value == "packed"
+            if "serial" in (value, self._execution) and isinstance(site.node, SerialNode):
+                site.node.serial = value == "serial"
+        self._execution = value
+
+    def check_execution(self, value: str) -> None:
+        """
+        :param value: a value for :attr:`execution`
+        :raises ConfigError: if it is unknown, or is ``"serial"`` and a neuron has no serial form: those of
+            ``mode="parallel"`` have none, nor have those of ``mode="css"`` that apply an activation
+        """
+        check_choice("execution", value, list(EXECUTIONS))
+        if value != "serial":
+            return
+        nodes = [site.node for site in self.neurons()]
+        if not all(isinstance(node, SerialNode) for node in nodes):
+            raise ConfigError(
+                f"mode={self.config.mode!r} has no serial form: its neurons need the whole window. Convert with "
+                "mode='spikepack' or 'css'"
+            )
+        for node in nodes:
+            node.check_serial()
 
     @property
     def backend(self) -> str:
         """
         What the neurons run on: ``"torch"`` or ``"cupy"``; ``"mixed"`` if they were set one by one. Setting it sets all
-        of them, and raises ConfigError where a node does.
+        of them. If a neuron refuses it, ConfigError is raised and all keep what they had.
         """
-        backends = {site.node.backend for site in self.neurons()}
-        return backends.pop() if len(backends) == 1 else "mixed"
+        return common_value([site.node.backend for site in self.neurons()])
 
     @backend.setter
     def backend(self, value: str) -> None:
+        """:raises ConfigError: as :meth:`check_backend`"""
+        self.check_backend(value)
         for site in self.neurons():
             site.node.backend = value
+
+    def check_backend(self, value: str) -> None:
+        """:raises ConfigError: if ``value`` is unknown, cannot be used here, or a neuron cannot run on it"""
+        for site in self.neurons():
+            site.node.check_backend(value)
 
     @property
     def supported_backends(self) -> tuple[str, ...]:
         """What :attr:`backend` can be; SpikingJelly 0.0.0.0.14's ``functional.set_backend`` asks for it."""
         return BACKENDS
 
-    @property
-    def serial(self) -> bool:
-        """
-        Whether neurons of a weighted code run their serial form: one digit at each step, as it would be on hardware,
-        from the digits that have come so far. The network then runs step by step, whatever :attr:`execution` is.
-        Mode ``"spikepack"`` answers as before; ``"css"`` may differ by one level at each neuron, and refuses networks
-        of which neurons apply an activation.
-        """
-        return self._serial
-
-    @serial.setter
-    def serial(self, value: bool) -> None:
-        """
-        :raises ConfigError: if the value is no bool, the neurons have no serial form, or one of them applies an
-            activation ("css")
-        """
-        check_flag(type(self).__name__, "serial", value)
-        nodes = [site.node for site in self.neurons()]
-        if value and not all(isinstance(node, SerialNode) for node in nodes):
-            raise ConfigError(
-                f"mode={self.config.mode!r} has no serial form: its neurons need the whole window. Convert with "
-                "mode='spikepack' or 'css'"
-            )
-        nodes = [node for node in nodes if isinstance(node, SerialNode)]
-        if value:
-            for node in nodes:
-                node.check_serial()
-        for node in nodes:
-            node.serial = value
-        self._serial = value
-
     def neurons(self) -> list[SpikingActivation]:
         """The places where neurons stand."""
         return [module for module in self.net.modules() if isinstance(module, SpikingActivation)]
 
-    def single_step_forward(self, x: Tensor) -> object:
+    def single_step_forward(self, *args: object, **kwargs: object) -> object:
         """
-        :param x: the input ``[N, ...]`` of the whole window, the same at each call
+        :param args: the input ``[N, ...]`` of the whole window, the same at each call; what the ANN's forward takes
+        :param kwargs: the same, by name
         :return: the output of one step
         :raises DataError: if the input changed within a window, or cannot be run
         """
-        self._check_input(x)
+        batch = self.signature.batch(args, kwargs)
         if self.step == 0:
-            self.window_output = self._run(x)
-            self.window_input = x.detach().clone()
-        elif not _same(x, self.window_input):
+            self.window_output = self._run(batch, batch.tensors)
+            self.window_input = tuple(x.detach().clone() for x in batch.tensors)
+        elif not all(map(_same, batch.tensors, self.window_input)):
             raise DataError(
                 f"the input changed at step {self.step} of {self.time_steps}. In step mode 's' one input is shown "
                 "during the whole window: call functional.reset_net(snn) before the next input, or, for an input that "
@@ -158,16 +168,20 @@ class SpikingNetwork(MemoryModule):
             )
         t, self.step = self.step, (self.step + 1) % self.time_steps
         # Copies, because evaluation loops add up the steps in place.
-        return tree_map(lambda y_seq: y_seq[t].clone() if isinstance(y_seq, Tensor) else y_seq, self.window_output)
+        steps = (y_seq[t].clone() if isinstance(y_seq, Tensor) else y_seq for y_seq in self.window_output)
+        return self.signature.build(tuple(steps))
 
-    def multi_step_forward(self, x_seq: Tensor) -> object:
+    def multi_step_forward(self, *args: object, **kwargs: object) -> object:
         """
-        :param x_seq: ``[T, N, ...]``, which may differ from step to step
-        :return: ``y_seq`` ``[T, N, ...]`` (or the model's dict or tuple of such)
+        :param args: ``[T, N, ...]``, which may differ from step to step; what the ANN's forward takes, each tensor with
+            a time axis in front
+        :param kwargs: the same, by name
+        :return: ``y_seq`` ``[T, N, ...]`` (or the ANN's dict or tuple of such)
         :raises DataError: if the first axis is not T, or the input cannot be run
         """
-        self._check_input(x_seq, time_axis=True)
-        return self._run(Steps(list(x_seq), mean_input(x_seq)))
+        batch = self.signature.sequence(args, kwargs, self.time_steps)
+        steps = tuple(Steps(list(x_seq), mean_input(x_seq)) for x_seq in batch.tensors)
+        return self.signature.build(self._run(batch, steps))
 
     def decode(self, y_seq: object) -> object:
         """
@@ -175,65 +189,53 @@ class SpikingNetwork(MemoryModule):
         :return: ``[N, ...]``, the plain mean over time: the readout carries the code's weights
         :raises DataError: if the first axis is not T
         """
-        return tree_map(self._decode, y_seq)
+        return self._decode(y_seq) if isinstance(y_seq, Tensor) else self.signature.map_outputs(self._decode, y_seq)
 
-    def predict(self, x: Tensor) -> object:
+    def predict(self, *args: object, **kwargs: object) -> object:
         """
-        :param x: ``[N, ...]``, shown at every step
-        :return: the decoded output ``[N, ...]``; works in either step mode and leaves a running window alone
+        :param args: ``[N, ...]``, shown at every step; what the ANN's forward takes
+        :param kwargs: the same, by name
+        :return: the decoded output ``[N, ...]`` in the ANN's types; works in either step mode and leaves a running
+            window alone
         :raises DataError: if the input cannot be run
         """
-        self._check_input(x)
-        if self.step_by_step or self.serial:
-            return self.decode(self._run(x))
+        batch = self.signature.batch(args, kwargs)
+        if self.execution in STEP_BY_STEP:
+            return self.decode(self.signature.build(self._run(batch, batch.tensors)))
         # The trains of the last neurons are decoded before the readout, so that both executions agree to the bit.
-        with self._naming_input(x):
-            return self.net(x)
+        with self._naming_input(batch):
+            return self.signature.build(self.net(*batch.tensors))
+
+    def _answer(self, *args: object, **kwargs: object) -> object:
+        return self.predict(*args, **kwargs)
 
     def extra_repr(self) -> str:
         return f"time_steps={self.time_steps}, mode={self.config.mode}, execution={self.execution}"
 
-    def _run(self, x: Tensor | Steps) -> object:
-        """The output sequence for an input that is a :class:`Steps` or the same at each step."""
-        with self._naming_input(x):
-            if self.execution == "spikes" or self.step_by_step or self.serial:
-                return Timeline(self.net, self.time_steps, self.step_by_step, self.serial).run_sequence((x,))
-            y = self.net(x.mean if isinstance(x, Steps) else x)
-        return tree_map(lambda v: v.expand(self.time_steps, *v.shape) if isinstance(v, Tensor) else v, y)
+    def _run(self, batch: Batch, inputs: tuple[Tensor | Steps, ...]) -> tuple:
+        """The tensors of the output sequence for inputs that are :class:`Steps` or the same at each step."""
+        with self._naming_input(batch):
+            if self.execution != "packed":
+                return TimeAxisRunner(self.net, self.time_steps, self.execution).run_sequence(inputs)
+            y = self.net(*(x.mean if isinstance(x, Steps) else x for x in inputs))
+        return tuple(v.expand(self.time_steps, *v.shape) if isinstance(v, Tensor) else v for v in y)
 
     def _decode(self, y_seq: object) -> object:
         if isinstance(y_seq, Tensor):
             check_steps(type(self).__name__, y_seq, self.time_steps)
         return mean_over_time(y_seq)
 
-    def _check_input(self, x: object, time_axis: bool = False) -> None:
-        if not isinstance(x, Tensor):
-            raise DataError(f"the network takes one tensor, got {type(x).__name__}")
-        dims = x.dim() if self.input_shape is None else len(self.input_shape) + time_axis
-        if time_axis and (x.dim() != dims or x.dim() < 2 or x.shape[0] != self.time_steps):
-            raise DataError(
-                f"step mode 'm' needs an input [T={self.time_steps}, N, {self._sizes()}], got shape {list(x.shape)}. "
-                "For one static input [N, ...] use snn.predict(x)"
-            )
-        if x.dim() != dims:
-            raise DataError(
-                f"the network needs an input [N, {self._sizes()}] (or of other sizes), got shape {list(x.shape)}. For "
-                "a sequence [T, N, ...] call functional.set_step_mode(snn, 'm') first"
-            )
+    def _naming_input(self, batch: Batch) -> AbstractContextManager:
+        if torch.compiler.is_dynamo_compiling():  # torch 2.6 compiles no context manager that is written as a generator
+            return nullcontext()
 
-    def _sizes(self) -> str:
-        # Written out for errors alone: torch.compile, for which sizes may be symbols, cannot do it.
-        return ", ".join(map(str, self.input_shape[1:])) if self.input_shape else "..."
+        def explain() -> str:
+            shapes = ", ".join(f"{list(x.shape)} ({x.dtype}, {x.device})" for x in batch.tensors)
+            return f"the network fails on an input of shape {shapes}"
 
-    def _naming_input(self, x: Tensor | Steps) -> AbstractContextManager:
-        x = x.mean if isinstance(x, Steps) else x
-        return as_data_error(
-            lambda: f"the network fails on an input [N, ...] of shape {list(x.shape)} ({x.dtype}, {x.device})"
-        )
+        return as_data_error(explain)
 
     def __setattr__(self, name: str, value: object) -> None:
-        if name == "step_by_step":
-            check_flag(type(self).__name__, name, value)
         begins_window = name in _WINDOW_DEPENDS_ON and getattr(self, name, value) != value
         super().__setattr__(name, value)
         if begins_window:
@@ -250,15 +252,6 @@ class SpikingNetwork(MemoryModule):
     def __getstate__(self) -> dict[str, object]:
         # A window may hold an autograd graph, which cannot be copied.
         return super().__getstate__() | {"_memories": dict(self._memories_rv)}
-
-
-def shape_of_sample(inputs: tuple) -> tuple:
-    """
-    :param inputs: what a model was called with: batches ``[N, ...]``, or lists of images
-    :return: the same for one sample, on the device ``meta``, where tensors have a shape and no values
-    """
-    first = [x[:1] if isinstance(x, (Tensor, list)) else x for x in inputs]
-    return tree_map(lambda x: torch.empty_like(x, device="meta") if isinstance(x, Tensor) else x, tuple(first))
 
 
 def _same(x: Tensor, other: Tensor) -> bool:

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
+import torch
 from torch import nn
 
-from ...errors import ConfigError, ConversionError
+from ...errors import ConfigError, ConversionError, SJPCError
 from .. import graph
+from ..data.batches import CalibrationData
+from ..data.inputs import Call
+from ..graph.side_effects import undone
+from ..graph.signals import LAYER, Signals
+from .calls import PartData, first_calls
 
 _WILDCARDS = "*?["
 
 
-def find_submodules(model: nn.Module, patterns: Sequence[str]) -> list[str]:
+def find_submodules(model: nn.Module, patterns: Sequence[str], calls: dict[str, Call]) -> list[str]:
     """
     :param model: any module
     :param patterns: names of submodules, in which ``*``, ``?`` and ``[...]`` are wildcards (``*`` also matches dots)
+    :param calls: what the submodules are called with, of :func:`~.calls.first_calls`
     :return: the submodules to convert. A plain name stands for itself; of those that a pattern with wildcards
         matches, the outermost that can be converted are taken
     :raises ConfigError: if ``patterns`` is no list of strings, or one of them matches no submodule
@@ -27,25 +35,49 @@ def find_submodules(model: nn.Module, patterns: Sequence[str]) -> list[str]:
         raise ConfigError(f'submodules must be a list of names such as ["backbone", "head.*"], got {patterns!r}')
     found: set[str] = set()
     for pattern in patterns:
-        found |= _matching(model, pattern)
-    return [name for name, _ in model.named_modules() if name in found and not _is_inside(name, found)]
+        found |= _matching(model, pattern, calls)
+    return [name for name, _ in model.named_modules(remove_duplicate=False) if _is_outermost(model, name, found)]
 
 
-def convertible_submodules(model: nn.Module) -> list[str]:
+def convertible_submodules(model: nn.Module, dataloader: Iterable | None = None) -> list[str]:
     """
     :param model: any module
-    :return: the outermost submodules that torch.fx can trace, that take one input and that have activations to
-        convert. Whether that input is a tensor, and not a list or a dict, is not known before the model runs
+    :param dataloader: calibration data for the model, of which the first batch is run; it cannot be left out
+    :return: the outermost submodules that can be converted with what they are called with, and that have layers as
+        well as activations; each was tried
+    :raises DataError: if the model does not run on the first batch
     """
-    found: set[str] = set()
-    for name, module in model.named_modules():
-        if name and not _is_inside(name, found) and _obstacle(module) is None:
-            found.add(name)
-    return sorted(found, key=[name for name, _ in model.named_modules()].index)
+    plain = graph.plain_copy(model).eval()
+    found: list[str] = []
+    with undone(plain):
+        calls = first_calls(plain, PartData(plain, dataloader, None).first())
+        for name, _ in plain.named_modules():
+            if name not in calls or _is_inside(plain, name, found):
+                continue
+            if _obstacle(plain, name, calls[name], lone=False) is None:
+                found.append(name)
+    return found
 
 
-def _matching(model: nn.Module, pattern: str) -> set[str]:
-    names = [name for name, _ in model.named_modules() if name]
+def with_suggestions(error: ConversionError, model: nn.Module, dataloader: Iterable) -> ConversionError:
+    """
+    :param error: why the model cannot be converted as a whole
+    :param model: the model
+    :param dataloader: calibration data
+    :return: the same error, with the submodules that can be converted
+    """
+    try:
+        parts = convertible_submodules(model, dataloader)
+    except SJPCError:
+        parts = []
+    if not parts:
+        return error
+    hint = f"These submodules can be converted in its place: convert(model, submodules={parts})"
+    return ConversionError(f"{error}.\n{hint}")
+
+
+def _matching(model: nn.Module, pattern: str, calls: dict[str, Call]) -> set[str]:
+    names = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
     matches = [name for name in names if fnmatchcase(name, pattern)]
     if not matches:
         near = difflib.get_close_matches(pattern.strip(_WILDCARDS + "]."), names, n=5, cutoff=0.4) or names[:5]
@@ -55,9 +87,9 @@ def _matching(model: nn.Module, pattern: str) -> set[str]:
     found: set[str] = set()
     obstacles = {}
     for name in matches:
-        if _is_inside(name, found):
+        if _is_inside(model, name, found):
             continue
-        obstacle = _obstacle(model.get_submodule(name))
+        obstacle = _obstacle(model, name, calls.get(name), lone=True)
         if obstacle is None:
             found.add(name)
         else:
@@ -68,18 +100,34 @@ def _matching(model: nn.Module, pattern: str) -> set[str]:
     return found
 
 
-def _is_inside(name: str, others: set[str]) -> bool:
-    return any(name.startswith(f"{other}.") for other in others)
+def _is_outermost(model: nn.Module, name: str, found: set[str]) -> bool:
+    """Whether ``name`` is wanted and is neither inside another nor a second name of one."""
+    if name not in found or _is_inside(model, name, found):
+        return False
+    module = model.get_submodule(name)
+    order = [other for other, m in model.named_modules(remove_duplicate=False) if m is module and other in found]
+    return order[0] == name
 
 
-def _obstacle(module: nn.Module) -> str | None:
-    """Why ``module`` cannot be converted, as far as can be told before data are read."""
+def _is_inside(model: nn.Module, name: str, others: Iterable[str]) -> bool:
+    """Whether the way to ``name`` leads through another of the modules, under whichever of its names."""
+    outer = {id(model.get_submodule(other)) for other in others}
+    parents = itertools.accumulate(name.split(".")[:-1], lambda path, step: f"{path}.{step}")
+    return any(id(model.get_submodule(parent)) in outer for parent in parents)
+
+
+@torch.no_grad()
+def _obstacle(model: nn.Module, name: str, call: Call | None, lone: bool) -> str | None:
+    """Why the submodule cannot be converted; ``lone``: whether an activation without a layer can be."""
+    if not name:
+        return "it is the model itself"
+    if call is None:
+        return "it is not called when the model runs on the calibration data, or not with a tensor"
+    module = model.get_submodule(name)
+    device = next((t.device for t in [*module.parameters(), *module.buffers()]), torch.device("cpu"))
     try:
-        graph.check_single_input(module)
-        model = graph.trace(module)
-        graph.remove_inplace(model)
-        graph.standardise_activations(model)
-        graph.activation_sites(model)
-    except ConversionError as error:
+        net, _ = graph.graph_of(module, CalibrationData([call], module, device, None, False), device)
+        sites = {node.target for node in graph.activation_sites(net)}
+    except SJPCError as error:
         return str(error)
-    return None
+    return None if lone or Signals(net, sites).nodes(LAYER) else "there is no layer in it"

@@ -1,4 +1,4 @@
-"""Spikes execution: the graph with real spike trains at every neuron."""
+"""Runs the graph with a time axis: real spike trains at every neuron, and an output for each step."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from functools import cached_property
 
 import torch
 from torch import Tensor, fx
-from torch.utils._pytree import tree_map
 
 from ...functional.quantise import finite_start
 from ...neuron.spiking_activation import SpikingActivation
-from ..graph.affine import affine_tail, is_affine
 from ..graph.folded import ResidualAdd
-from ..graph.interpreter import Interpreter
-from ..graph.maxpool import is_max_pool, max_pool_steps
+from ..graph.maxpool import max_pool_steps
+from ..graph.operations import affine_tail, is_affine, is_max_pool
+from .options import STEP_BY_STEP
 
 
 def mean_over_time(x_seq: object) -> object:
@@ -56,37 +55,37 @@ class Steps:
         return torch.stack(self.steps).mean(0) if is_float else first
 
 
-class Timeline(Interpreter):
+class TimeAxisRunner(fx.Interpreter):
     """
-    Runs a converted graph with trains. Synapses are affine, so the mean over time is taken before them: one synapse
-    pass, not T. Only from the last neurons to the output are the T steps run one by one, so that the output has a
-    time axis.
+    Runs a converted graph so that its output has a time axis.
+
+    Layers are affine, so the mean over time can be taken before them: with ``"spikes"`` they run once and not T times.
+    Only what lies between the last neurons and the output runs at each step.
 
     :param net: the converted graph
     :param time_steps: T
-    :param step_by_step: run all synapses at each step, as hardware would (the slow reference)
-    :param serial: ``step_by_step``, for neurons that read their input digit by digit: what reaches them without a spike
-        (biases, an analogue input) is injected once, at the first step
+    :param execution: ``"spikes"``; ``"stepwise"``: all layers run at each step; ``"serial"``: as ``"stepwise"``, for
+        neurons in their serial form, which read their input digit by digit. What reaches them without a spike (biases,
+        an analogue input) is then injected once, at the first step
     """
 
-    def __init__(
-        self, net: fx.GraphModule, time_steps: int, step_by_step: bool = False, serial: bool = False
-    ) -> None:
+    def __init__(self, net: fx.GraphModule, time_steps: int, execution: str = "spikes") -> None:
         super().__init__(net)
         self.extra_traceback = False  # errors go out as they are, without lines about the graph
-        self._T, self._serial = time_steps, serial
-        self._in_steps = affine_tail(net)
-        if step_by_step or serial:
+        self._T, self._serial = time_steps, execution == "serial"
+        if execution in STEP_BY_STEP:
             self._in_steps = {n for n in net.graph.nodes if is_affine(net, n) or is_max_pool(net, n)}
+        else:
+            self._in_steps = affine_tail(net)
 
-    def run_sequence(self, inputs: tuple) -> object:
+    def run_sequence(self, inputs: tuple) -> tuple:
         """
         :param inputs: for each input of the network a :class:`Steps`, or a value that is the same at each step
-        :return: the output, with a time axis in front of each tensor
+        :return: the outputs, with a time axis in front of each tensor
         """
         if self._serial:
             inputs = _at(inputs, lambda value: value.mean)
-        return tree_map(self._with_time, self.run(*inputs, enable_io_processing=False))
+        return tuple(map(self._with_time, self.run(*inputs, enable_io_processing=False)))
 
     def run_node(self, node: fx.Node) -> object:
         """:return: a :class:`Steps` where the value has a form at each step, otherwise the value ``[N, ...]``"""
@@ -103,7 +102,7 @@ class Timeline(Interpreter):
         if not in_steps:
             return self._call(node, at_mean)
         if is_max_pool(self.module, node):
-            x = args[0] if args else kwargs["input"]
+            x = args[0]
             pooled = max_pool_steps(self.module, node, *at_mean, [*x.steps, x.rest] if self._serial else x.steps)
             return Steps(pooled[: self._T], self._call(node, at_mean), pooled[-1])
         steps = [self._call(node, _at((args, kwargs), lambda value, t=t: value.steps[t])) for t in range(self._T)]

@@ -12,6 +12,7 @@ from ...errors import ConversionError
 from ...neuron import SpikingNode
 from ...neuron.activations import DAQCFS, QCFS, ClipReLU, SpikingIdentity
 from .. import graph
+from ..graph.quantisers import RecognisedQCFS
 from ..graph.shapes import channel_axis
 
 
@@ -47,7 +48,7 @@ class Site:
 
 def find_sites(model: fx.GraphModule, per_channel: bool = True) -> list[Site]:
     """
-    :param model: a standardised graph with recorded shapes
+    :param model: a captured network with shapes
     :param per_channel: whether thresholds may differ between the channels of a layer
     :return: the sites in the order in which they run
     :raises ConversionError: if there are none, or modules that hide activations, or an activation changes the shape, or
@@ -116,5 +117,8 @@ def _trained_node(
         psi = None if activation.psi is None else activation.psi * scale
         shift = activation.shift if isinstance(activation, DAQCFS) else 0.0
         amplitude = (activation.v_threshold + activation.phi) * scale if isinstance(activation, DAQCFS) else None
-        options = {"psi": psi, "shift": shift, "amplitude": amplitude, "channel_dim": channel_dim}
-        return node_type(time_steps, theta, **options)
+        options = {"shift": shift, "amplitude": amplitude, "channel_dim": channel_dim}
+        node = node_type(time_steps, theta, psi=psi, **options)
+        if isinstance(activation, RecognisedQCFS) and activation.levels == code.max_level(time_steps):
+            node.formula = copy.deepcopy(activation.formula)
+        return node

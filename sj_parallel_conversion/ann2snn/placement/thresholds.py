@@ -62,7 +62,7 @@ def _run(
     ]
     try:
         for x in data.batches(what):
-            model(x)
+            model(*x.tensors)
     finally:
         for hook in hooks:
             hook.remove()

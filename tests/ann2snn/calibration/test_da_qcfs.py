@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from captured import captured, data_of
 from nets import NETS, net
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import sj_parallel_conversion as sjpc
-from sj_parallel_conversion.ann2snn import graph
 from sj_parallel_conversion.ann2snn.calibration import da_qcfs
-from sj_parallel_conversion.ann2snn.data.batches import CalibrationData
 from sj_parallel_conversion.ann2snn.placement.sites import Site
 
 T, BATCHES = 4, 130  # more than the momentum takes to reach 0.99
@@ -66,10 +65,8 @@ def test_takes_back_a_constant_error() -> None:
     x = torch.full((16, 1), 8.0)
     snn = convert(ann, [x], calibration="none")
     snn.neurons()[0].node.v_threshold.data.fill_(4.0)
-    traced = graph.trace(ann)
-    sites = [Site("1", ann[1], 1)]
-    data = CalibrationData([x], torch.device("cpu"), None, False)
-    da_qcfs(traced, snn.net, sites, data, snn.config)
+    model, _ = captured(ann, x)
+    da_qcfs(model, snn.net, [Site("1", ann[1], 1)], data_of(ann, x), snn.config)
     torch.testing.assert_close(snn.predict(x), ann(x))
 
 

@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from sj_parallel_conversion.ann2snn.calibration.held_out import HeldOut
+from sj_parallel_conversion.ann2snn.data.inputs import Batch
 
 
 def masks(batches: list[torch.Tensor], lengths: list[int] | None = None) -> list[list[bool]]:
     held_out = HeldOut()
-    assert all(map(torch.equal, held_out.watch(batches), batches))
+    given = [Batch((x,), (True,)) for x in batches]
+    assert all(seen is batch for seen, batch in zip(held_out.watch(given), given, strict=True))
     return [mask.tolist() for mask in held_out.masks(lengths or [len(x) for x in batches])]
 
 

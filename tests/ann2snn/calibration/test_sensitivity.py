@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from captured import captured
 from torch import Tensor, nn
 
 import sj_parallel_conversion as sjpc
-from sj_parallel_conversion.ann2snn import graph
 from sj_parallel_conversion.ann2snn.calibration.sensitivity import Sensitivity
+from sj_parallel_conversion.ann2snn.data.inputs import Batch
 from sj_parallel_conversion.ann2snn.placement.sites import Site
 
 
@@ -19,11 +20,11 @@ def classifier(classes: int = 4) -> nn.Sequential:
 
 
 def sensitivity(ann: nn.Module, batches: list[Tensor], channel_dim: int | None = 1) -> Sensitivity:
-    traced = graph.trace(ann)
-    names = [name for name, module in traced.named_modules() if isinstance(module, nn.ReLU)]
-    found = Sensitivity(traced, [Site(name, traced.get_submodule(name), channel_dim) for name in names])
-    watched = list(found.watch(batches))
-    assert all(map(torch.equal, watched, batches))
+    model, _ = captured(ann, batches[0])
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.ReLU)]
+    found = Sensitivity(model, [Site(name, model.get_submodule(name), channel_dim) for name in names])
+    watched = list(found.watch(Batch((x,), (True,)) for x in batches))
+    assert all(torch.equal(seen.tensors[0], x) for seen, x in zip(watched, batches, strict=True))
     return found
 
 
@@ -97,11 +98,10 @@ def test_operations_without_a_derivative_and_autocast() -> None:
     class Igamma(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 3)
+            self.a, self.b, self.c = nn.Linear(4, 6), nn.Linear(6, 3), nn.Linear(4, 6)
 
         def forward(self, x: Tensor) -> Tensor:
-            z = torch.relu(self.a(x))
-            return self.b(torch.igamma(z + 1, z))
+            return self.b(torch.igamma(torch.relu(self.a(x)) + 1, torch.relu(self.c(x))))
 
     x = torch.randn(32, 4)
     options = {"time_steps": 4, "calibration": "weights", "show_progress": False}

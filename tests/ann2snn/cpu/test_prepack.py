@@ -52,14 +52,13 @@ def test_convolution_equals_torchs(
         torch.testing.assert_close(twin(x), conv(x), rtol=1e-4, atol=1e-5, check_stride=False)
 
 
-@pytest.mark.parametrize("execution", ["packed", "spikes", "step by step"])
+@pytest.mark.parametrize("execution", ["packed", "spikes", "stepwise"])
 @pytest.mark.parametrize("mode", ["parallel", "spikepack", "css"])
 @pytest.mark.parametrize("name", ["shared conv", "concatenated", "conv 2d, groups, no bias", "in-place in branches"])
 @torch.no_grad()
 def test_same_network_in_every_execution(name: str, mode: str, execution: str) -> None:
     snn, x = convert(name, mode=mode)
-    snn.execution = "packed" if execution == "packed" else "spikes"
-    snn.step_by_step = execution == "step by step"
+    snn.execution = execution
     before, expected = copy.deepcopy(snn.state_dict()), snn.predict(x)
     packed = sjpc.prepack(snn)
     assert prepacked(packed) and not prepacked(snn)

@@ -71,12 +71,12 @@ def test_serial_networks(mode: str, options: dict[str, object]) -> None:
     assert any(site.node.folded_input and site.node.folded_output for site in folded.neurons())
     closed = folded.predict(x)
     for snn in (folded, plain):
-        snn.serial = True
+        snn.execution = "serial"
     serial = folded.predict(x)
     torch.testing.assert_close(serial, plain.predict(x), rtol=1e-9, atol=1e-9)
     if mode == "spikepack":
         torch.testing.assert_close(serial, closed, rtol=1e-9, atol=1e-9)
-    folded.serial = False
+    folded.execution = "spikes"
     assert torch.equal(folded.predict(x), closed)
 
 
@@ -108,8 +108,8 @@ def test_neurons_with_an_activation_of_their_own(mode: str, activation: nn.Modul
 def test_serial_neurons_refuse_activations() -> None:
     snn = convert(residual(nn.SiLU()), IMAGES, mode="css")
     with pytest.raises(sjpc.ConfigError, match=r"serial form.*activation"):
-        snn.serial = True
-    assert not snn.serial and not any(site.node.serial for site in snn.neurons())
+        snn.execution = "serial"
+    assert snn.execution == "spikes" and not any(site.node.serial for site in snn.neurons())
 
 
 @pytest.mark.parametrize("input_encoding", ["analogue", "spikes"])
@@ -192,7 +192,7 @@ def test_attention(mode: str) -> None:
 
 
 class StaticBranch(nn.Module):
-    """A branch of the input, which step by step has no time axis, beside a branch of spikes."""
+    """A branch of the input, which has no time axis, beside a branch of spikes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -210,6 +210,5 @@ def test_a_value_without_time_axis_serves_all_steps() -> None:
     assert_fold_changes_nothing(ann, IMAGES)
     snn = convert(ann, IMAGES.double())
     expected = snn.predict(IMAGES.double())
-    for snn.execution in ("packed", "spikes"):
-        for snn.step_by_step in (True, False):
-            torch.testing.assert_close(snn.predict(IMAGES.double()), expected, rtol=1e-9, atol=1e-9)
+    for snn.execution in ("packed", "spikes", "stepwise"):
+        torch.testing.assert_close(snn.predict(IMAGES.double()), expected, rtol=1e-9, atol=1e-9)

@@ -118,10 +118,11 @@ def test_serial(mode: str) -> None:
     x = IMAGES.double()
     networks = [convert(blocks().double(), x, mode=mode, fold=fold, shortcut="membrane") for fold in (True, False)]
     for network in networks:
-        network.serial = True
+        network.execution = "serial"
     torch.testing.assert_close(networks[0].predict(x), networks[1].predict(x))
     if mode == "spikepack":  # its serial and closed form are equal
-        networks[0].serial, expected = False, networks[0].predict(x)
+        networks[0].execution = "spikes"
+        expected = networks[0].predict(x)
         torch.testing.assert_close(networks[1].predict(x), expected)
 
 
@@ -179,7 +180,7 @@ def test_gradients_reach_all_layers() -> None:
 def test_beside_a_trained_quantiser() -> None:
     """Its neuron stays lossless; the shortcut around a plain ReLU is made all the same."""
     ann = blocks()
-    model = sjpc.replace_activations(ann, sjpc.QCFS, levels=4).eval()
+    model = sjpc.replace_activations(ann, sjpc.QCFS, [IMAGES], levels=4).eval()
     assert not any(isinstance(m, ToLevels) for m in convert(model, IMAGES, shortcut="membrane").modules())
     mixed = nn.Sequential(nn.Conv2d(3, 3, 1), sjpc.QCFS(4), ann).eval()
     for fold in (True, False):

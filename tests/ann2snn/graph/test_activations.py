@@ -3,137 +3,103 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import pytest
 import torch
-from nets import IMAGES, net
+from activation_spellings import COMPOSED, ENDS, KNOWN, NO_ACTIVATION, RELUS, Spelt
+from captured import captured, captured_net, modules_of, outputs_of
+from nets import IMAGES
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import sj_parallel_conversion as sjpc
 from sj_parallel_conversion.ann2snn import graph
 from sj_parallel_conversion.ann2snn.graph import registry
+from sj_parallel_conversion.ann2snn.graph.formula import Formula
 
-RELUS = {
-    "F.relu": F.relu,
-    "F.relu(input=)": lambda x: F.relu(input=x),
-    "F.relu(inplace)": lambda x: F.relu(x, inplace=True),
-    "F.relu(input=, inplace)": lambda x: F.relu(input=x, inplace=True),
-    "F.relu_": F.relu_,
-    "torch.relu": torch.relu,
-    "torch.relu_": torch.relu_,
-    "x.relu": lambda x: x.relu(),
-    "x.relu_": lambda x: x.relu_(),
-    "x.clamp(min=0)": lambda x: x.clamp(min=0),
-    "x.clamp(0)": lambda x: x.clamp(0),
-    "x.clamp(min=0.0)": lambda x: x.clamp(min=0.0),
-    "x.clamp_(min=0)": lambda x: x.clamp_(min=0),
-    "x.clip(min=0)": lambda x: x.clip(min=0),
-    "x.clamp_min(0)": lambda x: x.clamp_min(0),
-    "x.clamp_min_(0)": lambda x: x.clamp_min_(0),
-    "torch.clamp(x, min=0)": lambda x: torch.clamp(x, min=0),
-    "torch.clip(x, min=0)": lambda x: torch.clip(x, min=0),
-    "torch.clamp_min(x, 0)": lambda x: torch.clamp_min(x, 0),
-}
-BOUNDED = {
-    "F.relu6": F.relu6,
-    "F.hardtanh(x, 0, 6)": lambda x: F.hardtanh(x, 0, 6),
-    "F.hardtanh(input=x)": lambda x: F.hardtanh(input=x, min_val=0.0, max_val=2.0),
-    "x.clamp(0, 6)": lambda x: x.clamp(0, 6),
-    "torch.clamp(x, 0, 6)": lambda x: torch.clamp(x, 0, 6),
-    "torch.clamp(input=x)": lambda x: torch.clamp(input=x, min=0, max=1),
-}
-OTHERS = {
-    "F.sigmoid": (nn.Sigmoid(), F.sigmoid),
-    "torch.sigmoid": (nn.Sigmoid(), torch.sigmoid),
-    "torch.sigmoid_": (nn.Sigmoid(), torch.sigmoid_),
-    "torch.special.expit": (nn.Sigmoid(), torch.special.expit),
-    "x.sigmoid": (nn.Sigmoid(), lambda x: x.sigmoid()),
-    "x.sigmoid_": (nn.Sigmoid(), lambda x: x.sigmoid_()),
-    "F.hardsigmoid": (nn.Hardsigmoid(), F.hardsigmoid),
-    "F.hardsigmoid(inplace)": (nn.Hardsigmoid(), lambda x: F.hardsigmoid(x, inplace=True)),
-    "F.tanh": (nn.Tanh(), F.tanh),
-    "torch.tanh": (nn.Tanh(), torch.tanh),
-    "x.tanh": (nn.Tanh(), lambda x: x.tanh()),
-    "x.tanh_": (nn.Tanh(), lambda x: x.tanh_()),
-    "F.gelu": (nn.GELU(), F.gelu),
-    "F.gelu(tanh)": (nn.GELU("tanh"), lambda x: F.gelu(x, approximate="tanh")),
-    "F.silu": (nn.SiLU(), F.silu),
-    "F.silu(input=, inplace)": (nn.SiLU(), lambda x: F.silu(input=x, inplace=True)),
-    "F.mish": (nn.Mish(), F.mish),
-    "F.hardswish": (nn.Hardswish(), F.hardswish),
-    "F.softplus": (nn.Softplus(), F.softplus),
-    "F.softplus(2, 5)": (nn.Softplus(2, 5), lambda x: F.softplus(x, 2, threshold=5)),
-    "F.softsign": (nn.Softsign(), F.softsign),
-    "F.elu": (nn.ELU(), F.elu),
-    "F.elu(0.5)": (nn.ELU(0.5), lambda x: F.elu(x, alpha=0.5)),
-    "F.elu_": (nn.ELU(), F.elu_),
-    "F.celu": (nn.CELU(0.7), lambda x: F.celu(x, 0.7)),
-    "torch.celu": (nn.CELU(), torch.celu),
-    "F.selu": (nn.SELU(), F.selu),
-    "torch.selu": (nn.SELU(), torch.selu),
-    "torch.selu_": (nn.SELU(), torch.selu_),
-    "F.leaky_relu": (nn.LeakyReLU(0.1), lambda x: F.leaky_relu(x, 0.1)),
-    "F.leaky_relu(input=)": (nn.LeakyReLU(), lambda x: F.leaky_relu(input=x, inplace=True)),
-    "F.leaky_relu_": (nn.LeakyReLU(0.3), lambda x: F.leaky_relu_(x, 0.3)),
-    "F.rrelu": (nn.RReLU(), F.rrelu),
-    "torch.rrelu": (nn.RReLU(0.1, 0.2), lambda x: torch.rrelu(x, 0.1, 0.2)),
-    "F.logsigmoid": (nn.LogSigmoid(), F.logsigmoid),
-    "F.hardshrink": (nn.Hardshrink(0.2), lambda x: F.hardshrink(x, 0.2)),
-    "x.hardshrink": (nn.Hardshrink(), lambda x: x.hardshrink()),
-    "F.softshrink": (nn.Softshrink(0.2), lambda x: F.softshrink(x, lambd=0.2)),
-    "F.tanhshrink": (nn.Tanhshrink(), F.tanhshrink),
-    "F.threshold": (nn.Threshold(0.1, -0.2), lambda x: F.threshold(x, 0.1, -0.2)),
-    "torch.threshold": (nn.Threshold(0.1, 0), lambda x: torch.threshold(x, 0.1, 0)),
-    "F.hardtanh": (nn.Hardtanh(), F.hardtanh),
-    "F.hardtanh_": (nn.Hardtanh(-2, 0.5), lambda x: F.hardtanh_(x, -2, 0.5)),
-    "x.clamp(-1, 2)": (nn.Hardtanh(-1, 2), lambda x: x.clamp(-1, 2)),
-    "x.clamp(max=1)": (nn.Hardtanh(-float("inf"), 1), lambda x: x.clamp(max=1)),
-    "x.clamp_max": (nn.Hardtanh(-float("inf"), 1), lambda x: x.clamp_max(1)),
-    "torch.clamp_max": (nn.Hardtanh(-float("inf"), 0.5), lambda x: torch.clamp_max(x, max=0.5)),
-    "torch.clamp_min": (nn.Hardtanh(-0.5, float("inf")), lambda x: torch.clamp_min(x, -0.5)),
-}
-ANALOGUE = {
-    "a guard of a divisor": lambda x: x / x.norm().clamp(min=1e-6),
-    "clamp above 0": lambda x: x.clamp(0.5, 2),
-    "clamp below 0": lambda x: x.clamp(max=-0.5),
-    "an empty range": lambda x: x.clamp(0, 0),
-    "bounds that are tensors": lambda x: x.clamp(x.mean() - x.mean(), x.amax()),
-    "a slope that is computed": lambda x: torch.prelu(x, x.mean().view(1)),
-    "threshold": lambda x: F.threshold(x, 0.5, 3.0),
-    "softmax": lambda x: x.softmax(1),
-    "glu": lambda x: F.glu(x, 1),
-    "step": lambda x: x * (x > 0),
-    "square": lambda x: x**2,
+KINDS = {
+    "relus": RELUS,
+    "known": {name: function for name, (_, function) in KNOWN.items()},
+    "composed": {name: function for name, (_, function) in COMPOSED.items()},
+    "ends": {name: function for name, (_, function) in ENDS.items()},
+    "none": NO_ACTIVATION,
 }
 
 
-class Spelt(nn.Module):
-    """An activation, as a function, inside a submodule."""
+class Found:
+    """All spellings of one kind, in one graph."""
 
-    def __init__(self, function) -> None:
-        super().__init__()
-        self.conv, self.function = nn.Conv2d(3, 4, 3), function
+    def __init__(self, kind: str) -> None:
+        torch.manual_seed(0)
+        ann = Spelt(KINDS[kind] | {"so that there is a site": lambda m, x: F.relu(x)}).eval()
+        self.model, _ = captured(ann, IMAGES)
+        with torch.no_grad():
+            self.expected, self.values = ann(IMAGES.clone()), self.model(IMAGES.clone())
+        self.index = {name: i for i, name in enumerate(self.expected)}
+        self.sites = set(graph.activation_sites(self.model))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(self.conv(x))
+    def is_exact(self, name: str) -> bool:
+        return torch.equal(self.values[self.index[name]], self.expected[name])
+
+    def of(self, name: str) -> list[nn.Module]:
+        """The activations between the convolution and the result."""
+        stack, found = [outputs_of(self.model)[self.index[name]]], {}
+        while stack:
+            node = stack.pop()
+            found |= {node: self.model.get_submodule(node.target)} if node in self.sites else {}
+            stack += node.all_input_nodes
+        return list(found.values())
 
 
-def plain(model: nn.Module) -> torch.fx.GraphModule:
-    traced = graph.trace(model)
-    graph.remove_inplace(traced)
-    graph.standardise_activations(traced)
-    return traced
+found = cache(Found)
 
 
-@pytest.mark.parametrize(("spelling", "kind"), [*((s, nn.ReLU) for s in RELUS), *((s, nn.Hardtanh) for s in BOUNDED)])
-@torch.no_grad()
-def test_spellings(spelling: str, kind: type[nn.Module]) -> None:
-    ann = Spelt((RELUS | BOUNDED)[spelling]).eval()
-    model = plain(ann)
-    (site,) = graph.activation_sites(model)
-    assert isinstance(model.get_submodule(site.target), kind)
-    assert torch.equal(model(IMAGES), ann(IMAGES))
+@pytest.mark.parametrize("name", RELUS)
+def test_spellings_of_relu(name: str) -> None:
+    (module,) = found("relus").of(name)
+    assert type(module) is nn.ReLU and not module.inplace
+    assert found("relus").is_exact(name)
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_operators_that_torch_has_a_module_for(name: str) -> None:
+    (module,), expected = found("known").of(name), KNOWN[name][0]
+    assert type(module) is type(expected) and numbers(module) == pytest.approx(numbers(expected))
+    assert found("known").is_exact(name)
+
+
+def numbers(module: nn.Module) -> dict[str, float]:
+    """The settings of an activation."""
+    return {key: float(value) for key, value in vars(module).items() if type(value) in (int, float)}
+
+
+@pytest.mark.parametrize("name", COMPOSED)
+def test_composed_activations_and_their_bounds(name: str) -> None:
+    (module,) = found("composed").of(name)
+    assert isinstance(module, Formula) and found("composed").is_exact(name)
+    assert registry.bounds(module) == pytest.approx(COMPOSED[name][0], rel=2e-3, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_affine_operations_at_the_ends_are_synapses(name: str) -> None:
+    (module,) = found("ends").of(name)
+    assert type(module) is ENDS[name][0] and found("ends").is_exact(name)
+
+
+@pytest.mark.parametrize("name", NO_ACTIVATION)
+def test_what_is_no_activation_stays(name: str) -> None:
+    assert found("none").of(name) == []
+    assert found("none").is_exact(name)
+
+
+def test_what_is_random_is_no_activation() -> None:
+    class Noisy(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.relu(x) + 0 * torch.rand_like(x)
+
+    model, _ = captured(nn.Sequential(nn.Conv2d(3, 4, 3), Noisy()), IMAGES)
+    assert [type(module) for module in modules_of(model).values()] == [nn.Conv2d, nn.ReLU]
 
 
 @pytest.mark.parametrize(
@@ -141,65 +107,19 @@ def test_spellings(spelling: str, kind: type[nn.Module]) -> None:
     [nn.ReLU(), nn.ReLU(inplace=True), nn.ReLU6(), nn.Hardtanh(0, 4), sjpc.QCFS(4), sjpc.DAQCFS(4), sjpc.ClipReLU(2.0)],
 )
 def test_modules(module: nn.Module) -> None:
-    (site,) = graph.activation_sites(plain(nn.Sequential(nn.Conv2d(3, 4, 3), module)))
-    assert site.target == "1"
-
-
-class Subclass(nn.ReLU):
-    """A user's own ReLU class: fx looks inside it."""
-
-
-def test_subclass_of_relu() -> None:
-    (site,) = graph.activation_sites(plain(nn.Sequential(nn.Conv2d(3, 4, 3), Subclass())))
-    assert site.target.startswith("1")
-
-
-def test_sites_are_named_after_where_they_are_called() -> None:
-    model = nn.Sequential()
-    model.add_module("stem", Spelt(F.relu))
-    model.add_module("body", nn.Sequential(Spelt_(torch.relu), Spelt_(lambda x: x.relu().relu())))
-    names = [site.target for site in graph.activation_sites(plain(model))]
-    assert names == ["stem.relu", "body.0.relu", "body.1.relu", "body.1.relu_1"]
-
-
-class Spelt_(Spelt):
-    """The same on four channels."""
-
-    def __init__(self, function) -> None:
-        super().__init__(function)
-        self.conv = nn.Conv2d(4, 4, 3)
-
-
-def test_each_call_of_a_shared_module_is_a_site() -> None:
-    ann, _ = net("shared relu")
-    model = plain(ann)
-    graph.one_module_per_call(model)
-    sites = [site.target for site in graph.activation_sites(model)]
-    assert len(sites) == len(set(sites)) == 3
-
-
-def the_site(model: torch.fx.GraphModule) -> nn.Module:
+    model, _ = captured(nn.Sequential(nn.Conv2d(3, 4, 3), module), IMAGES)
     (site,) = graph.activation_sites(model)
-    return model.get_submodule(site.target)
+    assert site.target == "1" and type(model.get_submodule("1")) is type(module)
 
 
-@pytest.mark.parametrize("spelling", OTHERS)
+OF_ONE_CLASS = [row for row in registry.ROWS if row.module is not Formula]
+
+
+@pytest.mark.parametrize("row", OF_ONE_CLASS, ids=lambda row: row.module.__name__)
 @torch.no_grad()
-def test_other_activations_as_functions_and_methods(spelling: str) -> None:
-    expected, function = OTHERS[spelling]
-    ann = Spelt(function).eval()
-    model = plain(ann)
-    module = the_site(model)
-    assert type(module) is type(expected) and repr(module) == repr(expected)
-    assert torch.equal(model(IMAGES), ann(IMAGES))
-
-
-@pytest.mark.parametrize("row", registry.ROWS, ids=lambda row: row.module.__name__)
-@torch.no_grad()
-def test_every_row_as_a_module_and_its_bounds(row: registry.Activation) -> None:
-    arguments = {nn.Threshold: (0.0, 0.0), sjpc.QCFS: (4,), sjpc.DAQCFS: (4,)}.get(row.module, ())
+def test_every_row_and_its_bounds(row: registry.Activation) -> None:
+    arguments = {nn.Threshold: (-0.5, 0.25), sjpc.QCFS: (4,), sjpc.DAQCFS: (4,)}.get(row.module, ())
     module = row.module(*arguments).eval()
-    assert the_site(plain(nn.Sequential(nn.Conv2d(3, 4, 3), module))) is not None
     lower, upper = registry.bounds(module)
     y = module(torch.linspace(-200, 200, 400_001).view(-1, 1))
     assert y.min() >= lower and y.max() <= upper
@@ -208,34 +128,71 @@ def test_every_row_as_a_module_and_its_bounds(row: registry.Activation) -> None:
         assert y.min() <= 0.99 * lower  # a bound is not further off than it has to be
 
 
-class WithPReLU(nn.Module):
-    """PReLU as a function with a parameter of the model."""
+class Block(nn.Module):
+    """An activation as a function, in a module with a layer."""
 
-    def __init__(self, method: bool) -> None:
+    def __init__(self, function: object, channels: int = 4) -> None:
         super().__init__()
-        self.conv, self.slope, self.method = nn.Conv2d(3, 4, 3), nn.Parameter(torch.tensor([0.1, -0.3, 0.5, 2])), method
+        self.conv, self.function = nn.Conv2d(channels, 4, 3), function
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x).prelu(self.slope) if self.method else F.prelu(self.conv(x), weight=self.slope)
+        return self.function(self.conv(x))
 
 
-@pytest.mark.parametrize("method", [True, False])
-@torch.no_grad()
-def test_prelu_with_a_parameter_of_the_model(method: bool) -> None:
-    ann = WithPReLU(method)
-    model = plain(ann)
-    assert isinstance(the_site(model), nn.PReLU)
-    assert torch.equal(model(IMAGES), ann(IMAGES))
+class OwnReLU(nn.ReLU):
+    """A user's own subclass."""
 
 
-@pytest.mark.parametrize("name", ANALOGUE)
-@torch.no_grad()
-def test_what_is_no_activation_stays(name: str) -> None:
-    model = nn.Sequential(Spelt(ANALOGUE[name]), nn.ReLU()).eval()
-    traced = plain(model)
-    (site,) = graph.activation_sites(traced)
-    assert site.target == "1"
-    assert torch.equal(traced(IMAGES), model(IMAGES))
+def test_sites_are_named_after_where_they_are_called() -> None:
+    model = nn.Sequential()
+    model.add_module("stem", Block(F.relu, 3))
+    model.add_module("body", nn.Sequential(Block(torch.relu), Block(lambda x: F.silu(x) + F.relu(x).flip(1))))
+    model.add_module("own", OwnReLU())
+    model.add_module("swish", Block(lambda x: x * x.sigmoid()))
+    names = [site.target for site in graph.activation_sites(captured(model, IMAGES)[0])]
+    assert names == ["stem.relu", "body.0.relu", "body.1.silu", "body.1.relu", "own", "swish.activation"]
+
+
+def test_each_call_of_a_shared_module_is_a_site() -> None:
+    _, _, model = captured_net("shared relu")
+    sites = [site.target for site in graph.activation_sites(model)]
+    assert len(sites) == len(set(sites)) == 3
+
+
+def test_sites_are_in_the_order_in_which_they_run() -> None:
+    """And so are their modules, which ``neurons()`` goes through."""
+    _, _, model = captured_net("concatenated")
+    names = [site.target for site in graph.activation_sites(model)]
+    assert names == ["relu", "clamp", "relu_1"]
+    assert [name for name, _ in model.named_modules() if name in names] == names
+
+
+def test_a_value_that_is_read_elsewhere_ends_an_activation() -> None:
+    """Of x * sigmoid(x), the sigmoid alone is one if others read it."""
+
+    class Gate(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            gate = x.sigmoid()
+            return x * gate, gate.flip(1)
+
+    model, _ = captured(nn.Sequential(nn.Conv2d(3, 4, 3), Gate()), IMAGES)
+    (site,) = graph.activation_sites(model)
+    assert isinstance(model.get_submodule(site.target), nn.Sigmoid)
+
+
+def test_formulas_have_parameters_of_their_own() -> None:
+    formula: Formula = found("composed").of("swish, trained")[0]
+    (parameter,) = formula.parameters()
+    assert parameter.requires_grad and parameter == 0.75 and "sigmoid" in repr(formula)
+    x = torch.tensor([1.0, -2.0])
+    formula(x).sum().backward()
+    assert parameter.grad is not None
+    parameter.grad = None
+
+
+def test_a_trained_formula_by_channel_knows_where_the_channels_lie() -> None:
+    formula: Formula = found("composed").of("prelu by hand")[0]
+    assert formula.example == (1, 4, 1, 1)
 
 
 class ConstantBranch(nn.Module):
@@ -251,32 +208,30 @@ class ConstantBranch(nn.Module):
 
 
 def test_activations_of_constants_are_no_sites() -> None:
-    (site,) = graph.activation_sites(plain(ConstantBranch()))
-    assert site.target == "relu"
+    model, _ = captured(ConstantBranch(), IMAGES)
+    (site,) = graph.activation_sites(model)
+    assert site.target == "relu" and not any(isinstance(module, nn.GELU) for module in model.modules())
+
+
+class Prepared(nn.Module):
+    """What is computed of the input before the first layer is a preparation of it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.log1p(x.abs()) * 2 + (x * 3).round().abs() ** 2
+
+
+def test_preparations_of_the_input_are_no_sites() -> None:
+    model, _ = captured(nn.Sequential(Prepared(), nn.Conv2d(3, 4, 3), nn.ReLU()), IMAGES)
+    assert [site.target for site in graph.activation_sites(model)] == ["2"]
 
 
 @pytest.mark.parametrize(
     "model",
     [
-        nn.Linear(3, 4), nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2)), nn.Identity(),
-        nn.Sequential(nn.Softmax(1)), nn.Sequential(nn.Linear(3, 4), nn.Hardtanh(0.5, 2)),
+        nn.Linear(12, 4), nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2)), nn.Identity(),
+        nn.Sequential(nn.Softmax(1)), nn.Sequential(nn.Linear(12, 4), nn.Hardtanh(0.5, 2)),
     ],
-)
+)  # fmt: skip
 def test_nothing_to_convert(model: nn.Module) -> None:
     with pytest.raises(sjpc.ConversionError, match="nothing to convert"):
-        graph.activation_sites(plain(model))
-
-
-@pytest.mark.parametrize("opaque", [nn.TransformerEncoderLayer(8, 2), nn.GRU(8, 8)])
-def test_modules_that_hide_activations_are_refused(opaque: nn.Module) -> None:
-    class Model(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.hidden, self.relu = opaque, nn.ReLU()
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.relu(self.hidden(x))
-
-    model = graph.trace(Model())
-    with pytest.raises(sjpc.ConversionError, match=f"hidden.*{type(opaque).__name__}"):
-        graph.activation_sites(model)
+        graph.activation_sites(captured(model, IMAGES)[0])

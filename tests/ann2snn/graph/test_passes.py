@@ -1,11 +1,12 @@
-"""Graph passes leave the outputs of a network as they were, and the network that was traced as it was."""
+"""Passes leave the outputs of a network as they were, and the ANN as it was."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 import torchvision
-from nets import IMAGES, INPLACE_KINDS, NETS, InplaceReLUReadLater, conv_bn_relu, lively, net, volume
+from captured import captured, captured_net, modules_of
+from nets import NETS, conv_bn_relu, lively, volume
 from torch import Tensor, fx, nn
 from torchvision.models.googlenet import Inception
 from torchvision.models.mobilenetv2 import InvertedResidual as InvertedResidualV2
@@ -13,25 +14,18 @@ from torchvision.models.shufflenetv2 import InvertedResidual
 
 from sj_parallel_conversion.ann2snn import graph
 from sj_parallel_conversion.ann2snn.graph.passes import free_name
-from sj_parallel_conversion.ann2snn.graph.shapes import record_shapes
 
 PICTURES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
-def all_passes(model: fx.GraphModule, x: Tensor) -> None:
-    graph.remove_inplace(model)
-    graph.standardise_activations(model)
-    graph.one_module_per_call(model)
-    record_shapes(model, x)
+def fused(ann: nn.Module, x: Tensor) -> fx.GraphModule:
+    model, _ = captured(ann, x)
     graph.fuse_batchnorms(model)
-
-
-def modules_of(model: fx.GraphModule) -> list[nn.Module]:
-    return [model.get_submodule(node.target) for node in model.graph.nodes if node.op == "call_module"]
+    return model
 
 
 def count(model: fx.GraphModule, kind: type[nn.Module] | tuple) -> int:
-    return sum(isinstance(module, kind) for module in modules_of(model))
+    return sum(isinstance(module, kind) for module in modules_of(model).values())
 
 
 def assert_same(actual: object, expected: object) -> None:
@@ -41,17 +35,13 @@ def assert_same(actual: object, expected: object) -> None:
 @pytest.mark.parametrize("name", NETS)
 @torch.no_grad()
 def test_small_networks(name: str) -> None:
-    ann, x = net(name)
-    before = {key: value.clone() for key, value in ann.state_dict().items()}
+    ann, x, model = captured_net(name)
     expected = ann(x.clone())
-    model = graph.trace(ann)
-    all_passes(model, x)
+    graph.fuse_batchnorms(model)
     model.graph.lint()
     kept = x.clone()
-    assert_same(model(x), expected)
+    assert_same(model(x)[0], expected)
     assert torch.equal(x, kept), "the input was written to"
-    assert torch.equal(ann(x.clone()), expected), "the original has changed"
-    assert all(torch.equal(before[key], value) for key, value in ann.state_dict().items())
 
 
 @pytest.mark.parametrize(
@@ -71,9 +61,8 @@ def test_torchvision_models(make, left: int | None) -> None:
     torch.manual_seed(0)
     ann = lively(make(), PICTURES)
     expected = ann(PICTURES)
-    model = graph.trace(ann)
-    all_passes(model, PICTURES)
-    torch.testing.assert_close(model(PICTURES), expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
+    model = fused(ann, PICTURES)
+    torch.testing.assert_close(model(PICTURES)[0], expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
     assert graph.activation_sites(model)
     if left is not None:
         assert count(model, nn.BatchNorm2d) == left
@@ -101,9 +90,8 @@ def test_torchvision_models(make, left: int | None) -> None:
     ],
 )
 def test_which_norms_are_fused(name: str, norms_left: int) -> None:
-    ann, x = net(name)
-    model = graph.trace(ann)
-    all_passes(model, x)
+    _, _, model = captured_net(name)
+    graph.fuse_batchnorms(model)
     norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
     assert count(model, norms) == norms_left
     assert sum(isinstance(module, norms) for module in model.modules()) == norms_left, "unused modules are kept"
@@ -113,74 +101,40 @@ def test_which_norms_are_fused(name: str, norms_left: int) -> None:
 @torch.no_grad()
 def test_options_of_batchnorm(options: dict) -> None:
     ann = nn.Sequential(nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6, **options), nn.ReLU()).eval()
-    x, model = volume(2), graph.trace(ann)
-    all_passes(model, x)
-    assert_same(model(x), ann(x))
-    assert count(model, nn.BatchNorm2d) == ("track_running_stats" in options)
+    x = volume(2)
+    model = fused(ann, x)
+    assert_same(model(x)[0], ann(x))
+    assert count(model, nn.BatchNorm2d) == 0
+    by_the_batch = [node for node in model.graph.nodes if "batch_norm" in node.name]
+    assert len(by_the_batch) == ("track_running_stats" in options), "there is nothing to fuse"
 
 
 @torch.no_grad()
-def test_parametrised_layers_are_not_fused() -> None:
+def test_computed_weights_are_fused() -> None:
     ann = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 6, 3)), nn.BatchNorm2d(6), nn.ReLU()).eval()
-    x, model = volume(2), graph.trace(ann)
-    all_passes(model, x)
-    assert_same(model(x), ann(x))
-    assert count(model, nn.BatchNorm2d) == 1
+    x = volume(2)
+    model = fused(ann, x)
+    assert_same(model(x)[0], ann(x))
+    assert count(model, nn.BatchNorm2d) == 0
 
 
 @torch.no_grad()
 def test_float64_stays_float64() -> None:
     ann, x = conv_bn_relu(2).double(), volume(2).double()
-    lively(ann, x)
-    model = graph.trace(ann)
-    all_passes(model, x)
-    torch.testing.assert_close(model(x), ann(x), rtol=1e-12, atol=1e-12)
+    model = fused(lively(ann, x), x)
+    torch.testing.assert_close(model(x)[0], ann(x), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", INPLACE_KINDS)
-def test_no_inplace_operation_is_left(kind: str) -> None:
-    model = graph.trace(InplaceReLUReadLater(kind).eval())
-    graph.remove_inplace(model)
-    for node in model.graph.nodes:
-        assert not str(node.target).endswith("_")
-        assert not getattr(node.target, "__name__", "").endswith("_")
-        assert node.kwargs.get("inplace") is not True
-    assert not any(getattr(module, "inplace", False) for module in modules_of(model))
-
-
-@pytest.mark.parametrize("kind", INPLACE_KINDS)
-@torch.no_grad()
-def test_removing_inplace_operations_alone_is_exact(kind: str) -> None:
-    ann = InplaceReLUReadLater(kind).eval()
-    model = graph.trace(ann)
-    graph.remove_inplace(model)
-    assert torch.equal(model(IMAGES), ann(IMAGES))
-
-
-def test_one_module_per_call() -> None:
-    ann, _ = net("shared relu")
-    model = graph.trace(ann)
-    graph.one_module_per_call(model)
-    relus = [module for module in modules_of(model) if isinstance(module, nn.ReLU)]
-    assert len(relus) == 3 and len({id(relu) for relu in relus}) == 3
+@pytest.mark.parametrize("name", ["shared relu", "shared conv"])
+def test_one_module_per_call(name: str) -> None:
+    _, _, model = captured_net(name)
     targets = [node.target for node in model.graph.nodes if node.op == "call_module"]
-    assert len(set(targets)) == len(targets)
-
-
-def test_one_module_per_call_of_one_kind() -> None:
-    ann, _ = net("shared conv")
-    model = graph.trace(ann)
-    graph.standardise_activations(model)
-    graph.one_module_per_call(model, nn.ReLU)
-    convs = [module for module in modules_of(model) if isinstance(module, nn.Conv2d)]
-    assert len(convs) == 2 and convs[0] is convs[1]
+    assert len(set(targets)) == len(targets) == len(set(map(id, modules_of(model).values())))
 
 
 def test_copies_of_a_shared_layer_are_independent() -> None:
-    ann, x = net("shared conv")
-    model = graph.trace(ann)
-    all_passes(model, x)
-    first, second = (module for module in modules_of(model) if isinstance(module, nn.Conv2d))
+    _, _, model = captured_net("shared conv")
+    first, second = (module for module in modules_of(model).values() if isinstance(module, nn.Conv2d))
     assert first.weight.data_ptr() != second.weight.data_ptr()
 
 

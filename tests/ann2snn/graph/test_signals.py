@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 import torch
+from captured import Functions, captured, outputs_of
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from sj_parallel_conversion.ann2snn.graph import Flow, operation_name
+from sj_parallel_conversion.ann2snn.graph import Signals, operation_name
+
+IMAGES = torch.randn(2, 3, 4, 6, generator=torch.Generator().manual_seed(0))
 
 
-class Expression(nn.Module):
-    """A function of layers and a neuron."""
+class Expressions(Functions):
+    """Functions of layers and a neuron."""
 
-    def __init__(self, function: object) -> None:
-        super().__init__()
-        self.function = function
+    def __init__(self, functions: dict[str, object]) -> None:
+        super().__init__(functions)
         self.conv, self.conv2, self.act = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.ReLU()
         self.bn, self.weight = nn.BatchNorm2d(3), nn.Parameter(torch.ones(3, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(self, x)
+        self.square = nn.Parameter(torch.ones(6, 6))
 
 
-def flow_of(function: object, graded_input: bool = False) -> tuple[Flow, dict[str, fx.Node]]:
-    model = fx.symbolic_trace(Expression(function).eval())
-    return Flow(model, {"act"}, graded_input), {node.name: node for node in model.graph.nodes}
+@cache
+def expressions(graded_input: bool = False) -> tuple[Signals, dict[str, object]]:
+    """What each value of :data:`SOURCES` and :data:`KINDS` is made of, and the nodes of their results."""
+    functions = {name: function for name, (function, _) in (SOURCES | KINDS).items()}
+    model, _ = captured(Expressions(functions).eval(), IMAGES)
+    neurons = {name for name, module in model.named_modules() if isinstance(module, nn.ReLU)}
+    return Signals(model, neurons, graded_input), dict(zip(functions, outputs_of(model), strict=True))
 
 
 # What the output is made of.
@@ -45,43 +51,67 @@ SOURCES = {
     "sum with a parameter": (lambda m, x: m.act(x) + m.weight, {"spikes"}),
     "product": (lambda m, x: m.act(x) * m.act(x), {"analogue"}),
     "softmax": (lambda m, x: m.act(x).softmax(1), {"analogue"}),
-    "normalisation": (lambda m, x: F.layer_norm(m.act(x), (4,)), {"analogue"}),
+    "normalisation": (lambda m, x: F.layer_norm(m.act(x), (6,)), {"analogue"}),
     "slices": (lambda m, x: m.act(x).chunk(3, 1)[1][:, :, 1:], {"spikes"}),
     "parameter": (lambda m, x: m.weight * 2, set()),
     "size": (lambda m, x: m.conv(x).shape[0] * 2, set()),
+    "positions": (lambda m, x: torch.arange(x.shape[-1]).float() * m.weight, set()),
+    "spikes that are picked": (lambda m, x: m.act(x)[:, [2, 0]], {"spikes"}),
+    "spikes at places that others choose": (lambda m, x: m.act(x).gather(1, m.conv(x).argmax(1, True)), {"analogue"}),
+    "spikes that are masked": (lambda m, x: m.act(x).masked_fill(m.square[:4] > 2, 0.0), {"spikes"}),
+    "zeros of the same form": (lambda m, x: m.act(x) + torch.zeros_like(m.conv(x)), {"spikes"}),
 }
+
+
+KINDS = {
+    "product with a parameter": (lambda m, x: torch.matmul(m.act(x), m.square), "layer"),
+    "product of two values": (lambda m, x: torch.matmul(m.act(x), m.conv(x).transpose(2, 3)), "analogue"),
+    "mean": (lambda m, x: m.act(x).mean((2, 3)), "pooling"),
+    "batch norm": (lambda m, x: m.bn(m.conv(x)), "scale"),
+    "neuron": (lambda m, x: m.act(x), "node"),
+    "reshape": (lambda m, x: m.act(x).flatten(1), "wire"),
+    "layer": (lambda m, x: m.conv2(m.act(x)), "layer"),
+    "normalisation": (lambda m, x: F.instance_norm(m.act(x)), "analogue"),
+    "size": (lambda m, x: x.shape[3] + 1, "constant"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_sources(name: str) -> None:
-    function, expected = SOURCES[name]
-    flow, nodes = flow_of(function)
-    assert flow.received(nodes["output"]) == expected
-
-
-KINDS = {
-    "matmul with a parameter": (lambda m, x: torch.matmul(m.act(x), m.weight[:, :, 0]), "matmul", "layer"),
-    "matmul of two values": (lambda m, x: torch.matmul(m.act(x), m.conv(x)), "matmul", "analogue"),
-    "mean": (lambda m, x: m.act(x).mean((2, 3)), "mean", "pooling"),
-    "batch norm": (lambda m, x: m.bn(m.conv(x)), "bn", "scale"),
-    "neuron": (lambda m, x: m.act(x), "act", "node"),
-    "reshape": (lambda m, x: m.act(x).flatten(1), "flatten", "wire"),
-}
+    signals, nodes = expressions()
+    assert signals.sources[nodes[name]] == SOURCES[name][1]
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_kinds(name: str) -> None:
-    function, node, kind = KINDS[name]
-    flow, nodes = flow_of(function)
-    assert flow.kinds[nodes[node]] == kind
+    signals, nodes = expressions()
+    assert signals.kinds[nodes[name]] == KINDS[name][1]
+
+
+def test_nodes_of_a_kind_are_in_order() -> None:
+    signals, _ = expressions()
+    layers = signals.nodes("layer")
+    order = {node: i for i, node in enumerate(layers[0].graph.nodes)}
+    assert len(layers) > 5 and [order[node] for node in layers] == sorted(order[node] for node in layers)
 
 
 def test_input_that_other_layers_compute() -> None:
-    flow, nodes = flow_of(lambda m, x: m.conv(x), graded_input=True)
-    assert flow.received(nodes["conv"]) == {"analogue"}
+    signals, nodes = expressions(graded_input=True)
+    assert signals.sources[nodes["input"]] == {"analogue"}
+    assert signals.received(nodes["layer"]) == {"spikes"} and signals.sources[nodes["prepared input"]] == {"analogue"}
 
 
-def test_functions_are_named_after_the_module_that_they_stand_in() -> None:
-    model = fx.symbolic_trace(nn.Sequential(Expression(lambda m, x: F.softmax(m.conv(x), 1))))
-    names = [operation_name(node) for node in model.graph.nodes]
-    assert names[1:3] == ["0.conv", "0.softmax"]
+def test_names_of_operations() -> None:
+    class Inner(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(x).softmax(1)
+
+    model, _ = captured(nn.Sequential(Inner(), nn.ReLU()), IMAGES)
+    computed: list[fx.Node] = list(model.graph.nodes)[1:4]
+    assert [operation_name(node) for node in computed] == ["0.conv", "0.softmax", "1"]
+    signals = Signals(model, {"1"})
+    assert [signals.operation(node) for node in computed] == ["Conv2d", "softmax", "ReLU"]

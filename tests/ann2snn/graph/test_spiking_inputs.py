@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 import torchvision
+from captured import captured
 from nets import lively
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 import sj_parallel_conversion as sjpc
 from sj_parallel_conversion.ann2snn import graph
-from sj_parallel_conversion.ann2snn.graph.shapes import record_shapes
 from sj_parallel_conversion.neuron.activations import SpikingIdentity
 
 IMAGES = torch.randn(3, 3, 12, 12, generator=torch.Generator().manual_seed(0))
@@ -61,11 +61,7 @@ NETS = {"bottlenecks": Bottlenecks, "attention": Attention, "pool before activat
 def plain(name: str) -> tuple[nn.Module, fx.GraphModule]:
     torch.manual_seed(0)
     ann = lively(NETS[name](), IMAGES)
-    model = graph.trace(ann)
-    graph.standardise_activations(model)
-    graph.one_module_per_call(model)
-    record_shapes(model, IMAGES)
-    return ann, model
+    return ann, captured(ann, IMAGES)[0]
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -74,7 +70,7 @@ def test_outputs_stay(name: str) -> None:
     ann, model = plain(name)
     graph.pool_after_activation(model)
     graph.give_layers_spikes(model)
-    assert torch.equal(model(IMAGES), ann(IMAGES))
+    assert torch.equal(model(IMAGES)[0], ann(IMAGES))
 
 
 def test_one_identity_serves_all_layers_that_receive_the_value() -> None:
@@ -99,17 +95,14 @@ def test_a_pool_that_feeds_something_else_stays() -> None:
             x = F.max_pool2d(x * 2, 2)
             return F.relu(x) + x
 
-    model = graph.trace(TwoReaders())
-    graph.standardise_activations(model)
-    record_shapes(model, IMAGES)
+    model, _ = captured(TwoReaders(), IMAGES)
     before = [n.name for n in model.graph.nodes]
     graph.pool_after_activation(model)
     assert [n.name for n in model.graph.nodes] == before
 
 
 def test_activations_that_fall_are_not_moved() -> None:
-    model = graph.trace(nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.GELU()))
-    record_shapes(model, IMAGES)
+    model, _ = captured(nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.GELU()), IMAGES)
     graph.pool_after_activation(model)
     assert [n.name for n in model.graph.nodes][1:4] == ["_0", "_1", "_2"]
 

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 import torch
-from torch import Tensor, fx, nn
+from captured import Functions, captured, outputs_of
+from torch import Tensor, fx
 from torch.nn import functional as F
 
-from sj_parallel_conversion.ann2snn.graph.shapes import record_shapes
-from sj_parallel_conversion.ann2snn.graph.units import along, keeps_integers, may_pass, passed, shrink
+from sj_parallel_conversion.ann2snn.graph.units import (
+    along,
+    keeps_integers,
+    may_pass,
+    moves_values,
+    passed,
+    reads_values,
+    shrink,
+)
 
 CHANNELS = torch.tensor([0.5, 2.0, 3.0, 0.0]).view(1, 4, 1, 1).expand(2, 4, 6, 6)
 PASSES = {
@@ -24,6 +34,7 @@ PASSES = {
     "transpose": lambda x: x.transpose(1, 3),
     "pad": lambda x: F.pad(x, (1, 1, 0, 0, 1, 2)),
     "reflect": lambda x: F.pad(x, (1, 1, 1, 1), mode="reflect"),
+    "chunk": lambda x: x.chunk(2, 1)[1],
 }
 STOPS = {
     "mean over channels": lambda x: x.mean(1),
@@ -31,46 +42,54 @@ STOPS = {
     "pad with ones": lambda x: F.pad(x, (1, 1), value=1.0),
     "square": lambda x: x.square(),
     "softmax": lambda x: x.softmax(1),
+    "zeros": lambda x: torch.zeros_like(x),
+    "batch last": lambda x: x.movedim(0, 3).flatten(2),
 }
 
 
-class Operation(nn.Module):
-    def __init__(self, function) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
-
-
-def traced(function) -> tuple[fx.GraphModule, fx.Node]:
-    model = fx.symbolic_trace(Operation(function))
-    record_shapes(model, torch.zeros(2, 4, 6, 6))
-    return model, list(model.graph.nodes)[1]
+@cache
+def operations() -> tuple[fx.GraphModule, dict[str, fx.Node]]:
+    """All of the above in one graph. Every one but the strided slice is one operation."""
+    functions = {name: (lambda m, x, name=name: (PASSES | STOPS)[name](x)) for name in PASSES | STOPS}
+    model, _ = captured(Functions(functions), torch.ones(2, 4, 6, 6), free_sizes=False)
+    return model, dict(zip(functions, outputs_of(model), strict=True))
 
 
-def unit_after(function) -> Tensor | None:
-    model, node = traced(function)
-    if not may_pass(model, node):
-        return None
-    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: CHANNELS)
-    return passed(model, node, args, kwargs)
+def unit_after(name: str) -> Tensor | None:
+    model, nodes = operations()
+    units = {next(iter(model.graph.nodes)): CHANNELS}
+
+    def unit(node: fx.Node) -> Tensor | None:
+        """Of a node, along the way from the input."""
+        if node not in units and may_pass(model, node) and all(unit(n) is not None for n in node.all_input_nodes):
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), units.__getitem__)
+            units[node] = passed(model, node, args, kwargs)
+        return units.get(node)
+
+    return unit(nodes[name])
 
 
 @pytest.mark.parametrize("name", PASSES)
 def test_passes(name: str) -> None:
     x = torch.randint(0, 9, (2, 4, 6, 6), generator=torch.Generator().manual_seed(0)).float()
-    torch.testing.assert_close(PASSES[name](x) * unit_after(PASSES[name]), PASSES[name](x * CHANNELS))
+    torch.testing.assert_close(PASSES[name](x) * unit_after(name), PASSES[name](x * CHANNELS))
 
 
 @pytest.mark.parametrize("name", STOPS)
 def test_stops(name: str) -> None:
-    assert unit_after(STOPS[name]) is None
+    assert unit_after(name) is None
 
 
 def test_integers_stay_integers_where_nothing_is_averaged() -> None:
-    kept = {name for name, function in PASSES.items() if keeps_integers(*traced(function))}
-    assert kept == {"max pool", "flatten", "reshape", "slice", "transpose", "pad", "reflect"}
+    model, nodes = operations()
+    kept = {name for name in PASSES if keeps_integers(model, nodes[name])}
+    assert kept == {"max pool", "flatten", "reshape", "slice", "transpose", "pad", "reflect", "chunk"}
+    assert {name for name in PASSES if moves_values(model, nodes[name])} == kept - {"max pool"}
+
+
+def test_a_size_needs_no_values() -> None:
+    model, nodes = operations()
+    assert reads_values(model, nodes["mean"]) and not reads_values(model, nodes["zeros"])
 
 
 def test_shrink_and_along() -> None:

@@ -1,176 +1,21 @@
-"""Models that are converted in parts."""
+"""Networks that were converted in parts: what they answer, their copies, names and options."""
 
 from __future__ import annotations
 
 import copy
 import pickle
-from collections import OrderedDict
 
 import pytest
 import torch
-from nets import lively
+from in_parts import PARTS, convert, detector, refuse_huge, same
+from nets import IMAGES
 from spikingjelly.activation_based import functional
 from torch import Tensor, nn
-from torchvision.models.detection import FasterRCNN, ssdlite320_mobilenet_v3_large
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.optical_flow import raft_small
+from torch.nn.utils import parametrizations, prune
 from unchanged import assert_unchanged, snapshot
 
 import sj_parallel_conversion as sjpc
 from sj_parallel_conversion import compat
-from sj_parallel_conversion.ann2snn.network.submodules import find_submodules
-
-IMAGES = torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(0))
-
-
-class Branches(nn.Module):
-    """Two outputs in a dict, as a detector's backbone returns them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
-        self.b = nn.Sequential(nn.Conv2d(4, 4, 3, stride=2), nn.ReLU())
-
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        x = self.a(x)
-        return OrderedDict([("fine", x), ("coarse", self.b(x))])
-
-
-class Detector(nn.Module):
-    """Control flow that torch.fx cannot trace, around parts that it can."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.backbone = Branches()
-        self.neck = nn.ModuleDict({level: nn.Conv2d(4, 6, 1) for level in ("fine", "coarse")})
-        self.head = nn.Module()
-        self.head.tower = nn.Sequential(nn.Conv2d(6, 6, 3, padding=1), nn.ReLU())
-        self.head.scores, self.head.boxes = nn.Conv2d(6, 2, 1), nn.Conv2d(6, 4, 1)
-        self.head.unused = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
-        self.fuse = Fuse()
-
-    def forward(self, images: list[Tensor] | Tensor, targets: list | None = None) -> list[dict[str, Tensor]]:
-        x = torch.stack(list(images))
-        features = [self.head.tower(self.neck[level](v)) for level, v in self.backbone(x).items()]
-        results = []
-        for one in zip(*features, strict=True):
-            scores = torch.cat([self.head.scores(f).flatten(1) for f in one], 1)
-            boxes = torch.cat([self.head.boxes(f).flatten(1) for f in one], 1)
-            kept = scores.amax(0).topk(3).indices
-            results.append({"scores": self.fuse(scores[:, kept], scores[:, kept]), "boxes": boxes[:, kept]})
-        return results
-
-
-class Fuse(nn.Module):
-    """Takes two tensors."""
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return torch.relu(x + y)
-
-
-def detector() -> Detector:
-    torch.manual_seed(0)
-    model = Detector()
-    lively(model.backbone, IMAGES)
-    return model
-
-
-def convert(model: nn.Module, submodules: list[str], loader: object = (IMAGES,), **options: object) -> nn.Module:
-    options = {"time_steps": 4, "show_progress": False} | options
-    return sjpc.ParallelConverter(loader, **options).convert(model, submodules=submodules)
-
-
-def same(one: list[dict[str, Tensor]], other: list[dict[str, Tensor]]) -> bool:
-    return all(torch.equal(x[key], y[key]) for x, y in zip(one, other, strict=True) for key in x)
-
-
-PARTS = ["backbone", "head.tower"]
-
-
-def test_whole_models_that_cannot_be_traced_are_told_their_parts() -> None:
-    with pytest.raises(sjpc.ConversionError, match=r"submodules=\['backbone', 'head.tower', 'head.unused'\]"):
-        sjpc.ParallelConverter([IMAGES], show_progress=False).convert(detector())
-    assert sjpc.convertible_submodules(detector()) == ["backbone", "head.tower", "head.unused"]
-
-
-@pytest.mark.parametrize(
-    ("patterns", "names"),
-    [
-        (["backbone"], ["backbone"]),
-        (["backbone.a", "backbone"], ["backbone"]),
-        (["backbone.*"], ["backbone.a", "backbone.b"]),
-        (["head.*"], ["head.tower", "head.unused"]),
-        (["*.tower", "backbone"], ["backbone", "head.tower"]),
-        (["backbone.?"], ["backbone.a", "backbone.b"]),
-        (["b*"], ["backbone"]),
-    ],
-)
-def test_patterns(patterns: list[str], names: list[str]) -> None:
-    assert find_submodules(detector(), patterns) == names
-
-
-@pytest.mark.parametrize(
-    ("patterns", "error", "message"),
-    [
-        ("backbone", sjpc.ConfigError, "must be a list of names"),
-        ([], sjpc.ConfigError, "must be a list of names"),
-        ([1], sjpc.ConfigError, "must be a list of names"),
-        (["backbon"], sjpc.ConfigError, "'backbon' matches no submodule.*backbone"),
-        (["head.towr*"], sjpc.ConfigError, "head.tower"),
-        (["neck.*"], sjpc.ConversionError, "nothing that 'neck.\\*' matches.*neck.fine.*no activation"),
-        (["neck.fine"], sjpc.ConversionError, "'neck.fine'.*no activation"),
-        (["head"], sjpc.ConversionError, r"'head'.*submodules=\['head.tower', 'head.unused'\]"),
-        (["fuse"], sjpc.ConversionError, r"submodule 'fuse': it is called with \(Tensor, Tensor\).*one tensor"),
-        (["fus*"], sjpc.ConversionError, "nothing that 'fus\\*' matches.*Fuse.forward needs x, y"),
-        (["head.unused"], sjpc.DataError, "'head.unused' is not called"),
-    ],
-)
-def test_errors(patterns: object, error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=f"(?s){message}"):
-        convert(detector(), patterns)
-
-
-class Selects(nn.Module):
-    """Its head sees the positive ones of its inputs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.head = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(x[x[:, 0] > 0])
-
-
-def test_parts_that_see_only_empty_tensors() -> None:
-    with pytest.raises(sjpc.DataError, match=r"'head' is not called .* or with empty tensors only"):
-        convert(Selects(), ["head"], [-torch.ones(4, 2)])
-    assert convert(Selects(), ["head"], [-torch.ones(4, 2), torch.ones(4, 2)])(-torch.ones(4, 2)).shape == (0, 2)
-
-
-@pytest.mark.parametrize(
-    ("loader", "message"),
-    [([], "empty"), ([torch.zeros(2, 5)], "Detector fails on a calibration batch"), ([{}], "no input tensor")],
-)
-def test_unusable_data(loader: list, message: str) -> None:
-    with pytest.raises(sjpc.DataError, match=message):
-        convert(detector(), PARTS, loader)
-
-
-@pytest.mark.parametrize(
-    "loader",
-    [
-        [IMAGES],
-        [(IMAGES, torch.zeros(4))],
-        [(list(IMAGES), [{}] * 4)],
-        [[tuple(IMAGES), ({},) * 4]],
-        [list(IMAGES)],
-        [{"images": IMAGES}],
-    ],
-    ids=["tensor", "with labels", "images and targets", "collated", "list of images", "mapping"],
-)
-def test_batches_as_models_take_them(loader: list) -> None:
-    model = detector()
-    assert same(convert(model, PARTS)(IMAGES), convert(model, PARTS, loader)(IMAGES))
 
 
 @pytest.mark.parametrize("calibration", ["none", "da_qcfs", "least_squares", "weights"])
@@ -207,8 +52,8 @@ def test_executions_step_modes_and_copies_agree() -> None:
         assert same(snn(list(IMAGES)), expected)
     for other in (copy.deepcopy(snn), pickle.loads(pickle.dumps(snn))):
         assert same(other.predict(IMAGES), expected)
-    snn.step_by_step = True
-    assert snn.step_by_step
+    snn.execution = "stepwise"
+    assert snn.execution == "stepwise"
     for one, other in zip(expected, snn(IMAGES), strict=True):
         torch.testing.assert_close(one["boxes"], other["boxes"], rtol=1e-3, atol=1e-3)
 
@@ -218,75 +63,119 @@ def test_conversion_is_deterministic() -> None:
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
-def test_inputs_that_other_layers_compute_become_spikes() -> None:
-    snn = convert(detector(), PARTS, spiking_inputs=True)
-    assert {name: part.graded_input for name, part in snn.parts.items()} == {"backbone": False, "head.tower": True}
-    assert sorted(site.node.signed for site in snn.parts["head.tower"].neurons()) == [False, True]
-    assert not any(site.node.signed for site in snn.parts["backbone"].neurons())
-
-
 def test_spikingjelly_s_converter_takes_submodules() -> None:
     argument = {compat.DIALECT.argument: "parallel", "dataloader": [IMAGES], "time_steps": 4, "show_progress": False}
     converter = compat.Converter(**argument)
     snn = getattr(converter, compat.DIALECT.method)(detector(), submodules=PARTS)
-    expected = convert(detector(), PARTS)
-    assert torch.equal(snn(IMAGES)[0]["boxes"], expected(IMAGES)[0]["boxes"])
+    assert same(snn(IMAGES), convert(detector(), PARTS)(IMAGES))
 
 
-def tiny_faster_rcnn() -> FasterRCNN:
-    """Torchvision's detector with a backbone of two layers."""
-    torch.manual_seed(0)
-    backbone = nn.Sequential(
-        nn.Conv2d(3, 8, 3, 4, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU()
-    )
-    backbone.out_channels = 8
-    return FasterRCNN(
-        backbone, num_classes=3, rpn_anchor_generator=AnchorGenerator(((16, 32),), ((1.0,),)), min_size=64, max_size=64,
-        rpn_post_nms_top_n_test=8, box_score_thresh=0.0, box_detections_per_img=5,
-    ).eval()  # fmt: skip
+class Aliased(nn.Module):
+    """Holds its encoder under many names, and calls it by one of them."""
 
-
-@torch.no_grad()
-def test_faster_rcnn_end_to_end() -> None:
-    model, images = tiny_faster_rcnn(), [torch.rand(3, 48, 64), torch.rand(3, 64, 40)]
-    parts = sjpc.convertible_submodules(model)
-    assert parts == ["backbone", "rpn.head.conv", "roi_heads.box_head"]
-    snn = convert(model, ["backbone", "rpn.*", "roi_heads.box_*"], [(images, None)], time_steps=256)
-    assert list(snn.parts) == parts
-    for expected, found in zip(model(images), snn(images), strict=True):
-        assert found.keys() == expected.keys()
-        torch.testing.assert_close(found["scores"].sum(), expected["scores"].sum(), rtol=0.05, atol=0)
-    assert sjpc.inspect(snn, show=False).accumulates > 0
-
-
-class Flow(nn.Module):
-    """RAFT with two of its twelve updates."""
-
-    def __init__(self) -> None:
+    def __init__(self, called: str) -> None:
         super().__init__()
-        self.raft = raft_small(weights=None)
+        self.called = called
+        self.encoder = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))
+        self.features = self.encoder
+        self.inner = nn.ModuleDict({"again": nn.ModuleList([self.encoder])})
+        self.listed, self.pair, self.table = [self.encoder], (self.encoder, 1), {"a": {"b": [self.encoder]}}
+        self.shared = self.listed
+        object.__setattr__(self, "hidden", self.encoder)  # past nn.Module, as for modules that must have no name
+        self.head = nn.Conv2d(4, 2, 1)
 
-    def forward(self, image1: Tensor, image2: Tensor) -> list[Tensor]:
-        return self.raft(image1, image2, num_flow_updates=2)
+    def forward(self, x: Tensor) -> Tensor:
+        refuse_huge(x)
+        names = {
+            "encoder": self.encoder, "features": self.features, "inner": self.inner["again"][0],
+            "listed": self.listed[0], "pair": self.pair[0], "table": self.table["a"]["b"][0], "hidden": self.hidden,
+        }  # fmt: skip
+        return self.head(names[self.called](x))
 
 
+NAMES = ["encoder", "features", "inner", "listed", "pair", "table", "hidden"]
+
+
+@pytest.mark.parametrize("called", NAMES)
 @torch.no_grad()
-def test_raft_end_to_end() -> None:
+def test_every_name_of_a_part_is_replaced(called: str) -> None:
     torch.manual_seed(0)
-    model, images = Flow().eval(), tuple(torch.rand(2, 1, 3, 128, 128) * 2 - 1)
-    snn = convert(model, ["raft.*"], [images], mode="css", time_steps=8, threshold="max", calibration="none")
-    update = [f"update_block.{name}" for name in ("motion_encoder.convcorr1", "motion_encoder.convflow1")]
-    update += ["update_block.motion_encoder.convflow2", "update_block.motion_encoder.conv", "update_block.flow_head"]
-    assert list(snn.parts) == [f"raft.{name}" for name in ("feature_encoder", "context_encoder", *update)]
-    for expected, found in zip(model(*images), snn(*images), strict=True):
-        assert (found - expected).square().sum() < 0.001 * expected.square().sum()
+    model = Aliased(called).eval()
+    snn = convert(model, ["encoder"], time_steps=1, calibration="none")
+    expected = snn.head(snn.parts["encoder"].predict(IMAGES))
+    ran = []
+    for network in (snn, copy.deepcopy(snn), pickle.loads(pickle.dumps(snn))):
+        for neuron in network.neurons():
+            neuron.register_forward_hook(lambda *call: ran.append(1))
+        assert torch.equal(network(IMAGES), expected)
+        assert network.model.shared is network.model.listed
+    assert len(ran) == 3, "the neurons of the part ran, once in each network"
+    assert not torch.equal(expected, model(IMAGES))
+    assert isinstance(model.listed[0], nn.Sequential) and model.pair[0] is model.encoder, "the ANN's are its own"
 
 
-@pytest.mark.slow
+def test_a_part_may_be_called_by_another_name() -> None:
+    torch.manual_seed(0)
+    model = Aliased("encoder").eval()
+    one, other = (convert(model, [name], calibration="none") for name in ("encoder", "features"))
+    assert torch.equal(one(IMAGES), other(IMAGES)) and len(other.parts) == 1
+
+
+def in_two(first: nn.Module, change: object = lambda model: None) -> nn.Sequential:
+    """A model whose first part has been changed, run once, as in training."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Sequential(first, nn.ReLU()), nn.Flatten(), nn.Linear(400, 5))
+    change(first)
+    model(IMAGES)
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
+        nn.utils.weight_norm,
+        nn.utils.spectral_norm,
+        parametrizations.weight_norm,
+        parametrizations.spectral_norm,
+    ],
+    ids=["pruned", "weight_norm", "spectral_norm", "new weight_norm", "new spectral_norm"],
+)
+@pytest.mark.filterwarnings("ignore::FutureWarning")
 @torch.no_grad()
-def test_ssdlite_end_to_end() -> None:
-    torch.manual_seed(0)
-    model = ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=3).eval()
-    images = [torch.rand(3, 64, 64)]
-    snn = convert(model, ["backbone", "head.*"], [images], time_steps=32, calibration="none")
-    assert len(snn.parts) == 13 and snn(images)[0].keys() == model(images)[0].keys()
+def test_parts_with_computed_weights(change) -> None:
+    with torch.enable_grad():  # results of computations are what deepcopy refuses
+        model = in_two(nn.Conv2d(3, 4, 3), change)
+    snn = convert(model, ["0"], time_steps=1024, threshold="max", calibration="none")
+    torch.testing.assert_close(snn(IMAGES), model(IMAGES), rtol=0, atol=0.01)
+    assert snn.load_state_dict(snn.state_dict()).missing_keys == []
+    assert torch.equal(pickle.loads(pickle.dumps(snn.parts["0"])).predict(IMAGES), snn.parts["0"].predict(IMAGES))
+
+
+@pytest.mark.parametrize("model", [None, nn.ReLU, torch.jit.trace(nn.Sequential(nn.ReLU()), IMAGES)])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_what_is_no_model(model: object) -> None:
+    with pytest.raises(sjpc.ConversionError, match=r"must be a torch\.nn\.Module|TorchScript"):
+        convert(model, ["0"])
+
+
+def test_options_act_or_are_refused() -> None:
+    snn = convert(in_two(nn.Conv2d(3, 4, 3)), ["0"], mode="css")
+    for name, value, says in (
+        ("serial", True, "serial was replaced by execution"),
+        ("step_by_step", True, "step_by_step was replaced by execution"),
+        ("backend", "cuda", "submodule '0': .*backend='cuda'"),
+        ("execution", "fast", "submodule '0': .*execution='fast'"),
+        ("step_mode", "m", "has no step mode"),
+        ("time_steps", 8, "time_steps is an option of the conversion"),
+    ):
+        with pytest.raises(sjpc.ConfigError, match=says):
+            setattr(snn, name, value)
+        assert snn.execution == "spikes" and snn.backend == "torch" and snn.time_steps == 4
+    snn.execution = "serial"
+    assert {site.node.serial for site in snn.neurons()} == {True}
+    functional.set_step_mode(snn, "m")
+    with pytest.raises(sjpc.DataError, match=r"sequence \[T=4, N, ...\] of shape \[4, 4, 3, 12, 12\]"):
+        snn(IMAGES.expand(4, *IMAGES.shape))
+    with pytest.raises(sjpc.DataError, match="sequence"):
+        snn.predict(input=IMAGES.expand(4, *IMAGES.shape))

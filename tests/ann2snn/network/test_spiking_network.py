@@ -1,4 +1,4 @@
-"""The converted network: both step modes, both executions, windows, decoding, copies."""
+"""The converted network: step modes, executions, windows, decoding, copies."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def test_all_ways_to_run_agree(name: str) -> None:
     assert_rounding(snn.decode(y_seq), expected)
     assert_rounding(y_seq.sum(0) / T, expected)
     assert torch.equal(snn(x.unsqueeze(0).repeat(T, *[1] * x.dim())), y_seq), "copies of one image are that image"
-    snn.step_by_step = True
+    snn.execution = "stepwise"
     assert_rounding(snn.predict(x), expected)
-    snn.step_by_step, snn.execution = False, "packed"
+    snn.execution = "packed"
     assert torch.equal(snn.predict(x), expected), "counts and spikes differ"
     packed = snn(x.expand(T, *x.shape))
     assert packed.shape == y_seq.shape
@@ -157,7 +157,7 @@ def test_event_frames(execution: str) -> None:
     assert_rounding(snn.decode(snn(events)), expected)
     assert_rounding(snn.decode(snn(events.flip(0))), expected)
     if execution == "spikes":
-        snn.step_by_step = True
+        snn.execution = "stepwise"
         assert_rounding(snn.decode(snn(events)), expected)
 
 
@@ -234,7 +234,7 @@ def test_monitors_see_binary_sorted_trains(mode: str) -> None:
 
 @pytest.mark.parametrize("value", ["spike", None, 1, "PACKED"])
 def test_unknown_execution(snn: sjpc.SpikingNetwork, value: object) -> None:
-    with pytest.raises(sjpc.ConfigError, match=r"execution=.*'spikes', 'packed'"):
+    with pytest.raises(sjpc.ConfigError, match=r"execution=.*'spikes', 'packed', 'stepwise', 'serial'"):
         snn.execution = value
     assert snn.execution == "spikes"
 

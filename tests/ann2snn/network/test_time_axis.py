@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import sj_parallel_conversion as sjpc
-from sj_parallel_conversion.ann2snn.network.time_axis import Steps, Timeline, mean_input, mean_over_time
+from sj_parallel_conversion.ann2snn.network.time_axis import Steps, TimeAxisRunner, mean_input, mean_over_time
 
 
 def convert(ann: nn.Module, x: Tensor, T: int = 4) -> sjpc.SpikingNetwork:
@@ -19,14 +19,14 @@ def convert(ann: nn.Module, x: Tensor, T: int = 4) -> sjpc.SpikingNetwork:
     return sjpc.ParallelConverter([x], time_steps=T, **options).convert(ann)
 
 
-def count_calls(snn: sjpc.SpikingNetwork, step_by_step: bool, x: Tensor) -> Counter:
+def count_calls(snn: sjpc.SpikingNetwork, execution: str, x: Tensor) -> Counter:
     calls: Counter = Counter()
     hooks = [
         module.register_forward_hook(lambda module, args, output, name=name: calls.update([name]))
         for name, module in snn.net.named_modules()
         if isinstance(module, (nn.Conv2d, nn.Linear, sjpc.ParallelConversionNode))
     ]
-    Timeline(snn.net, snn.time_steps, step_by_step).run_sequence((x,))
+    TimeAxisRunner(snn.net, snn.time_steps, execution).run_sequence((x,))
     for hook in hooks:
         hook.remove()
     return calls
@@ -39,17 +39,17 @@ def test_synapses_run_once_and_the_readout_T_times() -> None:
         nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(36, 5)
     )
     snn = convert(ann, IMAGES, T=6)
-    assert count_calls(snn, False, IMAGES) == {"0": 1, "1.node": 1, "3": 1, "4.node": 1, "6": 6}
-    assert count_calls(snn, True, IMAGES) == {"0": 1, "1.node": 1, "3": 6, "4.node": 1, "6": 6}
+    assert count_calls(snn, "spikes", IMAGES) == {"0": 1, "1.node": 1, "3": 1, "4.node": 1, "6": 6}
+    assert count_calls(snn, "stepwise", IMAGES) == {"0": 1, "1.node": 1, "3": 6, "4.node": 1, "6": 6}
 
 
 @pytest.mark.parametrize("T", [1, 3, 8])
 @pytest.mark.parametrize("name", NETS)
 @torch.no_grad()
-def test_step_by_step_reference(name: str, T: int) -> None:
+def test_stepwise_reference(name: str, T: int) -> None:
     ann, x = net(name)
     snn = convert(ann, x, T)
-    fast, slow = (Timeline(snn.net, T, step_by_step).run_sequence((x,)) for step_by_step in (False, True))
+    ((fast,), (slow,)) = (TimeAxisRunner(snn.net, T, way).run_sequence((x,)) for way in ("spikes", "stepwise"))
     assert fast.shape == slow.shape == (T, *ann(x.clone()).shape)
     torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(fast.mean(0), snn.predict(x), rtol=1e-4, atol=1e-5)
@@ -90,13 +90,13 @@ TAILS = {
 
 
 @pytest.mark.parametrize("tail", TAILS)
-@pytest.mark.parametrize("step_by_step", [False, True])
+@pytest.mark.parametrize("execution", ["spikes", "stepwise"])
 @torch.no_grad()
-def test_tails(tail: str, step_by_step: bool) -> None:
+def test_tails(tail: str, execution: str) -> None:
     torch.manual_seed(0)
     snn = convert(Tail(TAILS[tail]).eval(), IMAGES)
-    y_seq = Timeline(snn.net, 4, step_by_step).run_sequence((IMAGES,))
-    torch.testing.assert_close(snn.decode(y_seq), snn.predict(IMAGES), rtol=1e-4, atol=1e-5)
+    y_seq = TimeAxisRunner(snn.net, 4, execution).run_sequence((IMAGES,))
+    torch.testing.assert_close(snn.decode(snn.signature.build(y_seq)), snn.predict(IMAGES), rtol=1e-4, atol=1e-5)
 
 
 class InputAgain(nn.Module):

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from captured import captured, data_of
 from torch import Tensor, nn
 
 import sj_parallel_conversion as sjpc
-from sj_parallel_conversion.ann2snn import graph
-from sj_parallel_conversion.ann2snn.data.batches import CalibrationData
-from sj_parallel_conversion.ann2snn.graph.shapes import record_shapes
 from sj_parallel_conversion.ann2snn.placement.sites import find_sites
 from sj_parallel_conversion.ann2snn.placement.thresholds import observe
 
@@ -20,12 +18,9 @@ def observed(
     model: nn.Module, batches: list[Tensor], threshold: str, max_level: int = 8, per_channel: bool = True
 ) -> Tensor:
     """What is chosen for the last site of ``model``."""
-    traced = graph.trace(model)
-    graph.standardise_activations(traced)
-    record_shapes(traced, batches[0])
-    data = CalibrationData(batches, torch.device("cpu"), None, False)
+    traced, _ = captured(model, batches[0])
     sites = find_sites(traced, per_channel)
-    return observe(traced, sites, data, threshold, max_level)[sites[-1].name]
+    return observe(traced, sites, data_of(model, *batches), threshold, max_level)[sites[-1].name]
 
 
 def features(channels: int = 3, n: int = 4000, seed: int = 0) -> Tensor:
@@ -128,12 +123,11 @@ def test_activations_that_are_not_finite(threshold: str, value: float) -> None:
 
 
 def test_no_hooks_are_left() -> None:
-    traced = graph.trace(nn.Sequential(nn.BatchNorm1d(3), nn.ReLU()))
-    record_shapes(traced, features())
-    data = CalibrationData([features()], torch.device("cpu"), None, False)
-    observe(traced, find_sites(traced), data, "mse", 8)
+    ann = nn.Sequential(nn.BatchNorm1d(3), nn.ReLU())
+    traced, _ = captured(ann, features())
+    observe(traced, find_sites(traced), data_of(ann, features()), "mse", 8)
     with pytest.raises(sjpc.DataError):
-        observe(traced, find_sites(traced), CalibrationData([], torch.device("cpu"), None, False), "mse", 8)
+        observe(traced, find_sites(traced), data_of(ann, features(), features() / 0), "mse", 8)
     assert not any(module._forward_hooks for module in traced.modules())
 
 

@@ -1,0 +1,215 @@
+"""What a converted network costs in time and memory, beside its ANN and SpikingJelly's own conversion.
+
+    python benchmarks/speed.py             # all tables, ten minutes on two cores
+    python benchmarks/speed.py --quick     # less than a minute
+
+Times are medians of runs that take turns in one process, as ratios to the ANN as it was given; peak memory is that of
+fresh processes, without the weights. Weights are random: they change accuracy and not time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import io
+import json
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import torch
+from helpers.models import cifar_resnet
+from helpers.rate_coding import rate_coded, rate_coded_multi_step, settings
+from node_forms import FORMS
+from spikingjelly.activation_based import functional
+from timing import alternating, peak_memory, ratios
+from torch import Tensor, nn
+from torchvision.models import resnet18
+
+import sj_parallel_conversion as sjpc
+
+# name, network, images in a batch, their size
+NETWORKS: list[tuple[str, Callable[[], nn.Module], int, int]] = [
+    ("ResNet-18, 8 images of 64x64", partial(resnet18, num_classes=10), 8, 64),
+    ("ResNet-20, 32 images of 32x32", partial(cifar_resnet, "resnet20"), 32, 32),
+    ("ResNet-18, 8 images of 224x224", partial(resnet18, num_classes=10), 8, 224),
+]
+FORM_STEPS = (4, 16, 64)
+
+
+@dataclass(frozen=True)
+class Row:
+    """
+    One line of a table.
+
+    :param network: the network and its input, or the neuron
+    :param method: what ran
+    :param milliseconds: the median of its runs
+    :param ratio: to the ANN, in one process
+    :param peak_mebibytes: peak memory beyond what was there before the call; ``None`` if not measured
+    """
+
+    network: str
+    method: str
+    milliseconds: float
+    ratio: float
+    peak_mebibytes: float | None = None
+
+
+def parse_arguments() -> argparse.Namespace:
+    """
+    :return: the command line
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="the first network, fewer runs")
+    parser.add_argument("--modes", nargs="+", default=["parallel", "spikepack", "css"], metavar="MODE")
+    parser.add_argument("--packed", type=int, nargs="*", default=[4, 16, 64], metavar="T")
+    parser.add_argument("--spikes", type=int, nargs="*", default=[8, 32], metavar="T")
+    parser.add_argument("--weighted", type=int, default=8, metavar="T", help="time-steps of spikepack and css")
+    parser.add_argument("--shortcut", default="auto", help="what identity shortcuts carry: spikes (auto) or membrane")
+    parser.add_argument("--rate-coding", type=int, nargs="*", default=[32, 48], metavar="T", help="SpikingJelly's T")
+    parser.add_argument("--seconds", type=float, help="for each network (default: 120, quick: 20)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there, too")
+    return parser.parse_args()
+
+
+def calibration(x: Tensor) -> list[Tensor]:
+    """
+    :param x: an input
+    :return: calibration data; two images do, because times do not depend on thresholds
+    """
+    return [x[:2]]
+
+
+def convert(
+    ann: nn.Module, x: Tensor, mode: str, time_steps: int, execution: str, shortcut: str = "auto"
+) -> sjpc.SpikingNetwork:
+    """
+    :param ann: a network
+    :param x: an input
+    :param mode: the neuron
+    :param time_steps: T
+    :param execution: ``"packed"``, ``"spikes"``, either of them with ``", prepacked"``, ``"stepwise"`` or
+        ``"int8 weights"``
+    :param shortcut: what identity shortcuts carry
+    :return: the converted network, ready to run
+    """
+    options = {"threshold": "max", "calibration": "da_qcfs", "show_progress": False, "shortcut": shortcut}
+    snn = sjpc.ParallelConverter(calibration(x), mode=mode, time_steps=time_steps, **options).convert(ann)
+    if execution == "int8 weights":
+        return sjpc.to_int8(snn)
+    snn.execution, _, prepacked = execution.partition(", ")
+    return sjpc.prepack(snn) if prepacked else snn
+
+
+def spiking_methods(ann: nn.Module, x: Tensor, args: argparse.Namespace) -> dict[str, Callable[[Tensor], Tensor]]:
+    """
+    :param ann: a network
+    :param x: an input
+    :param args: the command line
+    :return: this package's ways to run the converted network
+    """
+    methods = {}
+    for mode in args.modes:
+        parallel = mode == "parallel"
+        spikes = args.spikes if parallel else [args.weighted]
+        runs = [("packed", T) for T in (args.packed if parallel else [args.weighted])]
+        runs += [("spikes", T) for T in spikes]
+        once = ("packed, prepacked", "spikes, prepacked", "int8 weights", "stepwise")
+        runs += [(execution, T) for execution in (once if parallel else once[1:2]) for T in spikes[-1:]]
+        for execution, T in runs:
+            methods[f"{mode}, {execution}, T={T}"] = convert(ann, x, mode, T, execution, args.shortcut).predict
+    return methods
+
+
+def rate_coding(ann: nn.Module, x: Tensor, time_steps: Sequence[int]) -> dict[str, Callable[[Tensor], Tensor]]:
+    """
+    :param ann: a network
+    :param x: an input
+    :param time_steps: T, in step mode "s"; the first of them in step mode "m", too, which keeps all steps in memory
+    :return: SpikingJelly's conversion; nothing if it cannot convert the network
+    """
+    try:
+        with redirect_stderr(io.StringIO()):  # progress bars
+            _, converter = next(settings([(x[:2], torch.zeros(2))]))
+            single = converter(copy.deepcopy(ann)).eval()
+        multi = copy.deepcopy(single)
+        functional.set_step_mode(multi, "m")
+        rate_coded_multi_step(multi, 2, x)
+    except Exception as error:
+        print(f"SpikingJelly's own conversion does not take this network: {error}")
+        return {}
+    runs = [("s", single, rate_coded, T) for T in time_steps]
+    runs += [("m", multi, rate_coded_multi_step, T) for T in time_steps[:1]]
+    name = "SpikingJelly rate coding, step mode '{}', T={}"
+    return {name.format(step_mode, T): partial(run, snn, T) for step_mode, snn, run, T in runs}
+
+
+def measure(name: str, methods: dict[str, Callable], x: Tensor, seconds: float, memory: bool) -> list[Row]:
+    """
+    :param name: of the network, or the neuron
+    :param methods: functions of ``x``
+    :param x: their input
+    :param seconds: how long
+    :param memory: whether peak memory is measured
+    :return: a row for each method
+    """
+    times = alternating({method: partial(run, x) for method, run in methods.items()}, seconds, name)
+    peaks = {method: peak_memory(run, x) if memory else None for method, run in methods.items()}
+    relative = ratios(times)
+    return [Row(name, m, 1000 * median(times[m]), relative[m], peaks[m]) for m in methods]
+
+
+def node_forms(T: int, seconds: float) -> list[Row]:
+    """
+    :param T: number of time-steps
+    :param seconds: how long
+    :return: one parallel neuron in the paper's forms and in the closed form, on 64 channels of 32x32
+    """
+    x_seq = torch.rand(T, 4, 64, 32, 32) * 1.5
+    node = sjpc.ParallelConversionNode(T, 1.0)
+    methods = {f"{name}": partial(form, v_threshold=1.0, psi=0.5) for name, form in FORMS.items()}
+    methods |= {"closed form": node, "closed form, a byte a spike": node.spikes}
+    return measure(f"one neuron, T={T}, 4 x 64 x 32 x 32 currents", methods, x_seq, seconds, memory=False)
+
+
+def table(rows: list[Row], against: str) -> str:
+    """
+    :param rows: of one network
+    :param against: what ratios refer to
+    :return: a table in Markdown
+    """
+    lines = [f"### {rows[0].network}", "", f"| method | ms | time / {against} | peak MiB |", "|---|---:|---:|---:|"]
+    for row in rows:
+        peak = "" if row.peak_mebibytes is None else f"{row.peak_mebibytes:.0f}"
+        lines.append(f"| {row.method} | {row.milliseconds:.1f} | {row.ratio:.2f} | {peak} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Print the tables."""
+    args = parse_arguments()
+    torch.manual_seed(0)
+    torch.set_num_threads(args.threads)
+    seconds = args.seconds or (20 if args.quick else 120)
+    print(f"torch {torch.__version__}, {args.threads} threads\n")
+    rows: list[Row] = []
+    for name, make, batch, size in NETWORKS[: 1 if args.quick else None]:
+        ann, x = make().eval(), torch.randn(batch, 3, size, size)
+        methods = {"ANN as given": ann, **spiking_methods(ann, x, args)}
+        methods |= rate_coding(ann, x, args.rate_coding) if args.rate_coding else {}
+        rows += (new := measure(name, methods, x, seconds, memory=not args.quick))
+        print(table(new, "ANN") + "\n", flush=True)
+    for T in FORM_STEPS:
+        rows += (new := node_forms(T, seconds / 20))
+        print(table(new, "matrix form") + "\n", flush=True)
+    if args.json:
+        args.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""What a conversion says when it is done: how much became spiking, what did not, and what can be done about it."""
+
+from __future__ import annotations
+
+import warnings
+
+from ..ann2snn.network.parts import PartlySpikingNetwork
+from ..ann2snn.network.spiking_network import SpikingNetwork
+from ..errors import SJPCError
+from .inspect import Inspection, inspect
+
+_FEW = 3  # a line names so many
+_MOST = 0.5  # of the multiply-accumulates behind the first layers
+
+
+def report(snn: SpikingNetwork | PartlySpikingNetwork, show: bool) -> None:
+    """
+    Print one line about a converted network, and warn where most of its multiply-accumulates are still such.
+
+    :param snn: the network, just converted
+    :param show: whether the line is printed; the warning is given all the same
+    """
+    try:
+        found = inspect(snn, show=False)
+    except (SJPCError, RuntimeError):  # an input of zeros may be none that the network takes
+        found = None
+    if show:
+        print(" ".join(filter(None, [_neurons(snn), _share(found), _analogue(found), _fixed_sizes(snn)])))
+    if found is not None and found.share_after_input < _MOST:
+        share = f"{found.share_after_input:.0%} of the multiply-accumulates behind the first layers"
+        warnings.warn(f"only {share} became accumulates. {_analogue(found)}", stacklevel=4)
+
+
+def _neurons(snn: SpikingNetwork | PartlySpikingNetwork) -> str:
+    count, parts = len(snn.neurons()), getattr(snn, "parts", None)
+    where = f" in {len(parts)} part{'s' * (len(parts) > 1)}" if isinstance(snn, PartlySpikingNetwork) else ""
+    return f"Converted: {count} layer{'s' * (count > 1)} of neurons{where}, T = {snn.time_steps}."
+
+
+def _share(found: Inspection | None) -> str:
+    if found is None or not found.macs:
+        return ""
+    return (
+        f"{found.share:.1%} of the multiply-accumulates became accumulates ({found.share_after_input:.1%} behind the "
+        "first layers)."
+    )
+
+
+def _analogue(found: Inspection | None) -> str:
+    if found is None or not (found.analogue or found.graded):
+        return ""
+    analogue = [f"{row.name} ({row.operation})" for row in found.analogue]
+    graded = [row.name for row in found.graded]
+    texts = []
+    if analogue:
+        texts.append(
+            f"{_some(analogue)} stay{'s' * (len(analogue) == 1)} analogue: sj_parallel_conversion.inspect(snn) lists "
+            "them, and register_activation makes a function of one value known."
+        )
+    if graded:
+        texts.append(f"{_some(graded)} receive{'s' * (len(graded) == 1)} no spikes: spiking_inputs=True changes that.")
+    return " ".join(texts)
+
+
+def _some(names: list[str]) -> str:
+    more = len(names) - _FEW
+    return ", ".join(names[:_FEW]) + (f" and {more} more" if more > 0 else "")
+
+
+def _fixed_sizes(snn: SpikingNetwork | PartlySpikingNetwork) -> str:
+    if isinstance(snn, PartlySpikingNetwork):
+        return ""
+    sizes = snn.signature.sizes
+    batch = [f"batches of {snn.signature.sample.size} alone"] if sizes.fixed_batch else []
+    fixed = [*batch, *sizes.fixed]
+    return f"Fixed sizes: {', '.join(fixed)}." if fixed else ""

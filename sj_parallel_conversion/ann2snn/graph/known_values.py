@@ -1,0 +1,76 @@
+"""
+Tensors of a model whose values it reads while it is captured, as in ``self.scales.tolist()``: they are constants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from ...torch_compat import real_tensors, tree_leaves, tree_map
+
+_READERS = {
+    Tensor.tolist, Tensor.item, Tensor.__int__, Tensor.__float__, Tensor.__bool__, Tensor.__index__, Tensor.__len__,
+    Tensor.numpy, Tensor.__array__, Tensor.equal, Tensor.allclose, Tensor.is_nonzero, torch.equal, torch.allclose,
+    torch.is_nonzero,
+}  # fmt: skip
+_LARGEST = 4096  # elements: what a model reads one by one is small
+
+
+class KnownValues:
+    """
+    Follows buffers, parameters and attributes that are tensors, and what is computed of them alone, beside the capture.
+
+    :param model: the model with its values
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._real = {name: x.detach() for name, x in _stored(model) if x.numel() <= _LARGEST}
+        # attributes have values in a capture, but what is computed of them has none
+        attributes = tree_leaves([list(vars(module).values()) for module in model.modules()])
+        small = [x for x in attributes if isinstance(x, Tensor) and x.numel() <= _LARGEST]
+        self._attributes = {id(x): (x, x.detach()) for x in small}
+        # by the id of the capture's tensor, which is kept, so that its id stays its own
+        self._known: dict[int, tuple[object, Tensor]] = {}
+
+    def meet(self, model: nn.Module) -> None:
+        """Learn which tensors these are in the capture that begins."""
+        self._known.clear()
+        with real_tensors():  # copies, which the model may write to
+            for name, tensor in _stored(model):
+                if name in self._real:
+                    self._known[id(tensor)] = (tensor, self._real[name].clone())
+            for number, (tensor, value) in self._attributes.items():
+                self._known[number] = (tensor, value.clone())
+
+    def call(self, func: Callable, args: tuple, kwargs: dict[str, object]) -> object:
+        """What ``func`` returns; the value itself, where it reads one that is known."""
+        leaves = tree_leaves((args, kwargs))
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        # what depends on a free size has no one value, and to ask for it would fix the size
+        is_sized = any(isinstance(leaf, torch.SymInt) for leaf in leaves)
+        if is_sized or not tensors or not all(id(x) in self._known for x in tensors):
+            return func(*args, **kwargs)
+        real_args, real_kwargs = tree_map(self._real_of, (args, kwargs))
+        if func in _READERS:
+            with real_tensors():
+                return func(*real_args, **real_kwargs)
+        result = func(*args, **kwargs)
+        found = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]  # several, where it is unbound
+        if found and all(leaf.numel() <= _LARGEST for leaf in found):
+            with real_tensors(), torch.no_grad():
+                real = [leaf for leaf in tree_leaves(func(*real_args, **real_kwargs)) if isinstance(leaf, Tensor)]
+            for leaf, value in zip(found, real, strict=False):
+                if value.shape == leaf.shape:
+                    self._known[id(leaf)] = (leaf, value)
+        return result
+
+    def _real_of(self, value: object) -> object:
+        return self._known[id(value)][1] if isinstance(value, Tensor) else value
+
+
+def _stored(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from model.named_buffers()
+    yield from model.named_parameters()

@@ -1,0 +1,137 @@
+"""From a model and its calibration data to a plain graph that computes the same, and what it takes and returns."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, fx, nn
+
+from ...errors import ConversionError, DataError
+from ...torch_compat import tree_leaves
+from ..data.batches import CalibrationData
+from ..data.inputs import Batch
+from .activations import find_activations
+from .build import build
+from .capture import Capture, capture, run_ann
+from .constants import name_constants
+from .copying import plain_copy
+from .formula import Formula
+from .naming import Names
+from .operations import module_of
+from .passes import replace_module
+from .plain import PlainGraph
+from .quantisers import recognise
+from .side_effects import undone
+from .signature import Signature, without_values
+
+
+@torch.no_grad()
+def graph_of(
+    ann: nn.Module, data: CalibrationData, device: torch.device, free_sizes: bool | None = None
+) -> tuple[PlainGraph, Signature]:
+    """
+    :param ann: any module; it is left as it was
+    :param data: calibration data, of which the first batch is run; it learns whether the batch size is fixed
+    :param device: where the graph goes
+    :param free_sizes: as in :func:`~.capture.capture`
+    :return: the graph, with layers and activations as modules, and what it takes and returns
+    :raises DataError: if the model fails on the first batch
+    :raises ConversionError: if it cannot be captured, or computes something else at each call
+    """
+    # Two copies: what a run leaves in a model, such as the last size, would be a constant of the capture.
+    eager, model = (plain_copy(ann).eval().to(device) for _ in range(2))
+    first = data.first()
+    with undone(eager):
+        expected = run_ann(eager, data.form, first)
+        captured = capture(model, data.form, first, free_sizes)
+        names = Names(captured.model)
+        net = build(captured, names)
+        find_activations(net, names)
+        name_constants(net, names)
+        _look_at_formulas(net, first)
+        data.fixed_batch = captured.sizes.fixed_batch
+        sample = without_values(first if data.fixed_batch else first.select(slice(1)))
+        signature = Signature(data.form, captured.sizes, captured.outputs, sample)
+        _check(ann, expected, net, signature, first)
+        captured.sizes.allow(first)
+        _check_one_sample(eager, captured, net, signature, first)
+    return net, signature
+
+
+class _InputRanges(fx.Interpreter):
+    """Notes the least and the greatest input of each formula."""
+
+    def __init__(self, model: PlainGraph) -> None:
+        super().__init__(model)
+        self.extra_traceback = False
+        self.ranges: dict[str, tuple[float, float]] = {}
+
+    def call_module(self, target: str, args: tuple, kwargs: dict[str, object]) -> object:
+        """As in ``fx.Interpreter``."""
+        if isinstance(self.submodules[target], Formula):
+            low, high = args[0].aminmax()
+            self.ranges[target] = (float(low), float(high))
+        return super().call_module(target, args, kwargs)
+
+
+def _look_at_formulas(net: PlainGraph, batch: Batch) -> None:
+    """Find the bounds of composed activations, and which of them are ReLUs or trained quantisers."""
+    if not any(isinstance(module, Formula) for module in net.modules()):
+        return
+    interpreter = _InputRanges(net)
+    interpreter.run(*batch.clone().tensors)
+    for node in net.graph.nodes:
+        formula = module_of(net, node)
+        if isinstance(formula, Formula):
+            low, high = interpreter.ranges[node.target]
+            formula.measure(low, high)
+            known = nn.ReLU() if formula.is_relu(low, high) else recognise(formula, high)
+            replace_module(net, node.target, known.eval())
+
+
+def _check(ann: nn.Module, expected: object, net: PlainGraph, signature: Signature, batch: Batch) -> None:
+    error = _relative_error(expected, signature.build(net(*batch.clone().tensors)))
+    if error is not None:
+        raise ConversionError(
+            f"the graph that torch.export made of {type(ann).__name__} computes something else than the model "
+            f"(relative error {error:.1e}). Usual causes: random numbers, and values that change from call to call"
+        )
+
+
+def _check_one_sample(
+    eager: nn.Module, captured: Capture, net: PlainGraph, signature: Signature, batch: Batch
+) -> None:
+    """A capture supposes two samples or more: whether one sample gives the ANN's result is tried."""
+    if captured.sizes.fixed_batch or batch.size == 1:
+        return
+    single = batch.select(slice(1))
+    try:
+        expected = run_ann(eager, signature.form, single)
+    except DataError:
+        captured.sizes.smallest_batch = 2
+        return
+    try:
+        result = signature.build(net(*single.clone().tensors))
+    except RuntimeError:
+        result = None
+    if result is None or _relative_error(expected, result) is not None:
+        captured.sizes.smallest_batch = 2
+
+
+def _relative_error(expected: object, result: object) -> float | None:
+    """The largest difference over the largest finite value, output by output; ``None`` where it is rounding."""
+    for y, z in zip(tree_leaves(expected), tree_leaves(result), strict=False):
+        if not isinstance(y, Tensor) or not y.is_floating_point() or y.numel() == 0:
+            continue
+        if not isinstance(z, Tensor) or z.shape != y.shape:
+            return float("inf")
+        finite = y.isfinite()
+        if not torch.equal(finite, z.isfinite()):
+            return float("inf")
+        if not finite.any():
+            continue
+        tolerance = torch.finfo(y.dtype).eps ** 0.5
+        y, z = y[finite].double(), z[finite].double()
+        error = float((y - z).abs().max() / y.abs().max().clamp_min(1e-30))
+        if error > tolerance:
+            return error
+    return None
