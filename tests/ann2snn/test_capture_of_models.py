@@ -127,6 +127,12 @@ def makes_tensors(m: Form, x: Tensor) -> Tensor:
     return m.b(y + place) + y.new_ones(len(y), 8, 1, 1) * torch.tensor([0.5]) + torch.zeros(y.shape[0], 1, 1, 1)
 
 
+def views_of_weights(m: Form, x: Tensor) -> Tensor:
+    w = m.layers[0].weight.permute(2, 1, 3, 0).contiguous().view(8, -1)
+    y = F.relu(m.a(x).permute(0, 2, 3, 1).contiguous().view(-1, 8) + w.t().contiguous().view(4, 16)[:, ::2].mean(0))
+    return (y @ w).view(len(x), -1)
+
+
 FORMS: dict[str, tuple[Callable, int]] = {  # with the number of activations
     "checks of sizes": (checks_size, 1),
     "chunks in a list": (chunks_in_a_list, 1),
@@ -155,6 +161,8 @@ FORMS: dict[str, tuple[Callable, int]] = {  # with the number of activations
     "in place": (lambda m, x: m.b(torch.relu(m.a(x).add_(1)).mul_(2)), 1),
     "written view": (writes_to_a_view, 2),
     "written part": (writes_to_a_part, 1),
+    "views of weights": (views_of_weights, 1),
+    "bits": (lambda m, x: m.b(F.relu(m.a(x)) * (m.scales.view(torch.int32) > 0).float().mean()), 1),
     "new tensors": (makes_tensors, 1),
 }
 

@@ -178,8 +178,6 @@ class _Builder:
         if target is operator.getitem and not isinstance(args[0], fx.Node):
             # of a leaf or a lifted layer, which lacks what nobody reads
             return args[0][args[1]] if node.users else None
-        if name in ("view", "_unsafe_view"):  # which fail for other layouts of the same values
-            target = torch.ops.aten.reshape.default
         if name in ("_to_copy", "to"):
             target, args, kwargs = self._cast(node, args, kwargs)
             if target is None:

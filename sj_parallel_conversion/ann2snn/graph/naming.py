@@ -24,6 +24,8 @@ _SAME = {
 def first_name(node: fx.Node) -> object:
     """The function that ``node`` calls; of an operator that has two names, the usual one."""
     name = packet_name(node.target)
+    if node.target in (aten.view.default, aten._unsafe_view.default):
+        return aten.reshape.default  # views fail for other layouts of the same values
     if name in ("swapaxes", "swapdims") and not node.kwargs:
         return aten.transpose.int
     if name not in _SAME:
