@@ -109,6 +109,11 @@ OPERATORS: dict[str, Operation] = {
 # Operators whose indices have to be constant: for those that write, the place of the indices among the arguments.
 _READS_AT = ("index", "index_select", "gather", "take_along_dim", "take")
 _WRITES_AT = {"index_put": 1, "index_add": 2, "index_copy": 2, "scatter": 2, "scatter_add": 2}
+# The place of the indices, or of a mask, among the arguments.
+MUST_NOT_CHANGE = _WRITES_AT | {
+    "index": 1, "index_select": 2, "gather": 2, "take_along_dim": 1, "take": 1, "embedding": 1, "embedding_bag": 1,
+    "one_hot": 0, "where": 0, "masked_fill": 1, "masked_scatter": 1,
+}  # fmt: skip
 
 # Python functions of a graph: of this package, and on sizes.
 FUNCTIONS: dict[object, Operation] = {
@@ -167,9 +172,15 @@ def _with_arguments(node: fx.Node, name: str | None, row: Operation) -> Operatio
         value = node.args[3] if len(node.args) > 3 else node.kwargs.get("value")
         value = node.args[2] if name == "constant_pad_nd" and len(node.args) > 2 else value
         return replace(row, moves=False) if value else row
-    if name == "div" and "rounding_mode" in node.kwargs:
+    if (name == "div" and "rounding_mode" in node.kwargs) or is_cast_to_integers(node):
         return _ANALOGUE
     return row
+
+
+def is_cast_to_integers(node: fx.Node) -> bool:
+    """Whether ``node`` casts to integers or bools, which rounds."""
+    dtype = node.kwargs.get("dtype") if operator_of(node) == "_to_copy" else None
+    return dtype is not None and not dtype.is_floating_point
 
 
 def is_affine(model: fx.GraphModule, node: fx.Node, constants: Collection[fx.Node] = ()) -> bool:

@@ -139,7 +139,8 @@ class PartlySpikingNetwork(NetworkOptions, nn.Module):
                 raise DataError(
                     "a model that is converted in parts takes inputs [N, ...] in either step mode, and got a sequence "
                     f"[T={self.time_steps}, N, ...] of shape {list(x.shape)}. Call it once with [N, ...]: the whole "
-                    "window passes within the call. For frames that change over time, give their mean, x_seq.mean(0)"
+                    "window passes within the call. For frames that change over time, give their mean, "
+                    "x_seq.float().mean(0)"
                 )
 
     def __setattr__(self, name: str, value: object) -> None:

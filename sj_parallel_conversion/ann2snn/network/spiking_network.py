@@ -18,6 +18,7 @@ from .. import graph
 from ..config import ConversionConfig, check_choice
 from ..data.inputs import Batch
 from ..graph.signature import Signature
+from .integer_inputs import as_numbers, is_constant
 from .options import EXECUTIONS, STEP_BY_STEP, NetworkOptions, common_value
 from .standing_for import StandingFor
 from .time_axis import Steps, TimeAxisRunner, mean_input, mean_over_time
@@ -177,11 +178,18 @@ class SpikingNetwork(NetworkOptions, StandingFor, MemoryModule):
             a time axis in front
         :param kwargs: the same, by name
         :return: ``y_seq`` ``[T, N, ...]`` (or the ANN's dict or tuple of such)
-        :raises DataError: if the first axis is not T, or the input cannot be run
+        :raises DataError: if the first axis is not T, the input cannot be run, or token ids change over time
         """
         batch = self.signature.sequence(args, kwargs, self.time_steps)
-        steps = tuple(Steps(list(x_seq), mean_input(x_seq)) for x_seq in batch.tensors)
-        return self.signature.build(self._run(batch, steps))
+        return self.signature.build(self._run(batch, tuple(map(self._steps, range(len(batch.tensors)), batch.tensors))))
+
+    def _steps(self, number: int, x_seq: Tensor) -> Tensor | Steps:
+        """An input with a time axis, as the graph takes it; integers that stay the same remain integers."""
+        if not x_seq.is_floating_point():
+            if is_constant(x_seq):
+                return x_seq[0]
+            x_seq = as_numbers(self.net, number, self.signature.form.tensor_names[number], x_seq)
+        return Steps(list(x_seq), mean_input(x_seq))
 
     def decode(self, y_seq: object) -> object:
         """

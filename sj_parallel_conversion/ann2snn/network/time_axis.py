@@ -13,21 +13,25 @@ from ...neuron.spiking_activation import SpikingActivation
 from ..graph.folded import ResidualAdd
 from ..graph.maxpool import max_pool_steps
 from ..graph.operations import affine_tail, is_affine, is_max_pool
+from .integer_inputs import is_constant
 from .options import STEP_BY_STEP
 
 
 def mean_over_time(x_seq: object) -> object:
-    """``[T, N, ...]`` -> ``[N, ...]``; what was expanded along time is read once, so that nothing is rounded."""
+    """
+    ``[T, N, ...]`` -> ``[N, ...]``; what was expanded along time is read once, so that nothing is rounded. Integers
+    that are the same at each step stay integers.
+    """
     if not isinstance(x_seq, Tensor):
         return x_seq
-    if x_seq.stride(0) == 0 or not x_seq.is_floating_point():
+    if x_seq.stride(0) == 0 or (not x_seq.is_floating_point() and is_constant(x_seq)):
         return x_seq[0]
-    return x_seq.mean(0)
+    return x_seq.mean(0, dtype=None if x_seq.is_floating_point() else torch.get_default_dtype())
 
 
 def mean_input(x_seq: Tensor) -> Tensor:
-    """The mean over time of an input of the network; where it is the same at each step, exactly that."""
-    if x_seq.stride(0) == 0 or not x_seq.is_floating_point():
+    """The mean over time of an input of the network, of floats; where it is the same at each step, exactly that."""
+    if x_seq.stride(0) == 0:
         return x_seq[0]
     start = finite_start(x_seq)
     return start + (x_seq - start).mean(0)
@@ -51,8 +55,7 @@ class Steps:
     def mean(self) -> object:
         """What the value stands for; sizes and the like are the same at each step."""
         first = self.steps[0]
-        is_float = isinstance(first, Tensor) and first.is_floating_point()
-        return torch.stack(self.steps).mean(0) if is_float else first
+        return mean_over_time(torch.stack(self.steps)) if isinstance(first, Tensor) else first
 
 
 class TimeAxisRunner(fx.Interpreter):

@@ -78,6 +78,7 @@ TAILS = {
     "size as padding": lambda m, x: F.pad(x, (0, 3)),
     "matmul": lambda m, x: x @ m.weight,
     "square": lambda m, x: x * x,
+    "integers": lambda m, x: (4 * x).long() + x,
     "power": lambda m, x: x.pow(2).sum(1),
     "normalise": lambda m, x: x / (1 + x.mean(1, keepdim=True)),
     "softmax": lambda m, x: x.mean((2, 3)).softmax(1),
