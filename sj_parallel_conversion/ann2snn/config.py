@@ -65,8 +65,10 @@ class ConversionConfig:
         calibration data, by channel, and a level is a pair of trains, one for each sign (symbols -1, 0, 1)
     :param spiking_inputs: whether a neuron with signed spikes is placed wherever a layer other than the first would
         receive a graded value, such as another layer's output
-    :param max_memory: GiB of activations that a calibration may keep in memory; what is more waits in temporary files.
-        ``None``: no limit
+    :param max_batches: how many batches of the calibration data are read; ``None``: all. An endless dataloader needs it
+    :param max_memory: GiB of values that a conversion may keep in memory, all its caches together; what is more waits
+        in temporary files. ``None``: half of the memory that is free where the network is, the machine's (or what its
+        container or ``ulimit`` leaves) or the GPU's; ``float("inf")``: no limit
     :param strict: ``spiking_inputs``, and an operation that stays analogue is an error
     :param distillation_epochs: how often gradient steps on the weights go through the calibration data at the end, see
         :func:`~sj_parallel_conversion.ann2snn.calibration.distillation.distil`. ``None``: 3 in a classifier with
@@ -93,6 +95,7 @@ class ConversionConfig:
     input_encoding: str = "analogue"
     spiking_inputs: bool = False
     strict: bool = False
+    max_batches: int | None = None
     max_memory: float | None = None
     distillation_epochs: int | None = None
     shortcut: str = "auto"
@@ -116,9 +119,10 @@ class ConversionConfig:
                 raise ConfigError(f"{argument} must be True or False, got {getattr(self, argument)!r}")
         if self.free_sizes is not None and not isinstance(self.free_sizes, bool):
             raise ConfigError(f"free_sizes must be None, True or False, got {self.free_sizes!r}")
-        epochs = self.distillation_epochs
-        if epochs is not None and (isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0):
-            raise ConfigError(f"distillation_epochs must be None or an integer >= 0, got {epochs!r}")
+        for argument, least in (("distillation_epochs", 0), ("max_batches", 1)):
+            value = getattr(self, argument)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+                raise ConfigError(f"{argument} must be None or an integer >= {least}, got {value!r}")
         number = isinstance(self.max_memory, (int, float)) and not isinstance(self.max_memory, bool)
         if self.max_memory is not None and not (number and self.max_memory >= 0):
             raise ConfigError(f"max_memory must be None or GiB >= 0, got {self.max_memory!r}")

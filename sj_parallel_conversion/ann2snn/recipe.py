@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 
 import torch
 from torch import fx, nn
@@ -16,8 +17,10 @@ from . import graph
 from .calibration import CALIBRATIONS, SEARCH_THRESHOLDS
 from .calibration.distillation import distil
 from .config import ConversionConfig
-from .data.batches import CalibrationData, replayable
+from .data.batches import CalibrationData
+from .data.cache import Spool
 from .data.inputs import placement
+from .data.source import Batches, Source, replayable
 from .folding.fold import fold
 from .graph.capture import CaptureError
 from .graph.shapes import record_shapes
@@ -85,28 +88,30 @@ class ParallelConversionRecipe(ModuleConversionRecipe):
         :raises DataError: if the calibration data are unusable
         """
         device = getattr(converter, "device", None)
+        source = Source(self.dataloader, self.config.max_batches)
         if submodules is not None:
-            snn = convert_submodules(ann, submodules, self.dataloader, device, self._convert)
+            snn = convert_submodules(ann, submodules, source, device, self._convert)
         else:
             try:
-                snn = self._convert(ann, self.dataloader, device)
+                snn = self._convert(ann, source, device)
             except CaptureError as error:
-                raise with_suggestions(error, ann, self.dataloader) from error
+                raise with_suggestions(error, ann, source) from error
         report(snn, self.config.show_progress)
         return snn
 
     def _convert(
         self,
         ann: nn.Module,
-        dataloader: Iterable,
+        source: Batches,
         device: torch.device | str | None,
         graded_input: bool = False,
     ) -> SpikingNetwork:
         plain = graph.plain_copy(ann)
         device, dtype = placement(plain, device)
-        data = CalibrationData(dataloader, plain, device, dtype, self.config.show_progress)
+        spool = Spool(self.config.max_memory, device)
         # half precision has too few digits for the sums of a calibration
-        with torch.autocast(device.type, enabled=False):
+        with closing(spool), torch.autocast(device.type, enabled=False):
+            data = CalibrationData(source, plain, device, dtype, self.config.show_progress, spool)
             model, signature = graph.graph_of(plain, data, device, self.config.free_sizes)
             snn = self._calibrated(model, signature, data, graded_input)
         snn.stand_for(plain)
@@ -193,8 +198,7 @@ def place_neurons(
     """
     max_level = config.node_type.code.max_level(config.time_steps)
     searched_later = config.threshold == "mse" and config.calibration in SEARCH_THRESHOLDS
-    with data.naming_batches():
-        v_max = observe(model, sites, data, "max" if searched_later else config.threshold, max_level)
+    v_max = observe(model, sites, data, "max" if searched_later else config.threshold, max_level)
     snn = copy.deepcopy(model)
     for site in sites:
         node = make_node(site, config.node_type, config.time_steps, v_max[site.name])

@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import reduce
 from inspect import signature
-from itertools import count, islice
+from itertools import count
 from operator import or_
 
 import torch
@@ -150,8 +150,7 @@ class _Recorder(Interceptor):
 def _forwards_of(model: nn.Module, dataloader: Iterable) -> dict[str, Forwards]:
     """The calls of ReLUs that each module makes on the first batch, in evaluation and then in training mode."""
     like = max((p for p in model.parameters() if p.is_floating_point()), key=Tensor.numel, default=torch.empty(0))
-    first = list(islice(dataloader, 1)) if isinstance(dataloader, Iterator) else dataloader
-    data = CalibrationData(first, model, like.device, like.dtype if like.numel() else None, False)
+    data = CalibrationData(dataloader, model, like.device, like.dtype if like.numel() else None, False)
     found: dict[str, Forwards] = defaultdict(list)
     for training in (False, True):
         probe = copy.deepcopy(model).train(training)

@@ -43,7 +43,7 @@ def da_qcfs(
     for name in by_name:
         own_amplitude(snn.get_submodule(name).node)
     visitor = _RunningErrors(ann, snn, by_name)
-    sweep = Sweep(ann, snn, {site.name for site in sites}, max_memory=config.max_memory)
+    sweep = Sweep(ann, snn, {site.name for site in sites}, spool=data.spool)
     for n, x in enumerate(data.batches("calibrate (DA-QCFS)")):
         visitor.momentum = min(n / (n + 1), MOMENTUM)
         sweep.run([x], visitor)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, fx, nn
@@ -50,28 +50,40 @@ def distil(ann: fx.GraphModule, snn: fx.GraphModule, data: CalibrationData, conf
     chosen = config.distillation_epochs
     if chosen == 0 or (chosen is None and config.calibration != "weights"):
         return
-    try:
-        reason = _distil(ann, snn, data, config)
-    except RuntimeError as error:  # no gradient, or not enough memory for one: what is calibrated must not be lost
-        reason = str(error).partition("\n")[0]
+    reason = _reason_or_none(lambda: _unfit(ann, snn, data, chosen))
+    if reason is None:  # what the dataloader raises is no reason: it goes out
+        parts = data.spool.keep(part for x in data.batches("read calibration data") for part in data.parts(x, _IMAGES))
+        reason = _reason_or_none(lambda: _distil(ann, snn, data, config, parts))
     if reason:
         warnings.warn(f"the spiking network is calibrated, but not distilled: {reason}", stacklevel=2)
 
 
-def _distil(ann: fx.GraphModule, snn: fx.GraphModule, data: CalibrationData, config: ConversionConfig) -> str:
-    """:return: why the network is not distilled, though it should be, or nothing"""
-    chosen = config.distillation_epochs
+def _reason_or_none(step: Callable[[], str | None]) -> str | None:
+    try:
+        return step()
+    except RuntimeError as error:  # no gradient, or not enough memory for one: what is calibrated must not be lost
+        return str(error).partition("\n")[0]
+
+
+def _unfit(ann: fx.GraphModule, snn: fx.GraphModule, data: CalibrationData, chosen: int | None) -> str | None:
+    """:return: why the network cannot be distilled, nothing where it need not be, and ``None`` if it is to be"""
     if not _trained_weights(snn):
         return "" if chosen is None else "there is no convolution or linear layer behind the first"
     if chosen is None and not _is_classification(_outputs(ann, data.parts(data.first(), _IMAGES)[0])):
         return ""
-    spool = Spool(config.max_memory)
-    parts = spool.keep(part for x in data.batches("read calibration data") for part in data.parts(x, _IMAGES))
-    parts, targets = _usual(spool, parts, spool.keep(_outputs(ann, x) for x in parts), data.fixed_batch)
+    return None
+
+
+def _distil(
+    ann: fx.GraphModule, snn: fx.GraphModule, data: CalibrationData, config: ConversionConfig, parts: Spooled
+) -> str:
+    """:return: why the network is not distilled, though it should be, or nothing"""
+    targets = data.spool.keep(_outputs(ann, x) for x in parts)
+    parts, targets = _usual(data.spool, parts, targets, data.fixed_batch)
     if not len(parts):
         return "the ANN has no finite outputs of floats"
     worthwhile = _WORTHWHILE.get(config.mode, _WORTHWHILE_OTHERWISE)
-    better = _Distillation(snn, parts, targets).run(chosen, worthwhile, config.show_progress)
+    better = _Distillation(snn, parts, targets).run(config.distillation_epochs, worthwhile, config.show_progress)
     return "" if better else "gradient steps make the outputs worse"
 
 

@@ -45,7 +45,7 @@ def least_squares(
     :param config: the conversion's options; thresholds are searched only if ``threshold="mse"``
     """
     visitor = FitNeurons(ann, snn, sites, config)
-    sweep = Sweep(ann, snn, {site.name for site in sites}, max_memory=config.max_memory)
+    sweep = Sweep(ann, snn, {site.name for site in sites}, spool=data.spool)
     sweep.run(data.batches("read calibration data"), visitor, config.show_progress)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor, fx
 
-from ..data.cache import Spool
+from ..data.cache import Spool, Spooled
 from ..data.inputs import Batch
 from ..placement.sites import Site
 
@@ -30,7 +30,7 @@ class Sensitivity:
     :param ann: the reference
     :param sites: the activations
     :param parts: divides a batch into parts of so many samples, if that can be done
-    :param max_memory: GiB that the weights may take in memory; more waits in temporary files. ``None``: no limit
+    :param spool: keeps the weights; ``None``: with the usual limit
     """
 
     def __init__(
@@ -38,11 +38,11 @@ class Sensitivity:
         ann: fx.GraphModule,
         sites: list[Site],
         parts: Callable[[Batch, int], Iterable[Batch]] = Batch.split,
-        max_memory: float | None = None,
+        spool: Spool | None = None,
     ) -> None:
         self.ann, self.sites, self._parts = ann, sites, parts
-        self._spool = Spool(max_memory)
-        self._squares: dict[str, list[object]] | None = {site.name: [] for site in sites}
+        spool = Spool() if spool is None else spool
+        self._squares: dict[str, Spooled] | None = {site.name: spool.keep([]) for site in sites}
 
     def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """
@@ -63,7 +63,7 @@ class Sensitivity:
         """
         if self._squares is None:
             return None
-        squares = [self._spool.get(square) for square in self._squares[name]]
+        squares = list(self._squares[name])
         count = sum(square.numel() for square in squares)
         floor = _FLOOR * sum(square.sum() for square in squares) / count
         if not 0 < floor < torch.inf:
@@ -90,7 +90,7 @@ class Sensitivity:
             self._squares = None
             return
         for name, found in self._squares.items():
-            found.append(self._spool.put(torch.cat([part[name] for part in parts])))
+            found.append(torch.cat([part[name] for part in parts]))
 
 
 @torch.enable_grad()

@@ -35,7 +35,7 @@ class Sweep:
     :param snn: the same graph, with neurons
     :param sites: names of the activations in ``ann`` that are neurons in ``snn``; the visitor is called there
     :param at: names of further modules at which the visitor is called
-    :param max_memory: GiB that values may take in memory; what is more waits in temporary files. ``None``: no limit
+    :param spool: keeps the values; ``None``: with the usual limit
     """
 
     def __init__(
@@ -44,9 +44,9 @@ class Sweep:
         snn: fx.GraphModule,
         sites: set[str],
         at: set[str] | None = None,
-        max_memory: float | None = None,
+        spool: Spool | None = None,
     ) -> None:
-        self._spool = Spool(max_memory)
+        self._spool = Spool() if spool is None else spool
         self._pair = (_interpreter(ann), _interpreter(snn))
         self._sites, self._at = sites, sites | (at or set())
         self._nodes = list(ann.graph.nodes)
@@ -59,10 +59,7 @@ class Sweep:
         :param visitor: called at the modules ``at``
         :param progress: whether a bar over the graph's nodes is drawn
         """
-        try:
-            self._run(self._inputs(batches), visitor, progress)
-        finally:
-            self._spool.close()
+        self._run(self._inputs(batches), visitor, progress)
 
     def _inputs(self, batches: Iterable[Batch]) -> list[Spooled]:
         """For each input of the network its tensors, batch by batch."""

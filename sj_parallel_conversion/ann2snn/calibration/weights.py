@@ -39,10 +39,10 @@ def weights(
     :param data: calibration data, read once
     :param config: the conversion's options
     """
-    sensitivity, held_out = Sensitivity(ann, sites, data.parts, config.max_memory), HeldOut()
+    sensitivity, held_out = Sensitivity(ann, sites, data.parts, data.spool), HeldOut()
     visitor = CorrectWeights(ann, snn, sites, config, sensitivity, held_out)
     layers = {name for name, module in snn.named_modules() if type(module) in LAYERS}
-    sweep = Sweep(ann, snn, {site.name for site in sites}, layers, config.max_memory)
+    sweep = Sweep(ann, snn, {site.name for site in sites}, layers, data.spool)
     batches = held_out.watch(sensitivity.watch(data.batches("read calibration data")))
     sweep.run(batches, visitor, config.show_progress)
 

@@ -7,12 +7,13 @@ from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset, IterableDataset
 from tqdm import tqdm
 
 from ...errors import DataError, as_data_error
 from ...torch_compat import tree_leaves
+from .cache import Spool
 from .inputs import Batch, Call, InputForm, parameters_of
+from .source import Source
 
 # What the input is called in mappings, the most telling name first.
 _INPUT_KEYS = (
@@ -117,39 +118,16 @@ def _check(x: Tensor, index: int) -> None:
         raise DataError(f"dataloader: batch {index} has NaN or infinite values")
 
 
-def replayable(dataloader: Iterable) -> Iterable:
-    """
-    :param dataloader: what the user gave
-    :return: the same, or its batches if it is an iterator that can be read only once
-    :raises DataError: if it is None, not iterable, or yields samples instead of batches
-    """
-    if dataloader is None:
-        raise DataError(
-            "dataloader=None: conversion needs calibration data (some tens to thousands of unlabelled inputs, such "
-            "as a DataLoader of training images) to choose thresholds"
-        )
-    if isinstance(dataloader, Dataset) and not isinstance(dataloader, IterableDataset):
-        raise DataError(
-            f"dataloader is a Dataset ({type(dataloader).__name__}), which yields samples without the batch axis; give "
-            "torch.utils.data.DataLoader(dataset, batch_size=64)"
-        )
-    readable = isinstance(dataloader, Iterable) or hasattr(dataloader, "__getitem__")
-    if isinstance(dataloader, (Tensor, Mapping, str, type)) or not readable:
-        raise DataError(
-            f"dataloader must be an iterable of batches, got {type(dataloader).__name__}; wrap one batch x as [x]"
-        )
-    return list(dataloader) if isinstance(dataloader, Iterator) else dataloader
-
-
 class CalibrationData:
     """
     The calibration data as a re-iterable stream of batches on one device, in the model's dtype.
 
-    :param dataloader: any iterable of batches; a one-shot iterator is kept in memory, so that it can be read again
+    :param dataloader: any iterable of batches
     :param model: what is called with them
     :param device: where the batches go
     :param dtype: floating batches are cast to it; ``None`` leaves them
     :param show_progress: whether :meth:`batches` draws a bar
+    :param spool: keeps what calibrations compute from the batches; ``None``: with the usual limit
     :raises DataError: if ``dataloader`` is None, not iterable or empty
     """
 
@@ -160,14 +138,13 @@ class CalibrationData:
         device: torch.device,
         dtype: torch.dtype | None,
         show_progress: bool,
+        spool: Spool | None = None,
     ) -> None:
-        self._source, self._model = replayable(dataloader), model
+        self._source, self._model = Source.of(dataloader), model
         self._device, self.dtype, self._show_progress = device, dtype, show_progress
+        self.spool = Spool(device=device) if spool is None else spool
         self._latest = "dataloader"
-        self._first = next(iter(self._source), None)  # kept: a loader that shuffles has another each time
-        if self._first is None:
-            raise DataError(_EMPTY)
-        self._first = model_call(model, self._first, 0)
+        self._first = model_call(model, self._source.first(), 0)
         self.form = InputForm(model, self._first)
         self.fixed_batch = False  # whether the model runs on whole batches alone
 
@@ -196,8 +173,8 @@ class CalibrationData:
         :return: the tensors of each call
         :raises DataError: if there are none, or a batch is unusable or of another form than the first
         """
-        count = 0
-        for batch in tqdm(self._source, desc=description, disable=not self._show_progress, leave=False):
+        bar = {"desc": description, "total": self._source.length, "disable": not self._show_progress, "leave": False}
+        for count, batch in enumerate(tqdm(self._source, **bar)):
             try:
                 inputs = self.form.batch(model_call(self._model, batch, count))
             except DataError as error:
@@ -206,12 +183,6 @@ class CalibrationData:
                 raise DataError(f"dataloader: batch {count} differs from the first: {error}") from error
             self._latest = f"dataloader: batch {count} of shape {_shapes(inputs)}"
             yield inputs.to(self._device, self.dtype)
-            count += 1
-        if count == 0:
-            raise DataError(_EMPTY)
-
-
-_EMPTY = "dataloader is empty: conversion needs at least one batch of calibration data"
 
 
 def _shapes(batch: Batch) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator
@@ -11,7 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...torch_compat import tree_leaves, tree_map_only
+from ...errors import ConfigError
+from ...torch_compat import tree_map_only
+from .memory import available_memory, size_of
 
 GIB = 2**30
 
@@ -19,12 +22,15 @@ GIB = 2**30
 class Spool:
     """
     Keeps values, in memory up to a limit and in files beyond it. The files go when the values are no longer needed.
+    One of them serves all that a conversion keeps, so that it has one limit.
 
-    :param max_memory: GiB that the values may take in memory; ``None``: no limit
+    :param max_memory: GiB that the values may take in memory; ``None``: half of what is free when the first value comes
+    :param device: where the values are
     """
 
-    def __init__(self, max_memory: float | None = None) -> None:
-        self._free = float("inf") if max_memory is None else max_memory * GIB
+    def __init__(self, max_memory: float | None = None, device: torch.device | None = None) -> None:
+        self._free = None if max_memory is None else max_memory * GIB
+        self._device = torch.device("cpu") if device is None else device
         self._folder: tempfile.TemporaryDirectory | None = None
         self._numbers = itertools.count()
 
@@ -36,15 +42,29 @@ class Spool:
         return Spooled(self, values)
 
     def put(self, value: object) -> object:
-        """Store ``value``; what is returned is read by :meth:`get` and given up by :meth:`drop`."""
-        size = _size(value)
+        """
+        Store ``value``; what is returned is read by :meth:`get` and given up by :meth:`drop`.
+
+        :raises ConfigError: if it does not fit into memory, and no temporary file can be written
+        """
+        size = size_of(value)
+        if self._free is None:
+            self._free = available_memory(self._device) / 2
         if size <= self._free:
             self._free -= size
             return value
-        if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="sj_parallel_conversion_")
-        path = _File(self._folder.name, str(next(self._numbers)))
-        torch.save(tree_map_only(Tensor, _compact, value), path)
+        value = tree_map_only(Tensor, _compact, value)
+        try:
+            if self._folder is None:
+                self._folder = tempfile.TemporaryDirectory(prefix="sj_parallel_conversion_")
+            path = _File(self._folder.name, str(next(self._numbers)))
+            torch.save(value, path)
+        except (OSError, RuntimeError) as error:  # torch has no error of its own for a full disk
+            raise ConfigError(
+                f"values beyond max_memory wait in temporary files, and {size / GIB:.3g} GiB cannot be written to the "
+                f"folder {_temporary_folder()}: it is full or missing ({str(error).splitlines()[0]}). Set the "
+                "environment variable TMPDIR to a folder with room, or a larger max_memory"
+            ) from error
         return path
 
     @staticmethod
@@ -63,7 +83,7 @@ class Spool:
         if isinstance(stored, _File):
             stored.unlink(missing_ok=True)
         else:
-            self._free += _size(stored)
+            self._free += size_of(stored)
 
 
 class _File(type(Path())):
@@ -113,5 +133,8 @@ def _compact(x: Tensor) -> Tensor:
     return x.clone() if x.untyped_storage().nbytes() > x.numel() * x.element_size() else x
 
 
-def _size(value: object) -> int:
-    return sum(x.numel() * x.element_size() for x in tree_leaves(value) if isinstance(x, Tensor))
+def _temporary_folder() -> str:
+    try:
+        return tempfile.gettempdir()
+    except OSError:  # none of the usual ones can be written to
+        return os.environ.get("TMPDIR", "of this machine")

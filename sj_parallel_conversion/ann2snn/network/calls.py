@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import ConversionError, DataError, SJPCError
 from ...torch_compat import tree_leaves, tree_map
-from ..data.batches import model_call, replayable
+from ..data.batches import model_call
 from ..data.inputs import Call, placement
+from ..data.source import Batches, Source
 from ..graph.macs import MacCounter
 
 
@@ -26,19 +28,18 @@ class PartData:
     """
 
     def __init__(self, model: nn.Module, dataloader: Iterable, device: torch.device | str | None) -> None:
-        self._model, self._source = model, replayable(dataloader)
+        self._model, self._source = model, Source.of(dataloader)
         self._device, self._dtype = placement(model, device)
 
     def __iter__(self) -> Iterator[Call]:
-        for i, batch in enumerate(self._source):
-            yield Call(*tree_map(self._own, tuple(model_call(self._model, batch, i))))
+        return (self._call(batch, i) for i, batch in enumerate(self._source))
 
     def first(self) -> Call:
-        """:raises DataError: if there is no batch"""
-        call = next(iter(self), None)
-        if call is None:
-            raise DataError("dataloader is empty: conversion needs at least one batch of calibration data")
-        return call
+        """The same each time. :raises DataError: if there is no batch"""
+        return self._call(self._source.first(), 0)
+
+    def _call(self, batch: object, index: int) -> Call:
+        return Call(*tree_map(self._own, tuple(model_call(self._model, batch, index))))
 
     def _own(self, x: object) -> object:
         if not isinstance(x, Tensor):
@@ -47,7 +48,7 @@ class PartData:
         return (moved.to(self._dtype) if moved.is_floating_point() else moved).clone()
 
 
-class SubmoduleInputs:
+class SubmoduleInputs(Batches):
     """
     What a submodule is called with while the whole model runs on the calibration data. The model runs anew each time
     this is iterated over, so that no inputs are kept.
@@ -59,20 +60,20 @@ class SubmoduleInputs:
 
     def __init__(self, model: nn.Module, name: str, data: PartData) -> None:
         self._model, self._name, self._data = model, name, data
+        self._first: Call | None = None
+
+    def first(self) -> Call:
+        """Of the first batch of the model in which it is called, the same each time."""
+        if self._first is None:
+            self._first = next(chain(self._calls(self._data.first()), self))
+        return self._first
 
     def __iter__(self) -> Iterator[Call]:
-        calls: list[Call] = []
-        hook = _listen(self._model.get_submodule(self._name), calls.append)
         seen = False
-        try:
-            for call in self._data:
-                run_model(self._model, call)
-                filled = [inner for inner in calls if _is_filled(inner)]
-                seen = seen or bool(filled)
-                yield from filled
-                calls.clear()
-        finally:
-            hook.remove()
+        for call in self._data:
+            for inner in self._calls(call):
+                seen = True
+                yield inner
         if not seen:
             inner = next((name for name, _ in self._model.get_submodule(self._name).named_children()), None)
             hint = "" if inner is None else f". Name what it contains instead, as {self._name + '.*'!r}"
@@ -80,6 +81,11 @@ class SubmoduleInputs:
                 f"submodule {self._name!r} is not called when the model runs on the calibration data, or with empty "
                 f"tensors only{hint}"
             )
+
+    def _calls(self, call: Call) -> list[Call]:
+        found: list[Call] = []
+        _run_with([_listen(self._model.get_submodule(self._name), found.append)], self._model, call)
+        return [inner for inner in found if _is_filled(inner)]
 
 
 @torch.no_grad()

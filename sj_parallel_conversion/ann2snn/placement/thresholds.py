@@ -62,7 +62,8 @@ def _run(
     ]
     try:
         for x in data.batches(what):
-            model(*x.tensors)
+            with data.naming_batches():
+                model(*x.tensors)
     finally:
         for hook in hooks:
             hook.remove()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import sj_parallel_conversion as sjpc
-from sj_parallel_conversion.ann2snn.data.batches import CalibrationData, model_call, replayable
+from sj_parallel_conversion.ann2snn.data.batches import CalibrationData, model_call
 from sj_parallel_conversion.ann2snn.data.inputs import Call
 
 X, Y = torch.arange(12.0).view(4, 3), torch.zeros(4, dtype=torch.long)
@@ -171,75 +171,6 @@ def test_a_batch_of_another_form_than_the_first(model: nn.Module, first: object,
         return
     with pytest.raises(sjpc.DataError, match=f"^dataloader: batch 1 differs from the first: .*{says}"):
         list(stream.batches("reading"))
-
-
-@pytest.mark.parametrize(
-    ("loader", "says"),
-    [
-        (None, "dataloader=None"),
-        (3, "got int"),
-        (X, "got Tensor"),
-        ("text", "got str"),
-        ({"image": X}, "got dict"),
-        (list, "got type"),
-        (lambda: [X], "got function"),
-        (TensorDataset(X), r"Dataset \(TensorDataset\).*DataLoader\(dataset, batch_size"),
-    ],
-)
-def test_loaders_that_are_refused(loader: object, says: str) -> None:
-    with pytest.raises(sjpc.DataError, match=says) as error:
-        data(loader)
-    assert "dataloader" in str(error.value)
-
-
-@pytest.mark.parametrize("loader", [[], (), iter([]), DataLoader(TensorDataset(torch.zeros(0, 3)), batch_size=2)])
-def test_empty_loaders(loader: object) -> None:
-    with pytest.raises(sjpc.DataError, match="dataloader is empty"):
-        data(loader)
-
-
-def test_a_loader_that_is_empty_later() -> None:
-    loader = [X]
-    stream = data(loader)
-    loader.clear()
-    with pytest.raises(sjpc.DataError, match="dataloader is empty"):
-        list(stream.batches("reading"))
-
-
-class OldStyle:
-    """Iterable by index only, as PyTorch datasets are."""
-
-    def __getitem__(self, i: int) -> Tensor:
-        if i >= 3:
-            raise IndexError
-        return X + i
-
-
-@pytest.mark.parametrize(
-    "loader",
-    [
-        [X, X + 1, X + 2],
-        (x for x in (X, X + 1, X + 2)),
-        iter([X, X + 1, X + 2]),
-        DataLoader(TensorDataset(torch.cat([X, X + 1, X + 2]), torch.zeros(12)), batch_size=4),
-        OldStyle(),
-    ],
-    ids=["list", "generator", "iterator", "DataLoader", "getitem"],
-)
-def test_streams_can_be_read_again(loader: object) -> None:
-    stream = data(loader)
-    assert torch.equal(stream.first().tensors[0], X)
-    for _ in range(2):
-        batches = firsts(stream)
-        assert len(batches) == 3 and torch.equal(batches[2], X + 2)
-
-
-def test_what_can_be_read_again_is_left_as_it_is() -> None:
-    loader = DataLoader(TensorDataset(X))
-    assert replayable(loader) is loader
-    batches = [X]
-    assert replayable(batches) is batches
-    assert replayable(iter(batches)) == batches
 
 
 def test_the_first_batch_is_the_same_each_time() -> None:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import gc
+import tempfile
 from pathlib import Path
 
 import nets
 import pytest
 import torch
+from torch import nn
 
 import sj_parallel_conversion as sjpc
+from sj_parallel_conversion.ann2snn.data import cache
 from sj_parallel_conversion.ann2snn.data.cache import GIB, Spool
+from sj_parallel_conversion.ann2snn.data.memory import size_of
 
 
 def files(spool: Spool) -> list[Path]:
     return [] if spool._folder is None else list(Path(spool._folder.name).iterdir())
 
 
-@pytest.mark.parametrize("limit", [None, 0, 100 / GIB, 1])
+@pytest.mark.parametrize("limit", [None, 0, 100 / GIB, 1, float("inf")])
 def test_sequence(limit: float | None) -> None:
     values = [torch.arange(10), (torch.ones(2, 3), [torch.zeros(1)]), torch.randn(4, dtype=torch.bfloat16), (3, 4)]
     kept = Spool(limit).keep(values)
@@ -78,3 +82,99 @@ def test_a_file_holds_a_view_and_not_what_it_is_a_view_of() -> None:
     spool = Spool(0)
     stored = [spool.put(part) for part in torch.randn(64, 1000).split(16)]
     assert all(path.stat().st_size < 2 * 16 * 1000 * 4 for path in stored)
+
+
+def test_the_usual_limit_is_half_of_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(cache, "available_memory", lambda device: asked.append(device) or 4 * 32)
+    spool = Spool(device=torch.device("cpu", 0))
+    kept = spool.keep([torch.zeros(8)] * 3)
+    assert len(files(spool)) == 1 and len(kept) == 3
+    assert asked == [torch.device("cpu", 0)]
+    unlimited = Spool(float("inf"))
+    unlimited.keep([torch.zeros(8)] * 3)
+    assert not files(unlimited) and len(asked) == 1
+
+
+def convert(**options: object) -> sjpc.SpikingNetwork:
+    torch.manual_seed(0)
+    ann = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+    x = torch.randn(40, 6)
+    return sjpc.ParallelConverter(list(x.split(10)), time_steps=2, show_progress=False, **options).convert(ann)
+
+
+@pytest.mark.parametrize("calibration", ["da_qcfs", "least_squares", "weights"])
+def test_one_limit_for_all_that_a_conversion_keeps(calibration: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    held, most = 0, 0
+    put, drop = Spool.put, Spool.drop
+
+    def count(sign: int, stored: object) -> None:
+        nonlocal held, most
+        held += sign * (0 if isinstance(stored, cache._File) else size_of(stored))
+        most = max(most, held)
+
+    def counted_put(self: Spool, value: object) -> object:
+        stored = put(self, value)
+        count(1, stored)
+        return stored
+
+    def counted_drop(self: Spool, stored: object) -> None:
+        drop(self, stored)
+        count(-1, stored)
+
+    monkeypatch.setattr(Spool, "put", counted_put)
+    monkeypatch.setattr(Spool, "drop", counted_drop)
+    convert(calibration=calibration, distillation_epochs=1, max_memory=float("inf"))
+    gc.collect()
+    assert held == 0
+    limit, most = most // 2, 0
+    convert(calibration=calibration, distillation_epochs=1, max_memory=limit / GIB)
+    assert 0.5 * limit < most <= limit
+
+
+@pytest.mark.parametrize("calibration", ["da_qcfs", "least_squares", "weights"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_no_file_is_left(calibration: str, fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(self: Spool, stored: object) -> object:
+        assert list(tmp_path.iterdir())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    if not fails:
+        convert(calibration=calibration, distillation_epochs=1, max_memory=0)
+        assert not list(tmp_path.iterdir())
+        return
+    monkeypatch.setattr(Spool, "get", interrupted)
+    with pytest.raises(KeyboardInterrupt) as error:
+        convert(calibration=calibration, max_memory=0)
+    assert error.traceback and not list(tmp_path.iterdir())  # though the traceback holds values
+
+
+@pytest.mark.parametrize("calibration", ["da_qcfs", "least_squares", "weights"])
+def test_a_missing_folder_is_named(calibration: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    with pytest.raises(sjpc.ConfigError, match=rf"folder {tmp_path}/missing: .*TMPDIR.*larger max_memory"):
+        convert(calibration=calibration, max_memory=0)
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("[enforce fail at inline")])
+def test_a_full_folder_is_named(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> None:
+        raise error
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(sjpc.ConfigError, match=rf"folder {tmp_path}: it is full.*TMPDIR") as raised:
+        convert(max_memory=0)
+    assert raised.value.__cause__ is error and not list(tmp_path.iterdir())
+
+
+def test_no_folder_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_usable(*args: object, **kwargs: object) -> None:
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "gettempdir", none_usable)
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", none_usable)
+    monkeypatch.setenv("TMPDIR", "/read/only")
+    with pytest.raises(sjpc.ConfigError, match=r"folder /read/only: .*No usable temporary directory"):
+        Spool(0).keep([torch.zeros(1)])
