@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -58,6 +60,19 @@ def check_steps(owner: str, x_seq: object, T: int) -> None:
     if not isinstance(x_seq, Tensor) or x_seq.dim() == 0 or x_seq.shape[0] != T:
         got = f"shape {list(x_seq.shape)}" if isinstance(x_seq, Tensor) else type(x_seq).__name__
         raise DataError(f"{owner}(T={T}) needs an input [T={T}, N, ...], got {got}")
+
+
+@cache
+def _has_float64(device: torch.device) -> bool:
+    try:
+        return torch.empty(0, dtype=torch.float64, device=device).dtype == torch.float64
+    except (TypeError, RuntimeError):
+        return False
+
+
+def exact(x: Tensor) -> Tensor:
+    """``x`` in float64; on the CPU where its own device has none, as Apple's MPS."""
+    return (x if _has_float64(x.device) else x.cpu()).double()
 
 
 def float_type(x: Tensor) -> torch.dtype:

@@ -54,6 +54,7 @@ def replace_activations(
     """
     if not callable(activation) or isinstance(activation, nn.Module):
         raise ConfigError(f"activation must be a class such as sj_parallel_conversion.QCFS, got {activation!r}")
+    _check_arguments(activation, kwargs)
     model, made = graph.plain_copy(ann), []
 
     def make(name: str, training: bool) -> nn.Module:
@@ -79,16 +80,31 @@ def replace_activations(
     return result
 
 
-def _made(activation: Callable[..., nn.Module], kwargs: dict[str, object]) -> nn.Module:
+def _call(activation: Callable[..., nn.Module], kwargs: dict[str, object]) -> str:
     given = ", ".join(f"{key}={value!r}" for key, value in kwargs.items())
-    call = f"activation: {getattr(activation, '__name__', repr(activation))}({given})"
+    return f"activation: {getattr(activation, '__name__', repr(activation))}({given})"
+
+
+def _check_arguments(activation: Callable[..., nn.Module], kwargs: dict[str, object]) -> None:
+    """:raises ConfigError: if there is no such option, or one is missing, also where there is nothing to replace"""
+    try:
+        takes = signature(activation)
+    except (TypeError, ValueError):  # a callable that is not written in Python
+        return
+    try:
+        takes.bind(**kwargs)
+    except TypeError as error:
+        options = ", ".join(str(p.replace(annotation=p.empty)) for p in takes.parameters.values())
+        raise ConfigError(f"{_call(activation, kwargs)} fails: {error}. The options are: {options}") from error
+
+
+def _made(activation: Callable[..., nn.Module], kwargs: dict[str, object]) -> nn.Module:
     try:
         module = activation(**kwargs)
     except TypeError as error:
-        takes = f". It takes {signature(activation)}" if isinstance(activation, type) else ""
-        raise ConfigError(f"{call} fails: {error}{takes}") from error
+        raise ConfigError(f"{_call(activation, kwargs)} fails: {error}") from error
     if not isinstance(module, nn.Module):
-        raise ConfigError(f"{call} must make a torch.nn.Module, got {type(module).__name__}")
+        raise ConfigError(f"{_call(activation, kwargs)} must make a torch.nn.Module, got {type(module).__name__}")
     return module
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -153,7 +154,10 @@ def no_module() -> int:
 @pytest.mark.parametrize(
     ("activation", "kwargs", "says"),
     [
-        (sjpc.QCFS, {"level": 4}, r"QCFS\(level=4\) fails: .*'level'.*It takes \(levels: "),
+        (sjpc.QCFS, {"level": 4}, r"QCFS\(level=4\) fails: .*The options are: levels, v_threshold = 8.0, psi = None, "),
+        (sjpc.QCFS, {"levels": 4, "data": 1}, r"fails: .*'data'\. The options are: levels, "),
+        (lambda levels: sjpc.QCFS(levels), {"level": 4}, r"fails: .*The options are: levels$"),
+        (partial(sjpc.DAQCFS, 4), {"level": 4}, r"fails: .*The options are: .*phi = 0.0"),
         (sjpc.QCFS, {}, r"QCFS\(\) fails: .*'levels'"),
         (sjpc.QCFS, {"levels": 0}, r"levels must be an integer >= 1, got 0"),
         (sjpc.ClipReLU, {"v_threshold": -1.0}, "v_threshold"),
@@ -167,6 +171,11 @@ def test_activations_that_cannot_be_made(
     ann = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3), nn.ReLU())
     with pytest.raises(sjpc.ConfigError, match=says):
         sjpc.replace_activations(ann, activation, data, **kwargs)
+
+
+def test_an_option_that_does_not_exist_is_refused_where_nothing_is_to_be_replaced() -> None:
+    with pytest.raises(sjpc.ConfigError, match="'level'"):
+        sjpc.replace_activations(nn.Sequential(nn.Linear(3, 3), sjpc.QCFS(4)), sjpc.QCFS, level=4)
 
 
 @pytest.mark.parametrize(

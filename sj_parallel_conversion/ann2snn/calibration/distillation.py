@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from tqdm import tqdm
 
 from ...neuron.spiking_activation import SpikingActivation
+from ...parameters import exact
 from ..config import ConversionConfig
 from ..data.batches import CalibrationData
 from ..data.cache import Spool, Spooled
@@ -188,7 +189,7 @@ def _is_classification(outputs: list[Tensor]) -> bool:
 
 def _variances(targets: Iterable[list[Tensor]]) -> list[Tensor]:
     """Of each output, over all images; a constant one counts as it is."""
-    sums = [torch.stack([_moments(y.double()) for y in outputs]) for outputs in targets]
+    sums = [torch.stack([_moments(exact(y)) for y in outputs]) for outputs in targets]
     count, total, square = sum(sums).unbind(1)
     variance = square / count - (total / count).square()
     return list(torch.where(variance > 0, variance, 1.0).float())

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ...parameters import exact
 from ..data.outliers import is_usual
 from .patches import count_places, input_rows, output_rows, to_weight, weight_rows
 
@@ -84,7 +85,7 @@ def _uncentred(change: Tensor | None, centre: Tensor) -> Tensor | None:
     """``change`` for inputs from which ``centre`` ``[groups, 1, features]`` is not subtracted."""
     if change is None:
         return None
-    bias = change[:, -1:] - (centre.double() @ change[:, :-1].double()).float()
+    bias = change[:, -1:] - _on(centre, exact(centre) @ exact(change[:, :-1]))
     return torch.cat([change[:, :-1], bias], 1)
 
 
@@ -159,11 +160,11 @@ class _Sums:
         """
         if not len(root):
             return
-        across = (x.transpose(1, 2) @ torch.cat([error, root.expand(len(x), -1, 1)], 2)).double()
-        self.squares = self.squares + (x.transpose(1, 2) @ x).double()
+        across = exact(x.transpose(1, 2) @ torch.cat([error, root.expand(len(x), -1, 1)], 2))
+        self.squares = self.squares + exact(x.transpose(1, 2) @ x)
         self.explained, self.sums = self.explained + across[..., :-1], self.sums + across[..., -1:]
-        self.errors = self.errors + (root.T @ error).double()
-        self.weight = self.weight + root.double().square().sum()
+        self.errors = self.errors + exact(root.T @ error)
+        self.weight = self.weight + exact(root).square().sum()
         self.rows += len(root)
 
     def __add__(self, other: _Sums) -> _Sums:
@@ -186,7 +187,7 @@ class _Sums:
         factor, failed = torch.linalg.cholesky_ex(covariance)
         explained = self.explained - mean @ self.errors
         slope = torch.cholesky_solve(explained, factor)
-        change = torch.cat([slope, self.errors / weight - mean.transpose(1, 2) @ slope], 1).float()
+        change = _on(centre, torch.cat([slope, self.errors / weight - mean.transpose(1, 2) @ slope], 1))
         return change if not failed.any() and change.isfinite().all() else None
 
 
@@ -216,21 +217,26 @@ class _Rows(_Sums):
     def solve(self, ridge: float, centre: Tensor) -> Tensor | None:
         """As :meth:`_Sums.solve`."""
         x, error, root = (torch.cat(parts, 1) for parts in zip(*self.parts, strict=True))
-        weight = root.double().square().sum(1, keepdim=True).clamp_min(1e-30)
-        sums, errors = ((root.transpose(1, 2) @ y).double() for y in (x, error))
+        weight = exact(root).square().sum(1, keepdim=True).clamp_min(1e-30)
+        sums, errors = (exact(root.transpose(1, 2) @ y) for y in (x, error))
         mean = sums / weight
-        squares = x.square().sum(1).double().unsqueeze(2)
+        squares = exact(x.square().sum(1)).unsqueeze(2)
         penalty = _penalty(ridge, squares, sums.transpose(1, 2), weight, centre)
-        x = x - root * mean.float()
+        x = x - root * _on(x, mean)
         if self._products is None:
-            self._products = (x @ x.transpose(1, 2)).double()
+            self._products = exact(x @ x.transpose(1, 2))
         products = self._products.clone()
         products.diagonal(dim1=1, dim2=2).add_(penalty)
         factor, failed = torch.linalg.cholesky_ex(products)
-        dual = torch.cholesky_solve(error.double() - root * (errors / weight), factor)
-        slope = x.transpose(1, 2) @ dual.float()
-        change = torch.cat([slope, (errors / weight - mean @ slope.double()).float()], 1)
+        dual = torch.cholesky_solve(exact(error) - exact(root) * (errors / weight), factor)
+        slope = x.transpose(1, 2) @ _on(x, dual)
+        change = torch.cat([slope, _on(x, errors / weight - mean @ exact(slope))], 1)
         return change if not failed.any() and change.isfinite().all() else None
+
+
+def _on(like: Tensor, x: Tensor) -> Tensor:
+    """``x`` in float32, on the device of ``like``."""
+    return x.float().to(like.device)
 
 
 def _penalty(ridge: float, squares: Tensor, sums: Tensor, weight: Tensor, centre: Tensor) -> Tensor:
@@ -238,10 +244,10 @@ def _penalty(ridge: float, squares: Tensor, sums: Tensor, weight: Tensor, centre
     What is added to the covariance's diagonal, ``[groups, 1]``: ``ridge`` times the mean square of the inputs, of which
     ``centre`` ``[groups, 1, features]`` was subtracted.
     """
-    centre = centre.double().transpose(1, 2)
+    centre = exact(centre).transpose(1, 2)
     return (ridge + 1e-9) * (squares + (2 * sums + weight * centre) * centre).mean(1) + 1e-12
 
 
 def _loss(z: Tensor, target: Tensor, rectified: bool) -> float:
     error = torch.where(target > 0, z - target, z.clamp(min=0)) if rectified else z - target
-    return float(error.double().square().sum())
+    return float(exact(error).square().sum())

@@ -6,6 +6,7 @@ from torch import Tensor, fx
 
 from ...neuron import SpikingNode
 from ...neuron.spiking_activation import SpikingActivation
+from ...parameters import exact
 
 
 def is_foldable(node: fx.Node, names: set[str]) -> bool:
@@ -22,6 +23,6 @@ def neuron_of(model: fx.GraphModule, node: fx.Node) -> SpikingNode:
 
 def line(neuron: SpikingNode) -> tuple[Tensor, Tensor]:
     """Gain and offset, ``[]`` or ``[C]``, of the line from the mean input to levels that are not rounded yet."""
-    gain = 1 / neuron.step.double()
-    psi = 0.5 if neuron.psi is None else neuron.psi.double() / neuron.v_threshold.double()
-    return gain, neuron.shift.double() * gain + psi
+    gain = 1 / exact(neuron.step)
+    psi = 0.5 if neuron.psi is None else exact(neuron.psi) / exact(neuron.v_threshold)
+    return gain, exact(neuron.shift) * gain + psi

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx, nn
 
+from ...parameters import exact
 from ..graph import scaling as layers
 from ..graph.folded import Rescale, ResidualAdd
 from ..graph.operations import operator_of
@@ -57,7 +58,7 @@ class FoldOutputs:
 
     def _fold_output(self, site: fx.Node) -> object:
         neuron, shape = neuron_of(self.model, site), site.meta["shape"]
-        unit = neuron.unit.double().cpu()
+        unit = exact(neuron.unit).cpu()
         if (unit < 0).any():  # max pooling would turn into min pooling
             return self._unit_of_values(site)
         neuron.folded_output = True
@@ -88,7 +89,7 @@ class FoldOutputs:
         unit = self.units[source]
         factor = along(unit, layers.channel_dim(layer, unit.dim()))
         if factor is not None:
-            layers.scale_input(layer, factor.to(layer.weight.device))
+            layers.scale_input(layer, factor)
         return factor is not None
 
     def _replace_addition(self, node: fx.Node, addition: Addition) -> None:

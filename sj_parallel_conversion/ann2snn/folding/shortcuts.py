@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, fx
 
 from ...neuron import SpikingNode
+from ...parameters import exact
 from ..graph.folded import ResidualAdd, ToLevels
 from ..graph.operations import is_addition, is_negation
 from ..graph.passes import free_name
@@ -63,7 +64,7 @@ def _fold_sum(model: fx.GraphModule, silent: fx.Node, value: fx.Node) -> None:
     neuron = neuron_of(model, silent)
     neuron.folded_output = True
     name = free_name(model, f"{addition.name}_residual")
-    model.add_submodule(name, ResidualAdd(_along(neuron, neuron.unit.double(), value), None))
+    model.add_submodule(name, ResidualAdd(_along(neuron, exact(neuron.unit), value), None))
     addition.op, addition.target, addition.args = "call_module", name, (value, silent)
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ...errors import ConversionError, DataError
+from ...parameters import exact
 from ...torch_compat import tree_leaves
 from ..data.batches import CalibrationData
 from ..data.inputs import Batch
@@ -130,7 +131,7 @@ def _relative_error(expected: object, result: object) -> float | None:
         if not finite.any():
             continue
         tolerance = torch.finfo(y.dtype).eps ** 0.5
-        y, z = y[finite].double(), z[finite].double()
+        y, z = exact(y[finite]), exact(z[finite])
         error = float((y - z).abs().max() / y.abs().max().clamp_min(1e-30))
         if error > tolerance:
             return error

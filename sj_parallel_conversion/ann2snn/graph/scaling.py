@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from ...hooks import has_hooks
+from ...parameters import exact
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -52,9 +53,9 @@ def scale_output(layer: nn.Module, factor: Tensor, offset: Tensor | None = None)
     layer.weight = _times(weight, factor_of_weight)
     if bias is None and offset is None:
         return
-    new = (bias.double() * factor if bias is not None else 0) + (0 if offset is None else offset)
+    new = (exact(bias) * factor if bias is not None else 0) + (0 if offset is None else offset)
     channels = layer.out_channels if type(layer) in _TRANSPOSED else len(weight)
-    layer.bias = nn.Parameter(new.expand(channels).to(weight.dtype).clone(), weight.requires_grad)
+    layer.bias = nn.Parameter(new.expand(channels).to(weight).clone(), weight.requires_grad)
 
 
 def scale_input(layer: nn.Module, factor: Tensor) -> None:
@@ -81,5 +82,6 @@ def _grouped(factor: Tensor, conv: nn.Module) -> Tensor:
 def _times(weight: nn.Parameter, factor: Tensor) -> nn.Parameter:
     factor = factor.reshape(*factor.shape, *[1] * (weight.dim() - factor.dim()))
     # rounded once, and laid out in memory as before
-    scaled = torch.empty_like(weight).copy_(weight.double() * factor)
+    wide = exact(weight)
+    scaled = torch.empty_like(weight).copy_(wide * factor.to(wide))
     return nn.Parameter(scaled, weight.requires_grad)

@@ -19,6 +19,7 @@ import torch
 from torch import fx, nn
 
 from ...hooks import has_hooks
+from ...parameters import exact
 from ..data.inputs import Batch
 from .activations import is_site
 from .operations import is_addition, is_max_pool, is_negation
@@ -70,7 +71,8 @@ class _NegativeShares(fx.Interpreter):
         """:return: what ``node`` computes"""
         z = super().run_node(node)
         if node in self.values:
-            total, positive = z.double().square().sum(), z.double().clamp_min(0).square().sum()
+            z64 = exact(z)
+            total, positive = z64.square().sum(), z64.clamp_min(0).square().sum()
             share = (total - positive) / positive
             # a z that is never positive, or infinite, has no shortcut that could be better
             self.shares[node] = float(share) if share.isfinite() else float("inf")

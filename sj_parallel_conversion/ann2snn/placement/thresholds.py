@@ -9,6 +9,7 @@ from torch import Tensor, fx
 
 from ...errors import ConversionError, DataError
 from ...neuron.activations import DAQCFS
+from ...parameters import exact
 from ..config import percentile_of
 from ..data.batches import CalibrationData
 from ..data.outliers import without_outliers
@@ -42,7 +43,7 @@ def observe(
     counts = _histograms(model, sites, data, maxima)
     percentile = percentile_of(threshold)
     pick = _least_squares(max_level) if percentile is None else _quantile(percentile / 100)
-    return {name: _alive(maxima[name] * pick(counts[name]).view_as(maxima[name])) for name in maxima}
+    return {name: _alive(v_max * pick(counts[name]).to(v_max.device).view_as(v_max)) for name, v_max in maxima.items()}
 
 
 def _alive(v_max: Tensor) -> Tensor:
@@ -119,7 +120,7 @@ def _histograms(
         octaves = (values.abs().float() / v_max.float().clamp_min(1e-30)).log2_().clamp_(min=-_OCTAVES - 1)
         bins = ((octaves / _OCTAVES + 1) * BINS).ceil_().clamp_(0, BINS).long()
         bins += torch.arange(len(bins), device=bins.device).unsqueeze(1) * (BINS + 1)
-        new = torch.bincount(bins.flatten(), minlength=len(bins) * (BINS + 1)).view(len(bins), -1).double()
+        new = exact(torch.bincount(bins.flatten(), minlength=len(bins) * (BINS + 1)).view(len(bins), -1))
         counts[site.name] = counts[site.name] + new if site.name in counts else new
 
     _run(model, sites, data, "activation histograms", see)
