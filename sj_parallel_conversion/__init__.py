@@ -5,7 +5,7 @@ Importing this package registers it with SpikingJelly; :func:`unregister` takes 
 again.
 """
 
-from .analysis import Inspection, inspect
+from .analysis import Evaluation, Inspection, evaluate, inspect
 from .ann2snn.config import ConversionConfig
 from .ann2snn.converter import ParallelConverter
 from .ann2snn.cpu import prepack, to_int8
@@ -36,6 +36,7 @@ __all__ = [
     "ConversionConfig",
     "ConversionError",
     "DataError",
+    "Evaluation",
     "Inspection",
     "ParallelConversionNode",
     "ParallelConversionRecipe",
@@ -50,6 +51,7 @@ __all__ = [
     "TSANode",
     "UnsupportedReleaseError",
     "convertible_submodules",
+    "evaluate",
     "inspect",
     "prepack",
     "register",
