@@ -5,7 +5,7 @@ Importing this package registers it with SpikingJelly; :func:`unregister` takes 
 again.
 """
 
-from .analysis import Evaluation, Inspection, evaluate, inspect
+from .analysis import Evaluation, Inspection, LayerErrors, evaluate, inspect, layer_errors, verify
 from .ann2snn.config import ConversionConfig
 from .ann2snn.converter import ParallelConverter
 from .ann2snn.cpu import prepack, to_int8
@@ -38,6 +38,7 @@ __all__ = [
     "DataError",
     "Evaluation",
     "Inspection",
+    "LayerErrors",
     "ParallelConversionNode",
     "ParallelConversionRecipe",
     "ParallelConverter",
@@ -53,6 +54,7 @@ __all__ = [
     "convertible_submodules",
     "evaluate",
     "inspect",
+    "layer_errors",
     "prepack",
     "register",
     "register_activation",
@@ -62,6 +64,7 @@ __all__ = [
     "unregister",
     "unregister_activation",
     "unregister_leaf",
+    "verify",
 ]
 
 register()

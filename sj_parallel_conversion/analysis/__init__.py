@@ -2,5 +2,16 @@
 
 from .evaluate import Evaluation, evaluate
 from .inspect import Inspection, Row, inspect
+from .layer_errors import LayerError, LayerErrors, layer_errors, verify
 
-__all__ = ["Evaluation", "Inspection", "Row", "evaluate", "inspect"]
+__all__ = [
+    "Evaluation",
+    "Inspection",
+    "LayerError",
+    "LayerErrors",
+    "Row",
+    "evaluate",
+    "inspect",
+    "layer_errors",
+    "verify",
+]
