@@ -5,7 +5,17 @@ Importing this package registers it with SpikingJelly; :func:`unregister` takes 
 again.
 """
 
-from .analysis import Evaluation, Inspection, LayerErrors, evaluate, inspect, layer_errors, verify
+from .analysis import (
+    Evaluation,
+    Inspection,
+    LayerErrors,
+    OperationCount,
+    count_operations,
+    evaluate,
+    inspect,
+    layer_errors,
+    verify,
+)
 from .ann2snn.config import ConversionConfig
 from .ann2snn.converter import ParallelConverter
 from .ann2snn.cpu import prepack, to_int8
@@ -39,6 +49,7 @@ __all__ = [
     "Evaluation",
     "Inspection",
     "LayerErrors",
+    "OperationCount",
     "ParallelConversionNode",
     "ParallelConversionRecipe",
     "ParallelConverter",
@@ -52,6 +63,7 @@ __all__ = [
     "TSANode",
     "UnsupportedReleaseError",
     "convertible_submodules",
+    "count_operations",
     "evaluate",
     "inspect",
     "layer_errors",

@@ -3,13 +3,17 @@
 from .evaluate import Evaluation, evaluate
 from .inspect import Inspection, Row, inspect
 from .layer_errors import LayerError, LayerErrors, layer_errors, verify
+from .operations import LayerOperations, OperationCount, count_operations
 
 __all__ = [
     "Evaluation",
     "Inspection",
     "LayerError",
     "LayerErrors",
+    "LayerOperations",
+    "OperationCount",
     "Row",
+    "count_operations",
     "evaluate",
     "inspect",
     "layer_errors",
