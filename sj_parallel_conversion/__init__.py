@@ -5,7 +5,17 @@ Importing this package registers it with SpikingJelly; :func:`unregister` takes 
 again.
 """
 
-from .analysis import Inspection, inspect
+from .analysis import (
+    Evaluation,
+    Inspection,
+    LayerErrors,
+    OperationCount,
+    count_operations,
+    evaluate,
+    inspect,
+    layer_errors,
+    verify,
+)
 from .ann2snn.config import ConversionConfig
 from .ann2snn.converter import ParallelConverter
 from .ann2snn.cpu import prepack, to_int8
@@ -36,7 +46,10 @@ __all__ = [
     "ConversionConfig",
     "ConversionError",
     "DataError",
+    "Evaluation",
     "Inspection",
+    "LayerErrors",
+    "OperationCount",
     "ParallelConversionNode",
     "ParallelConversionRecipe",
     "ParallelConverter",
@@ -50,7 +63,10 @@ __all__ = [
     "TSANode",
     "UnsupportedReleaseError",
     "convertible_submodules",
+    "count_operations",
+    "evaluate",
     "inspect",
+    "layer_errors",
     "prepack",
     "register",
     "register_activation",
@@ -60,6 +76,7 @@ __all__ = [
     "unregister",
     "unregister_activation",
     "unregister_leaf",
+    "verify",
 ]
 
 register()

@@ -7,6 +7,7 @@ import logging
 import operator
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from types import CodeType
@@ -38,7 +39,10 @@ def export(model: torch.nn.Module, tensors: tuple[Tensor, ...], free: tuple[dict
     :return: what it computes, on ATen operators, none of them in place
     """
     # Without gradients, no_grad regions are nothing special.
-    with torch.no_grad(), _without_logs(), _pools_of_any_size():
+    with torch.no_grad(), _without_logs(), warnings.catch_warnings(), _pools_of_any_size():
+        # What the model warns of has been seen when it ran. What torch warns of is checked afterwards: the program has
+        # to give what the model gives.
+        warnings.simplefilter("ignore")
         program = torch.export.export(model, tensors, dynamic_shapes=(free,), strict=False)
         # To make it functional takes twice as long as the capture.
         program = program if made_functional(program.graph) else program.run_decompositions({})

@@ -1,5 +1,21 @@
 """What a converted network is made of, and how it does."""
 
+from .evaluate import Evaluation, evaluate
 from .inspect import Inspection, Row, inspect
+from .layer_errors import LayerError, LayerErrors, layer_errors, verify
+from .operations import LayerOperations, OperationCount, count_operations
 
-__all__ = ["Inspection", "Row", "inspect"]
+__all__ = [
+    "Evaluation",
+    "Inspection",
+    "LayerError",
+    "LayerErrors",
+    "LayerOperations",
+    "OperationCount",
+    "Row",
+    "count_operations",
+    "evaluate",
+    "inspect",
+    "layer_errors",
+    "verify",
+]

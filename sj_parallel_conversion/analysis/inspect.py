@@ -16,7 +16,7 @@ from ..ann2snn.network.spiking_network import SpikingNetwork
 from ..errors import DataError
 from ..neuron.spiking_activation import SpikingActivation
 from ..torch_compat import tree_map
-from .macs import count_macs, record_calls
+from .macs import count_macs, record_calls, samples_in
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def inspect(snn: nn.Module, *inputs: object, show: bool = True, **named: object)
     call = Call(inputs, named)
     if isinstance(snn, PartlySpikingNetwork):
         call = call if inputs or named else _sample(snn)
-        size, rows = _samples_in(call), _partly(snn, call)
+        size, rows = samples_in(call), _partly(snn, call)
     else:
         like = next(p for p in snn.parameters() if p.is_floating_point())
         batch = snn.signature.batch(*call) if inputs or named else snn.signature.zeros(like)
@@ -197,8 +197,3 @@ def _sample(network: PartlySpikingNetwork) -> Call:
     sample = tuple(network.sample)
     zeros = tree_map(lambda x: torch.zeros_like(x, device=device) if isinstance(x, Tensor) else x, sample)
     return Call(*zeros)
-
-
-def _samples_in(call: Call) -> int:
-    """The number of samples in the first input: the length of a batch, or of a list of images."""
-    return len(next(iter((*call.args, *call.kwargs.values()))))

@@ -87,6 +87,11 @@ def record_calls(network: PartlySpikingNetwork, call: Call) -> Calls:
     return calls
 
 
+def samples_in(call: Call) -> int:
+    """The number of samples in the first input: the length of a batch, or of a list of images."""
+    return len(next(iter((*call.args, *call.kwargs.values()))))
+
+
 def _record_part(calls: Calls, name: str) -> Callable[..., None]:
     def hook(module: nn.Module, args: tuple, kwargs: dict[str, object]) -> None:
         calls.inputs.setdefault(name, []).append(module.snn.signature.batch(args, kwargs))

@@ -21,7 +21,7 @@ _INPUT_KEYS = (
     "data", "features",
 )  # fmt: skip
 # Arguments of forward that are targets: with them a model computes a loss.
-_TARGET_KEYS = {
+TARGET_KEYS = {
     "label", "labels", "target", "targets", "y", "class_labels", "mask_labels", "next_sentence_label",
     "start_positions", "end_positions", "decoder_labels",
 }  # fmt: skip
@@ -80,7 +80,7 @@ def _find_call(model: nn.Module, batch: object, index: int) -> Call:
 def _from_mapping(model: nn.Module, batch: Mapping, index: int) -> Call:
     parameters = {p.name: p for p in parameters_of(model) if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     named = {key: value for key, value in batch.items() if key in parameters}
-    inputs = {k: v for k, v in named.items() if k not in _TARGET_KEYS or parameters[k].default is parameters[k].empty}
+    inputs = {k: v for k, v in named.items() if k not in TARGET_KEYS or parameters[k].default is parameters[k].empty}
     if inputs:
         missing = [p.name for p in parameters.values() if p.default is p.empty and p.name not in inputs]
         if missing:

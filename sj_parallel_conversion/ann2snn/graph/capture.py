@@ -72,6 +72,7 @@ class Capture:
     :param calls: its leaves, by the number of their operator
     :param outputs: what it returns
     :param sizes: of its inputs
+    :param read: names of buffers that the model has read as numbers
     """
 
     program: ExportedProgram
@@ -79,6 +80,7 @@ class Capture:
     calls: dict[int, LeafCall]
     outputs: Outputs
     sizes: Sizes
+    read: frozenset[str]
 
 
 class CaptureError(ConversionError):
@@ -139,7 +141,7 @@ def _first_that_works(root: _Root, batch: Batch, free_sizes: bool | None) -> Cap
         sizes = sizes_of(program, form.tensor_names, form.batched)
         if sizes.fixed_batch and example.size != batch.size:
             continue  # the model holds this size, which is not the data's
-        return Capture(program, model, dict(calls), root.run.outputs, sizes)
+        return Capture(program, model, dict(calls), root.run.outputs, sizes, frozenset(root.run.values.read))
     error = next((e for e in errors if not isinstance(e, LongSizesError)), errors[0])
     raise CaptureError(
         f"{type(model).__name__} runs on the calibration data, but torch.export cannot capture it: {_reason(error)}\n"

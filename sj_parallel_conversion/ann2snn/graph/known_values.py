@@ -5,6 +5,7 @@ Tensors of a model whose values it reads while it is captured, as in ``self.scal
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -33,17 +34,19 @@ class KnownValues:
         small = [x for x in attributes if isinstance(x, Tensor) and x.numel() <= _LARGEST]
         self._attributes = {id(x): (x, x.detach()) for x in small}
         # by the id of the capture's tensor, which is kept, so that its id stays its own
-        self._known: dict[int, tuple[object, Tensor]] = {}
+        self._known: dict[int, _Known] = {}
+        self.read: set[str] = set()  # names of stored tensors that have become numbers
 
     def meet(self, model: nn.Module) -> None:
         """Learn which tensors these are in the capture that begins."""
         self._known.clear()
+        self.read.clear()
         with real_tensors():  # copies, which the model may write to
             for name, tensor in _stored(model):
                 if name in self._real:
-                    self._known[id(tensor)] = (tensor, self._real[name].clone())
+                    self._known[id(tensor)] = _Known(tensor, self._real[name].clone(), frozenset([name]))
             for number, (tensor, value) in self._attributes.items():
-                self._known[number] = (tensor, value.clone())
+                self._known[number] = _Known(tensor, value.clone())
 
     def call(self, func: Callable, args: tuple, kwargs: dict[str, object]) -> object:
         """What ``func`` returns; the value itself, where it reads one that is known."""
@@ -54,7 +57,9 @@ class KnownValues:
         if is_sized or not tensors or not all(id(x) in self._known for x in tensors):
             return func(*args, **kwargs)
         real_args, real_kwargs = tree_map(self._real_of, (args, kwargs))
+        names = frozenset().union(*(self._known[id(x)].names for x in tensors))
         if func in _READERS:
+            self.read |= names
             with real_tensors():
                 return func(*real_args, **real_kwargs)
         result = func(*args, **kwargs)
@@ -64,11 +69,23 @@ class KnownValues:
                 real = [leaf for leaf in tree_leaves(func(*real_args, **real_kwargs)) if isinstance(leaf, Tensor)]
             for leaf, value in zip(found, real, strict=False):
                 if value.shape == leaf.shape:
-                    self._known[id(leaf)] = (leaf, value)
+                    self._known[id(leaf)] = _Known(leaf, value, names)
         return result
 
     def _real_of(self, value: object) -> object:
-        return self._known[id(value)][1] if isinstance(value, Tensor) else value
+        return self._known[id(value)].value if isinstance(value, Tensor) else value
+
+
+class _Known(NamedTuple):
+    """
+    :param tensor: of the capture, without values
+    :param value: the same with values
+    :param names: the stored tensors that it is computed of
+    """
+
+    tensor: object
+    value: Tensor
+    names: frozenset[str] = frozenset()
 
 
 def _stored(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

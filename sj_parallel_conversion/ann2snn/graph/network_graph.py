@@ -53,6 +53,7 @@ def graph_of(
         sample = without_values(first if data.fixed_batch else first.select(slice(1)))
         signature = Signature(data.form, captured.sizes, captured.outputs, sample)
         _check(ann, expected, net, signature, first)
+        _check_second_call(ann, expected, run_ann(eager, data.form, first))
         captured.sizes.allow(first)
         _check_one_sample(eager, captured, net, signature, first)
     return net, signature
@@ -95,6 +96,16 @@ def _check(ann: nn.Module, expected: object, net: PlainGraph, signature: Signatu
         raise ConversionError(
             f"the graph that torch.export made of {type(ann).__name__} computes something else than the model "
             f"(relative error {error:.1e}). Usual causes: random numbers, and values that change from call to call"
+        )
+
+
+def _check_second_call(ann: nn.Module, first: object, second: object) -> None:
+    """A capture keeps what one call computes: two calls with the same input have to agree."""
+    if _relative_error(first, second) is not None:
+        raise ConversionError(
+            f"{type(ann).__name__} gives another output when it is called a second time with the same input. A "
+            "converted network keeps no state from call to call: make the output depend on the input alone in "
+            "evaluation mode"
         )
 
 

@@ -18,8 +18,9 @@ def refuse_state(captured: Capture, written: list[fx.Node], wanted: list[object]
     signature = captured.program.graph_signature
     names = {signature.buffers_to_mutate[node.name].removeprefix("model."): node for node in written}
     read = _ancestors([o for o in wanted if isinstance(o, fx.Node)])
+    read_names = captured.read | {signature.inputs_to_buffers.get(n.name, "").removeprefix("model.") for n in read}
     for name, node in names.items():
-        if node in read or any(signature.inputs_to_buffers.get(n.name) == f"model.{name}" for n in read):
+        if node in read or name in read_names:
             raise ConversionError(
                 f"{type(captured.model).__name__} changes its buffer {name!r} in evaluation mode, and its "
                 "output depends on it. A converted network keeps no such state: make the buffer constant in "

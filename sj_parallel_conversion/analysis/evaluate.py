@@ -1,0 +1,191 @@
+"""How well a network does on the data of a loader, and how fast."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ..ann2snn.data.batches import replayable
+from ..errors import ConfigError, DataError, as_data_error
+from .answers import Network, main_tensor, synchronise, targets_of
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """
+    What :func:`evaluate` found. ``print`` shows it.
+
+    :param images: the number of samples
+    :param accuracy: share of targets met by the class with the largest logit, 0 to 1; ``None`` without such targets
+    :param agreement: share of classes that are those of the ANN, 0 to 1; ``None`` without ``ann``
+    :param images_per_second: samples over the time of all calls but the first, which warms up
+    :param metrics: what the metrics that were given have computed, by name
+    """
+
+    images: int
+    accuracy: float | None
+    agreement: float | None
+    images_per_second: float
+    metrics: dict[str, object] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        parts = [f"{self.images:,} samples"]
+        if self.accuracy is not None:
+            parts.append(f"accuracy {self.accuracy:.2%}")
+        if self.agreement is not None:
+            parts.append(f"agreement with the ANN {self.agreement:.2%}")
+        parts += [f"{name} {_in_words(value)}" for name, value in self.metrics.items()]
+        return ", ".join([*parts, f"{self.images_per_second:,.0f} samples/s"])
+
+
+def _in_words(value: object) -> str:
+    number = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+    return f"{number:.4g}" if isinstance(number, (int, float)) else str(number)
+
+
+@torch.no_grad()
+def evaluate(
+    network: nn.Module,
+    dataloader: Iterable,
+    ann: nn.Module | None = None,
+    metrics: object = None,
+    time_steps: int | None = None,
+    show_progress: bool = True,
+) -> Evaluation:
+    """
+    Run a network over a loader. Works on converted networks, on ANNs and on networks of SpikingJelly, so that a
+    comparison is three calls. The network stays as it was, its training flags included.
+
+    :param network: it runs where it is, and batches are brought there
+    :param dataloader: batches as a conversion takes them: ``(x, y)``, ``{"image": x, "label": y}``, or the arguments of
+        ``forward`` by name and ``labels``
+    :param ann: the network to agree with
+    :param metrics: a metric, or a dict of metrics by name. A metric has ``update(output, target)`` and ``compute()``,
+        as those of torchmetrics; or it is a function ``(output, target) -> number``, whose mean over the samples is
+        taken. ``output`` is what the network returns
+    :param time_steps: T, for networks of SpikingJelly
+    :param show_progress: whether a progress bar is drawn
+    :return: accuracy, agreement, speed and metrics
+    :raises ConfigError: if an argument cannot be used
+    :raises DataError: if a batch cannot be run
+    """
+    runner, reference = Network(network, time_steps), None if ann is None else Network(ann)
+    scores = _Scores(_as_metrics(metrics))
+    with runner.evaluating():
+        if reference is None:
+            _run(runner, None, dataloader, scores, show_progress)
+        else:
+            with reference.evaluating():
+                _run(runner, reference, dataloader, scores, show_progress)
+    return scores.result()
+
+
+def _run(
+    runner: Network, reference: Network | None, dataloader: Iterable, scores: _Scores, show_progress: bool
+) -> None:
+    source = replayable(dataloader)
+    for index, batch in enumerate(tqdm(source, desc="evaluate", disable=not show_progress, leave=False)):
+        call = runner.call_of(batch, index)
+        with as_data_error(lambda index=index: f"dataloader: batch {index} cannot be run by the network"):
+            synchronise(runner.device)
+            start = time.perf_counter()
+            answer = runner.answer(call)
+            synchronise(runner.device)
+            seconds = time.perf_counter() - start
+            other = None if reference is None else reference.answer(reference.call_of(batch, index))
+        scores.add(answer, other, targets_of(batch, call), seconds)
+    if not scores.images:
+        raise DataError("dataloader is empty: evaluate needs at least one batch")
+
+
+class _Metric:
+    """One form for all metrics: told of each batch, asked at the end."""
+
+    def __init__(self, metric: object) -> None:
+        self._metric, self._total, self._count = metric, 0.0, 0
+        self._is_object = hasattr(metric, "update") and hasattr(metric, "compute")
+        if self._is_object and hasattr(metric, "reset"):
+            metric.reset()
+
+    def add(self, answer: object, target: object, count: int) -> None:
+        """Tell it of a batch of ``count`` samples."""
+        if self._is_object:
+            self._metric.update(answer, target)
+        else:
+            self._total += float(self._metric(answer, target)) * count
+            self._count += count
+
+    def result(self) -> object:
+        """Its value over all batches."""
+        return self._metric.compute() if self._is_object else self._total / self._count
+
+
+def _as_metrics(metrics: object) -> dict[str, _Metric]:
+    if metrics is None:
+        return {}
+    named = metrics if isinstance(metrics, Mapping) else {_name_of(metrics): metrics}
+    for name, metric in named.items():
+        if not callable(metric) and not (hasattr(metric, "update") and hasattr(metric, "compute")):
+            raise ConfigError(
+                f"metrics: {name!r} is {metric!r}. A metric has update(output, target) and compute(), or is a function "
+                "(output, target) -> number"
+            )
+    return {name: _Metric(metric) for name, metric in named.items()}
+
+
+def _name_of(metric: Callable) -> str:
+    return getattr(metric, "__name__", type(metric).__name__)
+
+
+class _Scores:
+    """Adds up what :func:`evaluate` finds, batch by batch."""
+
+    def __init__(self, metrics: dict[str, _Metric]) -> None:
+        self.images, self.metrics = 0, metrics
+        self._met = self._targets = self._agreed = self._classes = 0
+        self._calls: list[tuple[int, float]] = []
+
+    def add(self, answer: object, reference: object, target: object, seconds: float) -> None:
+        """
+        :param answer: of the network
+        :param reference: of the ANN, or ``None``
+        :param target: of the batch, or ``None``
+        :param seconds: that the network took
+        """
+        logits = main_tensor(answer)
+        count = logits.shape[0] if logits.dim() else 1
+        if logits.dim() > 1 and logits.is_floating_point():
+            classes = logits.argmax(1)
+            if _are_classes(target, classes):
+                self._met += int((classes == target.to(classes.device)).sum())
+                self._targets += classes.numel()
+            if reference is not None:
+                others = main_tensor(reference).argmax(1).to(classes.device)
+                self._agreed += int((classes == others).sum())
+                self._classes += classes.numel()
+        for metric in self.metrics.values():
+            metric.add(answer, target, count)
+        self.images += count
+        self._calls.append((count, seconds))
+
+    def result(self) -> Evaluation:
+        """:return: all of it"""
+        calls = self._calls[1:] or self._calls
+        speed = sum(count for count, _ in calls) / max(sum(seconds for _, seconds in calls), 1e-9)
+        return Evaluation(
+            images=self.images,
+            accuracy=self._met / self._targets if self._targets else None,
+            agreement=self._agreed / self._classes if self._classes else None,
+            images_per_second=speed,
+            metrics={name: metric.result() for name, metric in self.metrics.items()},
+        )
+
+
+def _are_classes(target: object, classes: Tensor) -> bool:
+    is_integer = isinstance(target, Tensor) and not (target.is_floating_point() or target.is_complex())
+    return is_integer and target.shape == classes.shape

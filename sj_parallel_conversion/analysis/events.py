@@ -1,0 +1,133 @@
+"""Follows the spikes of each neuron to the layers that receive them, and counts the synapses that they reach."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.modules.conv import _ConvNd
+
+from ..ann2snn.graph.folded import ResidualAdd
+from ..ann2snn.graph.maxpool import max_pool_steps
+from ..ann2snn.graph.operations import is_affine, is_max_pool
+from ..ann2snn.graph.signals import LAYER, SPIKES, Signals
+from ..ann2snn.network.spiking_network import SpikingNetwork
+from ..neuron.spiking_activation import SpikingActivation
+
+
+@dataclass
+class Events:
+    """
+    What happened at one node of the graph.
+
+    :param neurons: values for which a neuron stands
+    :param spikes: non-zero symbols that they emitted
+    :param received: values other than 0 that reached a layer, over all steps
+    :param synops: synapses that these values reached
+    """
+
+    neurons: int = 0
+    spikes: int = 0
+    received: int = 0
+    synops: int = 0
+
+
+@dataclass(frozen=True)
+class _Train:
+    """
+    :param steps: a value at each step
+    :param mean: what it stands for, exactly
+    """
+
+    steps: list[Tensor]
+    mean: object
+
+
+class EventCounter(fx.Interpreter):
+    """
+    Runs a converted network on real trains. Neurons get the decoded values, as in ``execution="spikes"``. What lies
+    between a neuron and the layers behind it runs at each step, so that each layer sees what arrives at each step.
+
+    :param snn: the network
+    :param signals: of its graph
+    """
+
+    def __init__(self, snn: SpikingNetwork, signals: Signals) -> None:
+        super().__init__(snn.net)
+        self.extra_traceback = False
+        self.layers = {n for n in signals.nodes(LAYER) if n.op == "call_module" and signals.received(n) == {SPIKES}}
+        self._at_each_step = {n for n in snn.net.graph.nodes if is_affine(snn.net, n) or is_max_pool(snn.net, n)}
+        self._T = snn.time_steps
+        self.events: dict[fx.Node, Events] = {}
+
+    @torch.no_grad()
+    def run_node(self, node: fx.Node) -> object:
+        """:return: a :class:`_Train` between a neuron and the layers behind it, otherwise the value ``[N, ...]``"""
+        if node.op in ("placeholder", "get_attr"):
+            return super().run_node(node)
+        args, kwargs = self.fetch_args_kwargs_from_env(node)
+        module = self.submodules.get(node.target) if node.op == "call_module" else None
+        if isinstance(module, ResidualAdd):
+            kwargs = {"overwrite": False}  # a value without a time axis serves all steps
+        at_mean = _map((args, kwargs), lambda train: train.mean)
+        if node.op == "output":
+            return at_mean[0][0]
+        if isinstance(module, SpikingActivation):
+            return self._fire(node, module, at_mean[0][0])
+        trains: list[_Train] = []
+        _map((args, kwargs), trains.append)
+        if node in self.layers and trains:
+            self._receive(node, module, trains[0])
+            return self._call(node, at_mean)
+        value = self._call(node, at_mean)
+        if not trains or node not in self._at_each_step or node in self.layers:
+            return value
+        if is_max_pool(self.module, node):
+            return _Train(max_pool_steps(self.module, node, *at_mean, trains[0].steps), value)
+        at_steps = [_map((args, kwargs), lambda train, t=t: train.steps[t]) for t in range(self._T)]
+        return _Train([self._call(node, arguments) for arguments in at_steps], value)
+
+    def _fire(self, node: fx.Node, site: SpikingActivation, x: Tensor) -> _Train:
+        train = site.node.spikes(site.node.constant(x))
+        events = self.events.setdefault(node, Events())
+        events.neurons += train[0].numel()
+        events.spikes += int(train.count_nonzero())
+        return _Train(list(site.node.amplify(train)), site.node.decode(train, x.dtype))
+
+    def _receive(self, node: fx.Node, layer: nn.Module, train: _Train) -> None:
+        events = self.events.setdefault(node, Events())
+        count = sum((x != 0).double() for x in train.steps)
+        events.received += int(count.sum())
+        events.synops += reached_synapses(layer, count)
+
+    def _call(self, node: fx.Node, arguments: tuple) -> object:
+        return getattr(self, node.op)(node.target, *arguments)
+
+
+def reached_synapses(layer: nn.Module, count: Tensor) -> int:
+    """
+    :param layer: a linear layer, or a convolution, transposed or not
+    :param count: how often each of its inputs ``[N, ...]`` is not 0
+    :return: how many weights these inputs meet. At the borders of a map there are fewer than in its middle
+    """
+    if isinstance(layer, nn.Linear):
+        return int(count.sum()) * layer.out_features
+    assert isinstance(layer, _ConvNd)
+    # One output channel stands for all of its group: each input meets as many weights of every one.
+    ones = copy.deepcopy(layer).to(count)
+    one_channel = layer.weight.new_ones(_one_channel(layer), dtype=count.dtype)
+    ones.weight, ones.bias = nn.Parameter(one_channel, requires_grad=False), None
+    ones.out_channels = layer.groups
+    return round(float(nn.Module.__call__(ones, count).sum())) * (layer.out_channels // layer.groups)
+
+
+def _one_channel(layer: _ConvNd) -> tuple[int, ...]:
+    if layer.transposed:
+        return (layer.in_channels, 1, *layer.kernel_size)
+    return (layer.groups, layer.in_channels // layer.groups, *layer.kernel_size)
+
+
+def _map(arguments: object, pick: object) -> object:
+    return fx.node.map_aggregate(arguments, lambda value: pick(value) if isinstance(value, _Train) else value)
