@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from nets import net
@@ -64,6 +66,13 @@ def test_a_device_that_refuses_float64(error: Exception, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(torch, "empty", refuse)
     assert not parameters._has_float64.__wrapped__(torch.device("cpu"))
+
+
+def test_nothing_else_makes_float64() -> None:
+    """Activations are looked at on the CPU (quantisers.py)."""
+    package = Path(sjpc.__file__).parent
+    found = {path.name for path in package.rglob("*.py") if ".double()" in path.read_text()}
+    assert found == {"parameters.py", "quantisers.py"}
 
 
 def wide_mlp() -> tuple[nn.Module, Tensor]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..ann2snn.data.batches import replayable
+from ..ann2snn.data.source import checked
 from ..errors import ConfigError, DataError, as_data_error
 from .answers import Network, main_tensor, synchronise, targets_of
 
@@ -88,7 +88,7 @@ def evaluate(
 def _run(
     runner: Network, reference: Network | None, dataloader: Iterable, scores: _Scores, show_progress: bool
 ) -> None:
-    source = replayable(dataloader)
+    source = checked(dataloader)
     for index, batch in enumerate(tqdm(source, desc="evaluate", disable=not show_progress, leave=False)):
         call = runner.call_of(batch, index)
         with as_data_error(lambda index=index: f"dataloader: batch {index} cannot be run by the network"):

@@ -9,8 +9,8 @@ import torch
 from tqdm import tqdm
 
 from ..ann2snn.cpu.int8 import Int8Conv2d, Int8Linear
-from ..ann2snn.data.batches import replayable
 from ..ann2snn.data.inputs import Batch, Call
+from ..ann2snn.data.source import checked
 from ..ann2snn.graph.signals import CONSTANT, NODE, WIRE, Signals
 from ..ann2snn.network.parts import PartlySpikingNetwork
 from ..ann2snn.network.spiking_network import SpikingNetwork
@@ -161,7 +161,7 @@ def count_operations(
     costs, totals, samples = checked_device(device), {}, 0
     network = Network(snn)
     with network.evaluating():
-        batches = tqdm(replayable(dataloader), desc="count operations", disable=not show_progress, leave=False)
+        batches = tqdm(checked(dataloader), desc="count operations", disable=not show_progress, leave=False)
         for index, batch in enumerate(batches):
             call = network.call_of(batch, index)
             samples += samples_in(call)

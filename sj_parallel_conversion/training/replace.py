@@ -92,6 +92,7 @@ def _check_arguments(activation: Callable[..., nn.Module], kwargs: dict[str, obj
     except (TypeError, ValueError):  # a callable that is not written in Python
         return
     try:
+        takes.bind_partial(**kwargs)  # names what does not exist before what is missing
         takes.bind(**kwargs)
     except TypeError as error:
         options = ", ".join(str(p.replace(annotation=p.empty)) for p in takes.parameters.values())

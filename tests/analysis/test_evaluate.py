@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import OrderedDict
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -150,6 +152,20 @@ def test_networks_stay_in_the_mode_they_are_in() -> None:
 
 def test_inputs_are_cast_to_the_networks_dtype() -> None:
     assert evaluate(classifier().double()).accuracy == pytest.approx(evaluate(classifier()).accuracy)
+
+
+def test_an_iterator_is_not_kept() -> None:
+    alive: list[weakref.ref] = []
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        for _ in range(20):
+            x = X.clone()
+            alive.append(weakref.ref(x))
+            yield x, Y
+            del x
+            assert sum(ref() is not None for ref in alive) <= 2
+
+    assert evaluate(classifier(), batches()).images == 20 * len(X)
 
 
 def test_what_cannot_be_used_is_refused() -> None:

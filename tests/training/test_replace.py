@@ -154,10 +154,10 @@ def no_module() -> int:
 @pytest.mark.parametrize(
     ("activation", "kwargs", "says"),
     [
-        (sjpc.QCFS, {"level": 4}, r"QCFS\(level=4\) fails: .*The options are: levels, v_threshold = 8.0, psi = None, "),
+        (sjpc.QCFS, {"level": 4}, r"QCFS\(level=4\) fails: .*The options are: levels, v_threshold=8.0, psi=None, "),
         (sjpc.QCFS, {"levels": 4, "data": 1}, r"fails: .*'data'\. The options are: levels, "),
         (lambda levels: sjpc.QCFS(levels), {"level": 4}, r"fails: .*The options are: levels$"),
-        (partial(sjpc.DAQCFS, 4), {"level": 4}, r"fails: .*The options are: .*phi = 0.0"),
+        (partial(sjpc.DAQCFS, 4), {"level": 4}, r"fails: .*The options are: .*phi=0.0"),
         (sjpc.QCFS, {}, r"QCFS\(\) fails: .*'levels'"),
         (sjpc.QCFS, {"levels": 0}, r"levels must be an integer >= 1, got 0"),
         (sjpc.ClipReLU, {"v_threshold": -1.0}, "v_threshold"),

@@ -18,10 +18,10 @@ _MOST_KEPT = 10_000  # batches of an iterator, after which it counts as endless
 _HINT = "If it is endless, set max_batches to the number of batches to calibrate with"
 
 
-def replayable(dataloader: Iterable) -> Iterable:
+def checked(dataloader: Iterable) -> Iterable:
     """
     :param dataloader: what the user gave
-    :return: the same, or its batches, read when they are needed, if it is an iterator that can be read only once
+    :return: the same
     :raises DataError: if it is None, not iterable, or yields samples instead of batches
     """
     if dataloader is None:
@@ -39,7 +39,16 @@ def replayable(dataloader: Iterable) -> Iterable:
         raise DataError(
             f"dataloader must be an iterable of batches, got {type(dataloader).__name__}; wrap one batch x as [x]"
         )
-    return _KeptBatches(dataloader) if isinstance(dataloader, Iterator) else dataloader
+    return dataloader
+
+
+def replayable(dataloader: Iterable) -> Iterable:
+    """
+    :param dataloader: what the user gave
+    :return: the same, or its batches, read when they are needed, if it is an iterator that can be read only once
+    :raises DataError: as :func:`checked`
+    """
+    return _KeptBatches(dataloader) if isinstance(checked(dataloader), Iterator) else dataloader
 
 
 class Batches:
