@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
 
+import torch
+
 from ..errors import ConfigError
 from ..kernels import check_backend
 from ..neuron import ParallelConversionNode, SpikePackNode, SpikingNode, TSANode
@@ -79,6 +81,8 @@ class ConversionConfig:
         negative part as in the positive one, and otherwise ``"spikes"``
     :param free_sizes: whether other sizes than the batch's (of images, of sequences) stay free where the ANN's own code
         allows it. ``None``: yes, unless the network cuts its maps into windows, for which that takes minutes
+    :param seed: of every random choice of a conversion, that of a shuffling dataloader included. With the same seed and
+        the same data the network is the same to the bit on one machine; torch's global generator is left as it was
     :raises ConfigError: if an option is out of range; the message lists what is valid
     """
 
@@ -97,6 +101,7 @@ class ConversionConfig:
     distillation_epochs: int | None = None
     shortcut: str = "auto"
     free_sizes: bool | None = None
+    seed: int = 0
 
     def __post_init__(self) -> None:
         check_choice("mode", self.mode, list(MODES))
@@ -116,6 +121,8 @@ class ConversionConfig:
                 raise ConfigError(f"{argument} must be True or False, got {getattr(self, argument)!r}")
         if self.free_sizes is not None and not isinstance(self.free_sizes, bool):
             raise ConfigError(f"free_sizes must be None, True or False, got {self.free_sizes!r}")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
+            raise ConfigError(f"seed must be an integer from 0 to 2**63 - 1, got {self.seed!r}")
         epochs = self.distillation_epochs
         if epochs is not None and (isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0):
             raise ConfigError(f"distillation_epochs must be None or an integer >= 0, got {epochs!r}")
@@ -142,6 +149,10 @@ class ConversionConfig:
         """Whether identity shortcuts may carry currents."""
         chosen = self.calibration == "weights" and self.mode == "parallel"
         return self.shortcut == "membrane" or (self.shortcut == "auto" and chosen)
+
+    def generator(self) -> torch.Generator:
+        """Random numbers that ``seed`` decides."""
+        return torch.Generator().manual_seed(self.seed)
 
     def as_dict(self) -> dict[str, object]:
         """The options as plain data."""

@@ -18,6 +18,7 @@ from .calibration.distillation import distil
 from .config import ConversionConfig
 from .data.batches import CalibrationData, replayable
 from .data.inputs import placement
+from .data.seeded import SeededLoader
 from .folding.fold import fold
 from .graph.capture import CaptureError
 from .graph.shapes import record_shapes
@@ -85,13 +86,14 @@ class ParallelConversionRecipe(ModuleConversionRecipe):
         :raises DataError: if the calibration data are unusable
         """
         device = getattr(converter, "device", None)
+        dataloader = SeededLoader(replayable(self.dataloader), self.config.seed)
         if submodules is not None:
-            snn = convert_submodules(ann, submodules, self.dataloader, device, self._convert)
+            snn = convert_submodules(ann, submodules, dataloader, device, self._convert)
         else:
             try:
-                snn = self._convert(ann, self.dataloader, device)
+                snn = self._convert(ann, dataloader, device)
             except CaptureError as error:
-                raise with_suggestions(error, ann, self.dataloader) from error
+                raise with_suggestions(error, ann, dataloader) from error
         report(snn, self.config.show_progress)
         return snn
 

@@ -18,6 +18,7 @@ from ..data.cache import Spool, Spooled
 from ..data.inputs import Batch
 from ..data.outliers import is_usual
 from .patches import LAYERS
+from .pruning import kept_weights
 
 _EPOCHS = 3  # of calibration="weights", where there is something to gain
 _WORTHWHILE = {"parallel": 0.005}  # relative squared error of the outputs, by mode
@@ -71,18 +72,21 @@ def _distil(ann: fx.GraphModule, snn: fx.GraphModule, data: CalibrationData, con
     if not len(parts):
         return "the ANN has no finite outputs of floats"
     worthwhile = _WORTHWHILE.get(config.mode, _WORTHWHILE_OTHERWISE)
-    better = _Distillation(snn, parts, targets).run(chosen, worthwhile, config.show_progress)
+    better = _Distillation(snn, parts, targets, config.generator()).run(chosen, worthwhile, config.show_progress)
     return "" if better else "gradient steps make the outputs worse"
 
 
 class _Distillation:
-    def __init__(self, snn: fx.GraphModule, parts: Spooled, targets: Spooled) -> None:
-        self.parts, self.targets = parts, targets
+    def __init__(
+        self, snn: fx.GraphModule, parts: Spooled, targets: Spooled, generator: torch.Generator
+    ) -> None:
+        self.parts, self.targets, self.generator = parts, targets, generator
         self.weights = _trained_weights(snn)
         # steps are smaller than what half precision can tell apart
         self.half = any(w.dtype in (torch.float16, torch.bfloat16) for w in self.weights)
         self.network = copy.deepcopy(snn).float() if self.half else snn
         self.trained = _trained_weights(self.network)
+        self.kept = [kept_weights(w) for w in self.trained]
         self.variances = _variances(targets)
 
     def run(self, epochs: int | None, worthwhile: float, progress: bool) -> bool:
@@ -109,13 +113,16 @@ class _Distillation:
         """Train, with steps of ``rate`` times the weights. :return: the averages of the weights"""
         groups = [{"params": [w], "lr": rate * float(w.detach().square().mean().sqrt())} for w in self.trained]
         optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99))
-        generator = torch.Generator().manual_seed(0)
-        order = torch.cat([torch.randperm(len(self.parts), generator=generator) for _ in range(epochs)]).tolist()
+        shuffled = [torch.randperm(len(self.parts), generator=self.generator) for _ in range(epochs)]
+        order = torch.cat(shuffled).tolist()
         first = int(len(order) * (1 - _AVERAGED))
         averages = [torch.zeros_like(w) for w in self.trained]
         for step, part in enumerate(tqdm(order, desc="distil", disable=not progress, leave=False)):
             optimiser.zero_grad()
             self._error(part).backward()
+            for w, kept in zip(self.trained, self.kept, strict=True):
+                if kept is not None and w.grad is not None:
+                    w.grad *= kept
             optimiser.step()
             if step >= first:
                 for average, w in zip(averages, self.trained, strict=True):
