@@ -55,7 +55,9 @@ class ConversionConfig:
     :param time_steps: T, the number of time-steps of the spiking network
     :param threshold: how thresholds are chosen from the activations of the calibration data
     :param calibration: how the conversion error is corrected, a row of
-        :data:`~sj_parallel_conversion.ann2snn.calibration.CALIBRATIONS`
+        :data:`~sj_parallel_conversion.ann2snn.calibration.CALIBRATIONS`. From 32 images on one in eight, at most 64, is
+        left out of the fits of ``"least_squares"`` and ``"weights"``. If a cheaper calibration does better on these,
+        the result is that one's, with a warning
     :param per_channel: one threshold a channel, or one a layer
     :param fold: whether the neurons' arithmetic becomes part of the weights around them, which is faster; ``False``
         keeps the weights of the ANN, and neurons whose parameters can be changed and trained

@@ -31,10 +31,8 @@ class HeldOut:
         :return: the same; when the last has been taken, :meth:`masks` are complete
         """
         for batch in batches:
-            inputs = [x for x, batched in zip(batch.tensors, batch.batched, strict=True) if batched] or batch.tensors
-            samples = zip(*(_bytes_of_samples(x) for x in inputs), strict=True)
-            numbers = [self._known.setdefault(hash(sample), len(self._known)) for sample in samples]
-            self._numbers.append(torch.tensor(numbers, dtype=torch.long, device=inputs[0].device))
+            numbers = [self._known.setdefault(hash(s), len(self._known)) for s in bytes_of_samples(batch)]
+            self._numbers.append(torch.tensor(numbers, dtype=torch.long, device=batch.tensors[0].device))
             yield batch
 
     @cached_property
@@ -54,6 +52,12 @@ class HeldOut:
         return [mask.repeat_interleave(-(-n // len(mask)))[:n] for mask, n in zip(held, lengths, strict=True)]
 
 
-def _bytes_of_samples(x: Tensor) -> list[bytes]:
+def bytes_of_samples(batch: Batch) -> Iterator[tuple[bytes, ...]]:
+    """Of each sample the bytes of its tensors, by which copies are known."""
+    inputs = [x for x, batched in zip(batch.tensors, batch.batched, strict=True) if batched] or batch.tensors
+    return zip(*map(_bytes_of_rows, inputs), strict=True)
+
+
+def _bytes_of_rows(x: Tensor) -> list[bytes]:
     rows = x.detach().cpu().unsqueeze(-1).flatten(1).contiguous().view(torch.uint8).numpy()
     return [row.tobytes() for row in rows]

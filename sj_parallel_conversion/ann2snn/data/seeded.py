@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 
 import torch
 
-_lock = threading.RLock()  # torch has one global generator for all threads
+# Torch has one global generator for all threads. Captures take this lock as well: torch puts the generator back to what
+# it was before them.
+global_generator = threading.RLock()
 _END = object()
 
 
@@ -38,7 +40,7 @@ class SeededLoader:
 
 def _with_state(state: torch.Tensor, act: Callable[[], object]) -> tuple[object, torch.Tensor]:
     """What ``act`` returns when torch's global generator is in ``state``, and the state that it leaves."""
-    with _lock:
+    with global_generator:
         kept = torch.get_rng_state()
         torch.set_rng_state(state)
         try:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import prune
 
 import sj_parallel_conversion as sjpc
@@ -105,18 +105,3 @@ def test_is_ridge_regression_on_what_is_left() -> None:
         expected = torch.linalg.solve(matrix, x[:, chosen].T @ error[:, channel])
         torch.testing.assert_close(change[chosen, channel].double(), expected, rtol=1e-3, atol=1e-4)
     assert not change[:, 2].any(), "a channel without weights"
-
-
-def test_a_corrected_layer_is_nearer_to_the_ann() -> None:
-    def error(**options: object) -> Tensor:
-        ann = network()
-        for i in (3, 6, 10):
-            unstructured(ann[i], 0.8)
-        x = torch.randn(128, 3, 14, 14)
-        loader = list(x[:96].split(32))
-        options = {"time_steps": 4, "distillation_epochs": 0, "show_progress": False} | options
-        snn = sjpc.ParallelConverter(loader, **options).convert(ann)
-        with torch.no_grad():
-            return (snn.predict(x[96:]) - ann(x[96:])).square().mean()
-
-    assert error(calibration="weights") < 0.9 * error(calibration="least_squares")
