@@ -32,6 +32,7 @@ def test_defaults() -> None:
         "distillation_epochs": None,
         "shortcut": "auto",
         "free_sizes": None,
+        "seed": 0,
     }
 
 
@@ -75,6 +76,11 @@ def test_defaults() -> None:
         ("distillation_epochs", -1, ["None or an integer >= 0"]),
         ("distillation_epochs", 2.0, ["None or an integer >= 0"]),
         ("distillation_epochs", True, ["None or an integer >= 0"]),
+        ("seed", -1, ["integer from 0"]),
+        ("seed", 2**63, ["integer from 0"]),
+        ("seed", 1.0, ["integer from 0"]),
+        ("seed", True, ["integer from 0"]),
+        ("seed", None, ["integer from 0"]),
         ("backend", "triton", ["'torch'", "'cupy'"]),
         ("backend", None, ["'torch'", "'cupy'"]),
         ("backend", ["cupy"], ["'torch'", "'cupy'"]),

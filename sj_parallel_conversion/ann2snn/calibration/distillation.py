@@ -5,20 +5,20 @@ from __future__ import annotations
 import contextlib
 import copy
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, fx, nn
 from tqdm import tqdm
 
-from ...neuron.spiking_activation import SpikingActivation
-from ...parameters import exact
 from ..config import ConversionConfig
 from ..data.batches import CalibrationData
-from ..data.cache import Spool, Spooled
-from ..data.inputs import Batch
-from ..data.outliers import is_usual
+from ..data.cache import Spooled
+from .judge import Judge
+from .output_error import OutputError, outputs, packed
 from .patches import LAYERS
+from .pruning import kept_weights
+from .sampling import spread
 
 _EPOCHS = 3  # of calibration="weights", where there is something to gain
 _WORTHWHILE = {"parallel": 0.005}  # relative squared error of the outputs, by mode
@@ -26,27 +26,31 @@ _WORTHWHILE_OTHERWISE = 0.02
 _IMAGES = 16  # a step, and with gradients at once, which is what limits the memory
 _RATE = 0.012  # size of a step, relative to the weights, for a relative error of 1
 _AVERAGED = 2 / 3  # share of the steps, the last, over which weights are averaged
-_CHECKED = 8  # every eighth part of the images shows whether the steps have led astray
+_CHECKED = 8  # one of eight parts of the images shows what there is to gain, and whether steps have led astray
 _ASTRAY = 1.5  # that many times the error
 
 
-def distil(ann: fx.GraphModule, snn: fx.GraphModule, data: CalibrationData, config: ConversionConfig) -> None:
+def distil(
+    ann: fx.GraphModule,
+    snn: fx.GraphModule,
+    data: CalibrationData,
+    config: ConversionConfig,
+    judge: Judge | None = None,
+) -> None:
     r"""
     Adam on the weights (not the biases) of the convolutions and linear layers behind the first of them, with the
-    straight-through gradient of the relative squared error of the outputs y against the ANN's,
-
-    .. math:: e = \overline{(y - y^*)^2} / \mathrm{var}(y^*).
-
-    Steps are proportional to a layer's weights and to the root of the error that there is to correct, and the weights
-    are averaged over the last two thirds of them. If that has led astray, which a sample of the images shows, the
-    network stays as it was. (Held-out images could not show more: the calibration has fitted the network to them, too,
-    so that on small data even good steps make their error larger.)
+    straight-through gradient of the relative squared error of the outputs against the ANN's
+    (:class:`~.output_error.OutputError`). Steps are proportional to a layer's weights and to the root of the error that
+    there is to correct, and the weights are averaged over the last two thirds of them. If held-out images show that
+    this has made the network worse, it stays as it was. Without a judge it stays so if the steps have led astray on the
+    images that they were taken on.
 
     :param ann: the reference
     :param snn: the calibrated network, folded or not; its weights are set
     :param data: calibration data, read once
     :param config: the conversion's options. ``distillation_epochs=None``: three for ``calibration="weights"`` if the
         only output is one of two axes, as classes ``[N, C]`` are, and its error worth it, otherwise none
+    :param judge: has images that are not among ``data``
     """
     chosen = config.distillation_epochs
     if chosen == 0 or (chosen is None and config.calibration != "weights"):
@@ -54,7 +58,7 @@ def distil(ann: fx.GraphModule, snn: fx.GraphModule, data: CalibrationData, conf
     reason = _reason_or_none(lambda: _unfit(ann, snn, data, chosen))
     if reason is None:  # what the dataloader raises is no reason: it goes out
         parts = data.spool.keep(part for x in data.batches("read calibration data") for part in data.parts(x, _IMAGES))
-        reason = _reason_or_none(lambda: _distil(ann, snn, data, config, parts))
+        reason = _reason_or_none(lambda: _distil(ann, snn, data, config, judge, parts))
     if reason:
         warnings.warn(f"the spiking network is calibrated, but not distilled: {reason}", stacklevel=2)
 
@@ -70,65 +74,87 @@ def _unfit(ann: fx.GraphModule, snn: fx.GraphModule, data: CalibrationData, chos
     """:return: why the network cannot be distilled, nothing where it need not be, and ``None`` if it is to be"""
     if not _trained_weights(snn):
         return "" if chosen is None else "there is no convolution or linear layer behind the first"
-    if chosen is None and not _is_classification(_outputs(ann, data.parts(data.first(), _IMAGES)[0])):
+    if chosen is None and not _is_classification(outputs(ann, data.parts(data.first(), _IMAGES)[0])):
         return ""
     return None
 
 
 def _distil(
-    ann: fx.GraphModule, snn: fx.GraphModule, data: CalibrationData, config: ConversionConfig, parts: Spooled
+    ann: fx.GraphModule,
+    snn: fx.GraphModule,
+    data: CalibrationData,
+    config: ConversionConfig,
+    judge: Judge | None,
+    parts: Spooled,
 ) -> str:
     """:return: why the network is not distilled, though it should be, or nothing"""
-    targets = data.spool.keep(_outputs(ann, x) for x in parts)
-    parts, targets = _usual(data.spool, parts, targets, data.fixed_batch)
-    if not len(parts):
+    error = OutputError(ann, parts, data.spool, data.fixed_batch)
+    if not len(error):
         return "the ANN has no finite outputs of floats"
-    worthwhile = _WORTHWHILE.get(config.mode, _WORTHWHILE_OTHERWISE)
-    better = _Distillation(snn, parts, targets).run(config.distillation_epochs, worthwhile, config.show_progress)
-    return "" if better else "gradient steps make the outputs worse"
+    epochs, worthwhile = config.distillation_epochs, _WORTHWHILE.get(config.mode, _WORTHWHILE_OTHERWISE)
+    return _Distillation(snn, error, judge, config.generator()).run(epochs, worthwhile, config.show_progress)
 
 
 class _Distillation:
-    def __init__(self, snn: fx.GraphModule, parts: Spooled, targets: Spooled) -> None:
-        self.parts, self.targets = parts, targets
+    def __init__(
+        self, snn: fx.GraphModule, error: OutputError, judge: Judge | None, generator: torch.Generator
+    ) -> None:
+        self.error, self.judge, self.generator = error, judge, generator
         self.weights = _trained_weights(snn)
         # steps are smaller than what half precision can tell apart
-        self.half = any(w.dtype in (torch.float16, torch.bfloat16) for w in self.weights)
-        self.network = copy.deepcopy(snn).float() if self.half else snn
+        half = any(w.dtype in (torch.float16, torch.bfloat16) for w in self.weights)
+        self.network, self.dtype = (copy.deepcopy(snn).float(), torch.float32) if half else (snn, None)
         self.trained = _trained_weights(self.network)
-        self.variances = _variances(targets)
+        self.kept = [kept_weights(w) for w in self.trained]
+        self.checked = spread(len(error), -(-len(error) // _CHECKED), generator)[0].tolist()
 
-    def run(self, epochs: int | None, worthwhile: float, progress: bool) -> bool:
+    def run(self, epochs: int | None, worthwhile: float, progress: bool) -> str:
         """
         :param epochs: ``None``: as many as are worth it, none for an error up to ``worthwhile``
-        :return: ``False`` if the steps have led astray
+        :return: why the network stays as it was, though the steps were taken, or nothing
         """
         with _training_only(self.network, self.trained), torch.enable_grad():
             before = self._checked_error()
             if before <= (worthwhile if epochs is None else 0.0):
-                return True
+                return ""
+            judged = None if self.judge is None else self.judge.errors(self.network, self.dtype)
             kept = [w.detach().clone() for w in self.trained]
             try:
                 averages = self._descend(_EPOCHS if epochs is None else epochs, _RATE * before**0.5, progress)
                 _set(self.trained, averages)
-                better = self._checked_error() < _ASTRAY * before
+                reason = self._harm(before, judged)
             finally:
                 _set(self.trained, kept)
-        if better:
+        if not reason:
             _set(self.weights, averages)
-        return better
+        return reason
+
+    def _harm(self, before: float, judged: Tensor | None) -> str:
+        """What the steps have made worse, if they have; ``judged`` are the held-out images' errors before them."""
+        if judged is None:
+            return "" if self._checked_error() < _ASTRAY * before else "gradient steps make the outputs worse"
+        errors = self.judge.errors(self.network, self.dtype)
+        if not self.judge.worse(errors, judged):
+            return ""
+        return (
+            f"gradient steps make the outputs worse, with an error of {float(errors.mean()):.3g} on {len(errors)} "
+            f"held-out images instead of {float(judged.mean()):.3g}"
+        )
 
     def _descend(self, epochs: int, rate: float, progress: bool) -> list[Tensor]:
         """Train, with steps of ``rate`` times the weights. :return: the averages of the weights"""
         groups = [{"params": [w], "lr": rate * float(w.detach().square().mean().sqrt())} for w in self.trained]
         optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99))
-        generator = torch.Generator().manual_seed(0)
-        order = torch.cat([torch.randperm(len(self.parts), generator=generator) for _ in range(epochs)]).tolist()
+        shuffled = [torch.randperm(len(self.error), generator=self.generator) for _ in range(epochs)]
+        order = torch.cat(shuffled).tolist()
         first = int(len(order) * (1 - _AVERAGED))
         averages = [torch.zeros_like(w) for w in self.trained]
         for step, part in enumerate(tqdm(order, desc="distil", disable=not progress, leave=False)):
             optimiser.zero_grad()
-            self._error(part).backward()
+            self.error.of(self.network, part, self.dtype).backward()
+            for w, kept in zip(self.trained, self.kept, strict=True):
+                if kept is not None and w.grad is not None:
+                    w.grad *= kept
             optimiser.step()
             if step >= first:
                 for average, w in zip(averages, self.trained, strict=True):
@@ -137,66 +163,12 @@ class _Distillation:
 
     @torch.no_grad()
     def _checked_error(self) -> float:
-        errors = [float(self._error(part)) for part in range(0, len(self.parts), _CHECKED)]
+        errors = [float(self.error.of(self.network, part, self.dtype)) for part in self.checked]
         return sum(errors) / len(errors)
 
-    def _error(self, part: int) -> Tensor:
-        batch = self.parts[part]
-        batch = batch.to(batch.tensors[0].device, torch.float32) if self.half else batch
-        outputs = _outputs(self.network, batch)
-        pairs = zip(outputs, self.targets[part], self.variances, strict=True)
-        return sum((y - target).square().mean() / variance for y, target, variance in pairs) / len(outputs)
 
-
-def _outputs(model: nn.Module, batch: Batch) -> list[Tensor]:
-    """The floating tensors among the outputs, in float32 at least."""
-    outputs = model(*batch.clone().tensors)  # autograd takes no tensor made in inference mode
-    tensors = [y for y in outputs if isinstance(y, Tensor) and y.is_floating_point() and y.numel()]
-    return [y if y.dtype == torch.float64 else y.float() for y in tensors]
-
-
-def _usual(spool: Spool, parts: Spooled, targets: Spooled, whole: bool) -> tuple[Spooled, Spooled]:
-    """
-    Without images whose output is not finite or would decide the error alone, as far as it is known which output is
-    whose. If batches have to stay ``whole``, without the batches in which there is such an image.
-    """
-    if not targets[0]:
-        return spool.keep([]), spool.keep([])
-    if not all(y.dim() and len(y) == x.size for x, outputs in zip(parts, targets, strict=True) for y in outputs):
-        return parts, targets
-    sizes = _sizes(targets)
-    finite = torch.stack([size.isfinite() for size in sizes]).all(0)
-    usual = [is_usual(size.where(finite, 0.0)) for size in sizes]
-    masks = (torch.stack(usual).all(0) & finite).split([x.size for x in parts])
-    if all(mask.all() for mask in masks):
-        return parts, targets
-    kept = [(i, mask) for i, mask in enumerate(masks) if (mask.all() if whole else mask.any())]
-    return (
-        spool.keep(parts[i].select(mask) for i, mask in kept),
-        spool.keep([y[mask] for y in targets[i]] for i, mask in kept),
-    )
-
-
-def _sizes(targets: Iterable[list[Tensor]]) -> list[Tensor]:
-    """Of each output, the largest magnitude in each image."""
-    by_part = [[y.flatten(1).abs().amax(1) if y.dim() > 1 else y.abs() for y in outputs] for outputs in targets]
-    return [torch.cat(parts) for parts in zip(*by_part, strict=True)]
-
-
-def _is_classification(outputs: list[Tensor]) -> bool:
-    return len(outputs) == 1 and outputs[0].dim() == 2 and outputs[0].shape[1] > 1
-
-
-def _variances(targets: Iterable[list[Tensor]]) -> list[Tensor]:
-    """Of each output, over all images; a constant one counts as it is."""
-    sums = [torch.stack([_moments(exact(y)) for y in outputs]) for outputs in targets]
-    count, total, square = sum(sums).unbind(1)
-    variance = square / count - (total / count).square()
-    return list(torch.where(variance > 0, variance, 1.0).float())
-
-
-def _moments(y: Tensor) -> Tensor:
-    return torch.stack([y.new_tensor(y.numel()), y.sum(), y.square().sum()])
+def _is_classification(found: list[Tensor]) -> bool:
+    return len(found) == 1 and found[0].dim() == 2 and found[0].shape[1] > 1
 
 
 def _trained_weights(snn: fx.GraphModule) -> list[nn.Parameter]:
@@ -210,21 +182,17 @@ def _trained_weights(snn: fx.GraphModule) -> list[nn.Parameter]:
 def _training_only(network: nn.Module, trained: list[nn.Parameter]) -> Iterator[None]:
     """Levels pass and no trains, and nothing but ``trained`` gets a gradient."""
     asked = [(p, p.requires_grad) for p in network.parameters()]
-    neurons = [(m, m.packed) for m in network.modules() if isinstance(m, SpikingActivation)]
     try:
         for parameter, _ in asked:
             parameter.requires_grad_(False)
         for parameter in trained:
             parameter.requires_grad_(True)
-        for neuron, _ in neurons:
-            neuron.packed = True
-        yield
+        with packed(network):
+            yield
     finally:
         for parameter, flag in asked:
             parameter.requires_grad_(flag)
             parameter.grad = None
-        for neuron, flag in neurons:
-            neuron.packed = flag
 
 
 def _set(weights: list[nn.Parameter], values: list[Tensor]) -> None:

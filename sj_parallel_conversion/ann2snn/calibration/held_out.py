@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -13,9 +14,14 @@ EVERY = 8  # every eighth image, or one of fewer
 
 
 class HeldOut:
-    """Counts distinct images: copies of one that is held out must not be fitted, or no penalty would seem too small."""
+    """
+    Counts distinct images: copies of one that is held out must not be fitted, or no penalty would seem too small.
 
-    def __init__(self) -> None:
+    :param generator: draws one of each eight images in a row
+    """
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self._generator = generator
         self._numbers: list[Tensor] = []
         self._known: dict[int, int] = {}
 
@@ -25,22 +31,33 @@ class HeldOut:
         :return: the same; when the last has been taken, :meth:`masks` are complete
         """
         for batch in batches:
-            inputs = [x for x, batched in zip(batch.tensors, batch.batched, strict=True) if batched] or batch.tensors
-            samples = zip(*(_bytes_of_samples(x) for x in inputs), strict=True)
-            numbers = [self._known.setdefault(hash(sample), len(self._known)) for sample in samples]
-            self._numbers.append(torch.tensor(numbers, dtype=torch.long, device=inputs[0].device))
+            numbers = [self._known.setdefault(hash(s), len(self._known)) for s in bytes_of_samples(batch)]
+            self._numbers.append(torch.tensor(numbers, dtype=torch.long, device=batch.tensors[0].device))
             yield batch
+
+    @cached_property
+    def _held(self) -> Tensor:
+        """Which of the distinct images are held out."""
+        every = min(EVERY, len(self._known))
+        groups = torch.arange(len(self._known)) // every
+        drawn = torch.randint(every, (len(self._known),), generator=self._generator)[groups]
+        return torch.arange(len(self._known)) % every == drawn
 
     def masks(self, lengths: Iterable[int]) -> list[Tensor]:
         """
         :param lengths: of each batch of values; where they are parts of images, each image has equally many in a row
         :return: batch by batch, which values belong to images that are held out
         """
-        every = min(EVERY, len(self._known))
-        held = [numbers % every == every - 1 for numbers in self._numbers]
+        held = [self._held.to(numbers.device)[numbers] for numbers in self._numbers]
         return [mask.repeat_interleave(-(-n // len(mask)))[:n] for mask, n in zip(held, lengths, strict=True)]
 
 
-def _bytes_of_samples(x: Tensor) -> list[bytes]:
+def bytes_of_samples(batch: Batch) -> Iterator[tuple[bytes, ...]]:
+    """Of each sample the bytes of its tensors, by which copies are known."""
+    inputs = [x for x, batched in zip(batch.tensors, batch.batched, strict=True) if batched] or batch.tensors
+    return zip(*map(_bytes_of_rows, inputs), strict=True)
+
+
+def _bytes_of_rows(x: Tensor) -> list[bytes]:
     rows = x.detach().cpu().unsqueeze(-1).flatten(1).contiguous().view(torch.uint8).numpy()
     return [row.tobytes() for row in rows]

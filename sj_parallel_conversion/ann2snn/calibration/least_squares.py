@@ -15,6 +15,7 @@ from ..data.outliers import is_usual
 from ..graph import ShortcutReLU
 from ..placement.sites import Site
 from .amplitude import own_amplitude
+from .sampling import spread_over
 from .sensitivity import Sensitivity
 from .side_by_side import Batches, Sweep, Visitor
 
@@ -72,6 +73,7 @@ class FitNeurons(Visitor):
         self.max_level = config.node_type.code.max_level(config.time_steps)
         self.sites = {site.name: site for site in sites if not site.is_lossless(self.max_level)}
         self.search = config.threshold == "mse"
+        self.generator = config.generator()
 
     def before(self, node: fx.Node, ann_input: Batches, snn_input: Batches) -> None:
         """Fit the neuron at ``node``, from the inputs ``[N, ...]`` that the two networks give it."""
@@ -83,15 +85,19 @@ class FitNeurons(Visitor):
         if isinstance(reference, ShortcutReLU):
             # what it adds has to cancel the negative values that the spiking network has, whatever the ANN's are
             ann_input = snn_input
-        z1, z0 = _samples(site, ann_input), _samples(site, snn_input)
-        y = _samples(site, ann_input, reference)
+        places = spread_over([site.count(x) for x in ann_input], _SAMPLES, self.generator)
+
+        def samples(batches: Batches, see: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+            return _samples(site, batches, places, see)
+
+        z1, z0, y = samples(ann_input), samples(snn_input), samples(ann_input, reference)
         # a trained threshold is kept
         search = self.search and not isinstance(site.activation, (QCFS, DAQCFS))
         # a channel's parameters of the activation itself (PReLU) lie along another axis than the neuron's may
-        charge = None if neuron.activation is None else lambda: _samples(site, snn_input, neuron.charge)
+        charge = None if neuron.activation is None else lambda: samples(snn_input, neuron.charge)
         weights = None if self.sensitivity is None else self.sensitivity.weights(site.name)
         if weights is not None:
-            weights = _samples(site, [w.expand_as(x) for w, x in zip(weights, ann_input, strict=True)])
+            weights = samples([w.expand_as(x) for w, x in zip(weights, ann_input, strict=True)])
         fit_neuron(neuron, z1, z0, y, search, site.channel_dim is not None, charge, self.energy, weights)
 
 
@@ -194,10 +200,9 @@ def _range(y: Tensor) -> tuple[Tensor, Tensor]:
     return size.amax(1), size.sum(1) / (size > 0).sum(1).clamp_min(1)
 
 
-def _samples(site: Site, batches: Sequence[Tensor], see: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-    """``[C, samples]`` of ``see(batch)``, float32, at most ``_SAMPLES`` of them, spread evenly over the data."""
-    total = sum(x.numel() if site.channel_dim is None else x.numel() // x.shape[site.channel_dim] for x in batches)
-    stride = max(1, total // _SAMPLES)
-    # an odd stride walks over all rows and columns of a feature map
-    stride += 1 - stride % 2
-    return torch.cat([site.by_channel(x if see is None else see(x))[:, ::stride].float() for x in batches], 1)
+def _samples(
+    site: Site, batches: Batches, places: Sequence[Tensor], see: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
+    """``[C, samples]`` of ``see(batch)``, float32, at the ``places`` of each batch."""
+    seen = (x if see is None else see(x) for x in batches)
+    return torch.cat([site.at(x, numbers).float() for x, numbers in zip(seen, places, strict=True)], 1)

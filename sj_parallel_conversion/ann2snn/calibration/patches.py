@@ -21,36 +21,35 @@ def input_rows(layer: nn.Module, u: Tensor, places: Tensor) -> Tensor:
     """
     :param layer: a linear layer, or a convolution of any dimension, stride, padding, dilation and groups
     :param u: its input, a batch
-    :param places: numbers of output places
+    :param places: numbers of output places in each image, ``[N, places]``
     :return: ``[groups, N * places, features]``, float32; features are ordered as in :func:`to_weight`
     """
     u = u.float()
     if isinstance(layer, nn.Linear):
-        return u.unsqueeze(0) if u.dim() == 2 else u.flatten(1, -2).index_select(1, places).flatten(0, 1).unsqueeze(0)
+        return _at(u.unsqueeze(1).flatten(1, -2), places).flatten(0, 1).unsqueeze(0)
     u = _pad(layer, u)
     index = _patch_index(layer, u.shape[2:], places)
     # with the channels last a tap is one copy of them all
-    taps = u.flatten(2).transpose(1, 2).contiguous().index_select(1, index.flatten())
+    taps = _at(u.flatten(2).transpose(1, 2).contiguous(), index.flatten(1))
     if layer.groups == 1:
-        return taps.view(1, len(u) * len(places), -1)
-    taps = taps.view(len(u) * len(places), index.shape[1], layer.groups, -1)
+        return taps.view(1, places.numel(), -1)
+    taps = taps.view(places.numel(), index.shape[2], layer.groups, -1)
     return taps.permute(2, 0, 1, 3).flatten(2)
 
 
 def output_rows(layer: nn.Module, y: Tensor, places: Tensor) -> Tensor:
     """``[groups, N * places, channels]``, float32, of an output ``y``."""
-    y = y.float()
     if isinstance(layer, nn.Linear):
-        return y.unsqueeze(0) if y.dim() == 2 else y.flatten(1, -2).index_select(1, places).flatten(0, 1).unsqueeze(0)
-    y = y.flatten(2).index_select(2, places).transpose(0, 1).flatten(1)
-    return y.view(layer.groups, -1, y.shape[1]).transpose(1, 2)
+        return _at(y.unsqueeze(1).flatten(1, -2), places).flatten(0, 1).unsqueeze(0).float()
+    rows = _at(y.flatten(2).transpose(1, 2), places).flatten(0, 1).float()
+    return rows.view(len(rows), layer.groups, -1).transpose(0, 1)
 
 
 def weight_rows(layer: nn.Module, weight: Tensor, like: Tensor, places: Tensor) -> Tensor:
     """``[N * places, 1]`` of a ``weight`` that is the same for all channels and broadcasts to the output ``like``."""
     weight = weight.float().expand_as(like)
     by_place = weight[..., 0] if isinstance(layer, nn.Linear) else weight[:, 0]
-    return by_place.reshape(len(like), -1).index_select(1, places).view(-1, 1)
+    return by_place.reshape(len(like), -1).gather(1, places).view(-1, 1)
 
 
 def to_weight(layer: nn.Module, coefficients: Tensor) -> Tensor:
@@ -63,6 +62,18 @@ def to_weight(layer: nn.Module, coefficients: Tensor) -> Tensor:
     taps = layer.weight[0, 0].numel()
     by_tap = coefficients.reshape(groups, taps, -1, channels)
     return by_tap.permute(0, 3, 2, 1).reshape_as(layer.weight).to(layer.weight.dtype)
+
+
+def from_weight(layer: nn.Module, weight: Tensor) -> Tensor:
+    """The inverse of :func:`to_weight`."""
+    groups = getattr(layer, "groups", 1)
+    by_group = weight.reshape(groups, len(weight) // groups, weight.shape[1], -1)
+    return by_group.permute(0, 3, 2, 1).flatten(1, 2)
+
+
+def _at(x: Tensor, places: Tensor) -> Tensor:
+    """``[N, places, channels]`` of ``x`` ``[N, all places, channels]``, which may be a view."""
+    return x[torch.arange(len(x), device=x.device).unsqueeze(1), places]
 
 
 def _pad(layer: _ConvNd, u: Tensor) -> Tensor:
@@ -78,7 +89,7 @@ def _pad(layer: _ConvNd, u: Tensor) -> Tensor:
 
 
 def _patch_index(layer: _ConvNd, size: torch.Size, places: Tensor) -> Tensor:
-    """Where in the flattened map the taps of each output place lie, ``[places, taps]``."""
+    """Where in the flattened map the taps of each output place lie, ``[N, places, taps]``."""
     axes = list(zip(size, layer.kernel_size, layer.stride, layer.dilation, strict=True))
     counts = [(s - d * (k - 1) - 1) // step + 1 for s, k, step, d in axes]
     strides = [1]
@@ -91,4 +102,4 @@ def _patch_index(layer: _ConvNd, size: torch.Size, places: Tensor) -> Tensor:
         sum(t * d * stride for t, (_, _, _, d), stride in zip(tap, axes, strides, strict=True))
         for tap in itertools.product(*(range(k) for k in layer.kernel_size))
     ]
-    return starts.to(places.device)[places].unsqueeze(1) + torch.tensor(taps, device=places.device)
+    return starts.to(places.device)[places].unsqueeze(-1) + torch.tensor(taps, device=places.device)

@@ -10,7 +10,10 @@ from torch import Tensor, nn
 
 from ...parameters import exact
 from ..data.outliers import is_usual
-from .patches import count_places, input_rows, output_rows, to_weight, weight_rows
+from .patches import count_places, from_weight, input_rows, output_rows, to_weight, weight_rows
+from .pruning import kept_weights
+from .ridge import Rows, Sums
+from .sampling import spread
 
 _RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # relative to the mean variance of the inputs
 _DEFAULT_RIDGE = 1e-2  # where no image can be held out
@@ -26,6 +29,7 @@ def fit_change(
     weights: Iterable[Tensor | None],
     rectified: bool,
     held_out: Sequence[Tensor],
+    generator: torch.Generator | None = None,
 ) -> Tensor | None:
     r"""
     The change of ``[weight, bias]`` that minimises the squared error of the output, with a ridge penalty that held-out
@@ -34,7 +38,8 @@ def fit_change(
     .. math:: [z^* > 0]\,(z - z^*)^2 + [z^* \le 0]\,\max(z, 0)^2,
 
     of which the least-squares problem with ``min(z, 0)`` as the target, where z* is negative, is a majorant at the
-    present z. One such step is taken: more of them fit the layer ever better and the network ever worse.
+    present z. One such step is taken: more of them fit the layer ever better and the network ever worse. In a pruned
+    layer weights that are 0 do not change, nor does the bias of a channel that has no weights left.
 
     :param layer: a linear layer, or a convolution of any dimension, stride, padding, dilation and groups
     :param inputs: what goes into it, batch by batch
@@ -43,12 +48,16 @@ def fit_change(
     :param weights: of the squared errors, the same for all channels, broadcastable to the outputs; ``None``: 1
     :param rectified: whether a rectifier follows
     :param held_out: batch by batch, which images are held out
+    :param generator: where the choice of places comes from; ``None``: one of the call's own
     :return: ``[groups, features + 1, channels]``, or ``None`` if no change helps the held-out images or
         none is finite
     """
-    samples = _without_outliers(list(_samples(layer, outputs, targets, weights, held_out)))
+    generator = generator or torch.Generator()
+    samples = _without_outliers(list(_samples(layer, outputs, targets, weights, held_out, generator)))
     features = layer.weight[0].numel()
-    sums_of = _Sums if features <= sum(len(sample.root) for sample in samples) else _Rows
+    sums_of = Sums if features <= sum(len(sample.root) for sample in samples) else Rows
+    kept = kept_weights(layer.weight)
+    kept = None if kept is None else from_weight(layer, kept)
     fitted, held, held_rows, centre = sums_of(), sums_of(), [], None
     for sample, u in zip(samples, inputs, strict=True):
         x = input_rows(layer, u[sample.order], sample.places)
@@ -61,17 +70,17 @@ def fit_change(
         # a copy, because a view would keep all rows in memory
         held_rows.append((x[:, rows].clone(), z[:, rows], target[:, rows], sample.root[rows].expand(len(x), -1, 1)))
     if not (fitted.rows and held.rows):
-        return _uncentred((fitted + held).solve(_DEFAULT_RIDGE, centre), centre)
+        return _uncentred((fitted + held).solve(_DEFAULT_RIDGE, centre, kept), centre)
     x, z, target, root = (torch.cat(parts, 1) for parts in zip(*held_rows, strict=True))
     best, lowest = None, _loss(z, target, rectified)
     for ridge in _RIDGES:
-        change = fitted.solve(ridge, centre)
+        change = fitted.solve(ridge, centre, kept)
         if change is None:
             continue
         loss = _loss(z + x @ change[:, :-1] + root @ change[:, -1:], target, rectified)
         if loss < lowest:
             best, lowest = ridge, loss
-    return None if best is None else _uncentred((fitted + held).solve(best, centre), centre)
+    return None if best is None else _uncentred((fitted + held).solve(best, centre, kept), centre)
 
 
 def apply_change(layer: nn.Module, change: Tensor) -> None:
@@ -85,7 +94,7 @@ def _uncentred(change: Tensor | None, centre: Tensor) -> Tensor | None:
     """``change`` for inputs from which ``centre`` ``[groups, 1, features]`` is not subtracted."""
     if change is None:
         return None
-    bias = change[:, -1:] - _on(centre, exact(centre) @ exact(change[:, :-1]))
+    bias = change[:, -1:] - (exact(centre) @ exact(change[:, :-1])).to(change)
     return torch.cat([change[:, :-1], bias], 1)
 
 
@@ -95,7 +104,7 @@ class _Sample:
     Rows of one batch: some places of each image, those of held-out images last.
 
     :param order: of the images
-    :param places: numbers of the output places
+    :param places: numbers of the output places in each image, ``[N, places]``
     :param fitted: how many rows are not held out
     :param output: ``[groups, rows, channels]``
     :param target: the same of what should come out
@@ -116,17 +125,17 @@ def _samples(
     targets: Iterable[Tensor],
     weights: Iterable[Tensor | None],
     held_out: Sequence[Tensor],
+    generator: torch.Generator,
 ) -> Iterator[_Sample]:
-    generator = torch.Generator().manual_seed(0)
     rows = min(_ROWS, _ELEMENTS // (layer.weight[0].numel() * getattr(layer, "groups", 1)))
     per_image = max(1, rows // sum(len(z) for z in outputs))
     for z, target, weight, held in zip(outputs, targets, weights, held_out, strict=True):
         order = held.long().argsort(stable=True).to(z.device)
-        places = torch.randperm(count_places(layer, z), generator=generator)[:per_image].sort().values.to(z.device)
+        places = spread(count_places(layer, z), per_image, generator, rows=len(z)).to(z.device)
         output, target = (output_rows(layer, y[order], places) for y in (z, target))
         weight = torch.ones((), device=z.device) if weight is None else weight.expand(z.shape)[order]
         root = weight_rows(layer, weight, z, places).sqrt()
-        yield _Sample(order, places, int((~held).sum()) * len(places), output, target, root)
+        yield _Sample(order, places, int((~held).sum()) * places.shape[1], output, target, root)
 
 
 def _without_outliers(samples: list[_Sample]) -> list[_Sample]:
@@ -136,116 +145,6 @@ def _without_outliers(samples: list[_Sample]) -> list[_Sample]:
     for sample, mask in zip(samples, usual, strict=True):
         sample.root *= mask.unsqueeze(1)
     return samples
-
-
-class _Sums:
-    """
-    What least squares needs to know of rows: their covariance, and that with what they shall explain. Their inputs are
-    nearly centred before they are added up in float32: a common mean would leave no digits for what differs.
-    """
-
-    def __init__(self) -> None:
-        self.rows = 0
-        self.squares: Tensor | float = 0.0  # [groups, features, features]
-        self.sums: Tensor | float = 0.0  # [groups, features, 1]
-        self.explained: Tensor | float = 0.0  # [groups, features, channels]
-        self.errors: Tensor | float = 0.0  # [groups, 1, channels]
-        self.weight: Tensor | float = 0.0
-
-    def add(self, x: Tensor, error: Tensor, root: Tensor) -> None:
-        """
-        :param x: inputs ``[groups, rows, features]``
-        :param error: what they shall explain, ``[groups, rows, channels]``
-        :param root: the input of the bias, ``[rows, 1]``
-        """
-        if not len(root):
-            return
-        across = exact(x.transpose(1, 2) @ torch.cat([error, root.expand(len(x), -1, 1)], 2))
-        self.squares = self.squares + exact(x.transpose(1, 2) @ x)
-        self.explained, self.sums = self.explained + across[..., :-1], self.sums + across[..., -1:]
-        self.errors = self.errors + exact(root.T @ error)
-        self.weight = self.weight + exact(root).square().sum()
-        self.rows += len(root)
-
-    def __add__(self, other: _Sums) -> _Sums:
-        both = _Sums()
-        for name in vars(both):
-            setattr(both, name, getattr(self, name) + getattr(other, name))
-        return both
-
-    def solve(self, ridge: float, centre: Tensor) -> Tensor | None:
-        """
-        :param ridge: penalty, relative to the mean square of the inputs; the bias has none
-        :param centre: what was subtracted from them, ``[groups, 1, features]``
-        :return: ``[groups, features + 1, channels]``, or ``None`` if there is no finite solution
-        """
-        weight = self.weight.clamp_min(1e-30)
-        mean = self.sums / weight
-        covariance = self.squares - self.sums @ mean.transpose(1, 2)
-        squares = self.squares.diagonal(dim1=1, dim2=2).unsqueeze(2)
-        covariance.diagonal(dim1=1, dim2=2).add_(_penalty(ridge, squares, self.sums, weight, centre))
-        factor, failed = torch.linalg.cholesky_ex(covariance)
-        explained = self.explained - mean @ self.errors
-        slope = torch.cholesky_solve(explained, factor)
-        change = _on(centre, torch.cat([slope, self.errors / weight - mean.transpose(1, 2) @ slope], 1))
-        return change if not failed.any() and change.isfinite().all() else None
-
-
-class _Rows(_Sums):
-    """
-    The rows themselves, where they are fewer than the features: the same solution, by way of the products of rows with
-    rows, in memory that grows with the features and not with their square.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.parts: list[tuple[Tensor, Tensor, Tensor]] = []
-        self._products: Tensor | None = None
-
-    def add(self, x: Tensor, error: Tensor, root: Tensor) -> None:
-        """As :meth:`_Sums.add`."""
-        if len(root):
-            # a copy, because a view would keep the rows of the other side in memory
-            self.parts.append((x.clone(), error.clone(), root.expand(len(x), -1, 1)))
-            self.rows += len(root)
-
-    def __add__(self, other: _Sums) -> _Rows:
-        both = _Rows()
-        both.parts, both.rows = self.parts + other.parts, self.rows + other.rows
-        return both
-
-    def solve(self, ridge: float, centre: Tensor) -> Tensor | None:
-        """As :meth:`_Sums.solve`."""
-        x, error, root = (torch.cat(parts, 1) for parts in zip(*self.parts, strict=True))
-        weight = exact(root).square().sum(1, keepdim=True).clamp_min(1e-30)
-        sums, errors = (exact(root.transpose(1, 2) @ y) for y in (x, error))
-        mean = sums / weight
-        squares = exact(x.square().sum(1)).unsqueeze(2)
-        penalty = _penalty(ridge, squares, sums.transpose(1, 2), weight, centre)
-        x = x - root * _on(x, mean)
-        if self._products is None:
-            self._products = exact(x @ x.transpose(1, 2))
-        products = self._products.clone()
-        products.diagonal(dim1=1, dim2=2).add_(penalty)
-        factor, failed = torch.linalg.cholesky_ex(products)
-        dual = torch.cholesky_solve(exact(error) - exact(root) * (errors / weight), factor)
-        slope = x.transpose(1, 2) @ _on(x, dual)
-        change = torch.cat([slope, _on(x, errors / weight - mean @ exact(slope))], 1)
-        return change if not failed.any() and change.isfinite().all() else None
-
-
-def _on(like: Tensor, x: Tensor) -> Tensor:
-    """``x`` in float32, on the device of ``like``."""
-    return x.float().to(like.device)
-
-
-def _penalty(ridge: float, squares: Tensor, sums: Tensor, weight: Tensor, centre: Tensor) -> Tensor:
-    """
-    What is added to the covariance's diagonal, ``[groups, 1]``: ``ridge`` times the mean square of the inputs, of which
-    ``centre`` ``[groups, 1, features]`` was subtracted.
-    """
-    centre = exact(centre).transpose(1, 2)
-    return (ridge + 1e-9) * (squares + (2 * sums + weight * centre) * centre).mean(1) + 1e-12
 
 
 def _loss(z: Tensor, target: Tensor, rectified: bool) -> float:

@@ -39,7 +39,7 @@ def weights(
     :param data: calibration data, read once
     :param config: the conversion's options
     """
-    sensitivity, held_out = Sensitivity(ann, sites, data.parts, data.spool), HeldOut()
+    sensitivity, held_out = Sensitivity(ann, sites, data.parts, data.spool), HeldOut(config.generator())
     visitor = CorrectWeights(ann, snn, sites, config, sensitivity, held_out)
     layers = {name for name, module in snn.named_modules() if type(module) in LAYERS}
     sweep = Sweep(ann, snn, {site.name for site in sites}, layers, data.spool)
@@ -98,7 +98,7 @@ class CorrectWeights(FitNeurons):
         module = self.snn.get_submodule(layer)
         weights = [None] * len(inputs) if weights is None else weights
         held_out = self.held_out.masks(len(z) for z in output)
-        change = fit_change(module, inputs, output, target, weights, rectified, held_out)
+        change = fit_change(module, inputs, output, target, weights, rectified, held_out, self.generator)
         if change is None:
             return
         correction = copy.deepcopy(module)

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from ...errors import DataError, SJPCError
 from .memory import available_memory, size_of
+from .seeded import SeededLoader
 
 _MANY = 1_000  # batches of a dataloader without a length, after which a warning says that it may be endless
 _MOST_KEPT = 10_000  # batches of an iterator, after which it counts as endless
@@ -71,11 +72,13 @@ class Source(Batches):
 
     :param dataloader: any iterable of batches
     :param max_batches: how many batches are read; ``None``: all
+    :param seed: of what the dataloader draws, as :class:`~.seeded.SeededLoader`; ``None``: it draws as it does
     :raises DataError: as :func:`replayable`
     """
 
-    def __init__(self, dataloader: Iterable, max_batches: int | None = None) -> None:
+    def __init__(self, dataloader: Iterable, max_batches: int | None = None, seed: int | None = None) -> None:
         self._loader, self._max_batches = replayable(dataloader), max_batches
+        self._readable = self._loader if seed is None else SeededLoader(self._loader, seed)
         self._found: list[object] = []  # the first batch
         self._rest: Iterator[object] | None = None  # of the reading that has begun with it
 
@@ -123,7 +126,7 @@ class Source(Batches):
         iterator, count = None, 0
         while self._max_batches is None or count < self._max_batches:
             try:
-                iterator = iter(self._loader) if iterator is None else iterator
+                iterator = iter(self._readable) if iterator is None else iterator
                 batch = next(iterator)
             except StopIteration:
                 return

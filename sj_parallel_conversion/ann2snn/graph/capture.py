@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from torch.export import ExportedProgram
 from ...errors import ConversionError, DataError
 from ...torch_compat import FREE, QuietError, attention_without_fastpath, export
 from ..data.inputs import Batch, InputForm
+from ..data.seeded import global_generator
 from ..data.structure import Structure, flatten
 from .known_values import KnownValues
 from .leaves import LeafCall, calls, whole_leaves
@@ -30,7 +30,7 @@ from .long_sizes import LongSizesError
 from .side_effects import undone
 from .sizes import Sizes, sizes_of
 
-_lock = threading.RLock()  # two captures at once disturb each other
+_lock = global_generator  # two captures at once disturb each other, and what draws random numbers beside them
 
 
 @dataclass

@@ -36,6 +36,17 @@ class Site:
             return x.reshape(1, -1)
         return x.movedim(self.channel_dim, 0).flatten(1)
 
+    def at(self, x: Tensor, places: Tensor) -> Tensor:
+        """``by_channel(x)[:, places]``, without a copy of all of ``x``."""
+        if len(places) == self.count(x):
+            return self.by_channel(x)
+        x = x.unsqueeze(0) if self.channel_dim is None else x.movedim(self.channel_dim, 0)
+        return x[(slice(None), *torch.unravel_index(places.to(x.device), x.shape[1:]))]
+
+    def count(self, x: Tensor) -> int:
+        """How many samples ``by_channel(x)`` has."""
+        return x.numel() if self.channel_dim is None else x.numel() // x.shape[self.channel_dim]
+
     @property
     def signed(self) -> bool:
         """Whether the activation has negative values."""

@@ -206,16 +206,10 @@ def test_empty_outputs() -> None:
 
 def test_what_is_no_classifier_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    outputs = distillation._outputs
-    monkeypatch.setattr(distillation, "_outputs", lambda model, x: seen.append(x.size) or outputs(model, x))
+    outputs = distillation.outputs
+    monkeypatch.setattr(distillation, "outputs", lambda model, x: seen.append(x.size) or outputs(model, x))
     convert(network(MAPS), [images(64)])
     assert seen == [16]
-
-
-def test_a_mean_takes_no_digits_from_the_variance() -> None:
-    y = torch.randn(1000, 4) + 1e4
-    (found,) = distillation._variances([[part] for part in y.split(16)])
-    torch.testing.assert_close(found, y.double().var(correction=0).float())
 
 
 def test_an_interruption_leaves_the_ann(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,12 +286,3 @@ def test_shared_weights_are_trained_once() -> None:
     x = torch.randn(128, 6)
     plain, distilled = (convert(ann, [x], calibration="none", distillation_epochs=epochs) for epochs in (0, 10))
     assert error(distilled, ann, x) < error(plain, ann, x)
-
-
-def test_variances_are_those_of_all_images() -> None:
-    outputs = [[torch.randn(n, 4) + 3, torch.randn(n, 2, 2), torch.ones(n)] for n in (5, 1, 9)]
-    found = distillation._variances(outputs)
-    for i in (0, 1):
-        joined = torch.cat([output[i] for output in outputs])
-        torch.testing.assert_close(found[i], joined.var(correction=0))
-    assert found[2] == 1

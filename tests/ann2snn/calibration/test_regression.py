@@ -99,8 +99,8 @@ def test_fewer_rows_than_features_give_the_same_as_many(groups: int, monkeypatch
     u = 5 + (torch.randn(10, 2) @ torch.randn(2, 108)).view(10, 36, 3)
     weight, target = torch.rand(10, 1, 2) + 0.1, wanted(u)
     changes = []
-    for rows in (regression._Rows, regression._Sums):
-        monkeypatch.setattr(regression, "_Rows", rows)
+    for rows in (regression.Rows, regression.Sums):
+        monkeypatch.setattr(regression, "Rows", rows)
         batches = [x.split([4, 6]) for x in (u, layer(u), target, weight)]
         changes.append(fit_change(layer, *batches, rectified=True, held_out=held_out(batches[0])))
     assert changes[0] is not None
@@ -110,7 +110,7 @@ def test_fewer_rows_than_features_give_the_same_as_many(groups: int, monkeypatch
 
 @torch.no_grad()
 def test_memory_does_not_grow_with_the_square_of_the_features(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(regression._Sums, "add", None)  # 7 GB here
+    monkeypatch.setattr(regression.Sums, "add", None)  # 7 GB here
     layer, u = nn.Linear(30_000, 3), torch.randn(16, 1) * torch.randn(30_000)
     y = layer(u)
     target = y + u[:, :3]

@@ -1,0 +1,121 @@
+"""The error of a network's outputs against the ANN's."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from ...neuron.spiking_activation import SpikingActivation
+from ...parameters import exact
+from ..data.cache import Spool, Spooled
+from ..data.inputs import Batch
+from ..data.outliers import is_usual
+
+
+class OutputError:
+    r"""
+    The relative squared error of the outputs y, a mean over the floating ones among them:
+
+    .. math:: e = \overline{(y - y^*)^2} / \mathrm{var}(y^*).
+
+    Images whose output is not finite, or would decide the error alone, do not count.
+
+    :param ann: gives y*
+    :param parts: inputs
+    :param spool: keeps them
+    :param whole: whether parts have to stay whole
+    """
+
+    def __init__(self, ann: nn.Module, parts: Iterable[Batch], spool: Spool, whole: bool) -> None:
+        kept = parts if isinstance(parts, Spooled) else spool.keep(parts)
+        self.parts, self.targets = _usual(spool, kept, spool.keep(outputs(ann, x) for x in kept), whole)
+        self.variances = _variances(self.targets) if len(self.parts) else []
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def of(self, network: nn.Module, part: int, dtype: torch.dtype | None = None) -> Tensor:
+        """The mean error of one part; ``dtype``: of the network, if it is another than the inputs'."""
+        return sum(error.mean() for error in self._squares(network, part, dtype)) / len(self.variances)
+
+    @torch.no_grad()
+    def by_image(self, network: nn.Module, dtype: torch.dtype | None = None) -> Tensor:
+        """The error of each image, or of each part where it is not known which output is whose."""
+        errors = []
+        with packed(network):
+            for part in range(len(self)):
+                squares, size = self._squares(network, part, dtype), self.parts[part].size
+                by_image = all(x.dim() and len(x) == size for x in squares)
+                means = [x.flatten(1).mean(1) if by_image and x.dim() > 1 else x if by_image else x.mean().view(1)
+                         for x in squares]  # fmt: skip
+                errors.append(sum(means) / len(means))
+        return exact(torch.cat(errors)).cpu()
+
+    def _squares(self, network: nn.Module, part: int, dtype: torch.dtype | None) -> list[Tensor]:
+        batch = self.parts[part]
+        batch = batch if dtype is None else batch.to(batch.tensors[0].device, dtype)
+        pairs = zip(outputs(network, batch), self.targets[part], self.variances, strict=True)
+        return [(y - target).square() / variance for y, target, variance in pairs]
+
+
+def outputs(model: nn.Module, batch: Batch) -> list[Tensor]:
+    """The floating tensors among the outputs, in float32 at least."""
+    found = model(*batch.clone().tensors)  # autograd takes no tensor made in inference mode
+    tensors = [y for y in found if isinstance(y, Tensor) and y.is_floating_point() and y.numel()]
+    return [y if y.dtype == torch.float64 else y.float() for y in tensors]
+
+
+@contextlib.contextmanager
+def packed(network: nn.Module) -> Iterator[None]:
+    """Within it, levels pass between the neurons and no trains: the same values, faster."""
+    neurons = [(m, m.packed) for m in network.modules() if isinstance(m, SpikingActivation)]
+    try:
+        for neuron, _ in neurons:
+            neuron.packed = True
+        yield
+    finally:
+        for neuron, flag in neurons:
+            neuron.packed = flag
+
+
+def _usual(spool: Spool, parts: Spooled, targets: Spooled, whole: bool) -> tuple[Spooled, Spooled]:
+    """
+    Without images whose output is not finite or would decide the error alone, as far as it is known which output is
+    whose. If batches have to stay ``whole``, without the batches in which there is such an image.
+    """
+    if not len(targets) or not targets[0]:
+        return spool.keep([]), spool.keep([])
+    if not all(y.dim() and len(y) == x.size for x, found in zip(parts, targets, strict=True) for y in found):
+        return parts, targets
+    sizes = _sizes(targets)
+    finite = torch.stack([size.isfinite() for size in sizes]).all(0)
+    usual = [is_usual(size.where(finite, 0.0)) for size in sizes]
+    masks = (torch.stack(usual).all(0) & finite).split([x.size for x in parts])
+    if all(mask.all() for mask in masks):
+        return parts, targets
+    kept = [(i, mask) for i, mask in enumerate(masks) if (mask.all() if whole else mask.any())]
+    return (
+        spool.keep(parts[i].select(mask) for i, mask in kept),
+        spool.keep([y[mask] for y in targets[i]] for i, mask in kept),
+    )
+
+
+def _sizes(targets: Iterable[list[Tensor]]) -> list[Tensor]:
+    """Of each output, the largest magnitude in each image."""
+    by_part = [[y.flatten(1).abs().amax(1) if y.dim() > 1 else y.abs() for y in found] for found in targets]
+    return [torch.cat(parts) for parts in zip(*by_part, strict=True)]
+
+
+def _variances(targets: Iterable[list[Tensor]]) -> list[Tensor]:
+    """Of each output, over all images; a constant one counts as it is."""
+    sums = [torch.stack([_moments(exact(y)) for y in found]) for found in targets]
+    count, total, square = sum(sums).unbind(1)
+    variance = square / count - (total / count).square()
+    return list(torch.where(variance > 0, variance, 1.0).float())
+
+
+def _moments(y: Tensor) -> Tensor:
+    return torch.stack([y.new_tensor(y.numel()), y.sum(), y.square().sum()])
