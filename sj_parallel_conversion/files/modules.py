@@ -86,10 +86,16 @@ def _encode_class(module: nn.Module) -> Record:
 def _compare(module: nn.Module, twin: nn.Module) -> None:
     """:raises FileError: if somebody has set something on ``module`` that its twin would not have"""
     for name, value in vars(module).items():
-        if name in OF_ANY_MODULE or type(value) not in (bool, int, float, str, tuple, list):
-            continue
-        if name != "source" and vars(twin).get(name) != value:
+        if name not in OF_ANY_MODULE and _is_setting(value) and vars(twin).get(name) != value:
             raise FileError(f"its attribute {name!r} has been set to {value!r}, which a file does not keep")
+
+
+def _is_setting(value: object) -> bool:
+    try:
+        encode(value)
+    except FileError:  # tensors and modules, which are looked at elsewhere, and what is made of them
+        return False
+    return True
 
 
 class ModuleReader:

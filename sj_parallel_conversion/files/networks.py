@@ -16,7 +16,7 @@ from ..ann2snn.network.parts import PartlySpikingNetwork
 from ..ann2snn.network.spiking_network import SpikingNetwork
 from ..errors import ConfigError, FileError
 from ..kernels import check_backend
-from ..neuron import SerialNode
+from ..neuron import SerialNode, SpikingActivation
 from . import container
 from .modules import ModuleReader, encode_modules
 from .rest import decode_rest, encode_rest
@@ -112,9 +112,8 @@ def _encode_network(snn: SpikingNetwork, tensors: TensorWriter) -> Record:
 
 
 def _decode_network(record: Record, tensors: TensorReader, classes: Classes) -> SpikingNetwork:
-    config = _config(record["config"])
-    records = [_with_backend(module, config.backend) for module in record["modules"]]
-    net = ModuleReader(records, tensors).root()
+    record = _on_torch_without_cupy(record)
+    config, net = _config(record["config"]), ModuleReader(record["modules"], tensors).root()
     signature = decode_signature(record["signature"], classes)
     inputs = sum(node.op == "placeholder" for node in net.graph.nodes)
     need(inputs == len(signature.sample.tensors), "its graph has other inputs than it says")
@@ -137,26 +136,26 @@ def _config(record: Record) -> ConversionConfig:
         raise FileError(
             f"it was converted with the option {unknown[0]!r}, which this version does not know: install a newer one"
         )
-    options = {name: decode(value) for name, value in record.items()}
-    try:
-        check_backend("load", options.get("backend", "torch"))
-    except ConfigError as error:
-        warnings.warn(f"the neurons of the network run on torch: {error}", stacklevel=5)
-        options["backend"] = "torch"
-    return ConversionConfig(**options)
+    return ConversionConfig(**{name: decode(value) for name, value in record.items()})
 
 
-def _with_backend(module: Record, backend: str) -> Record:
-    """A neuron that ran on what is not here runs on what the network runs on."""
-    attributes = module.get("attributes", {})
-    if "class" not in module or "backend" not in attributes or backend != "torch":
-        return module
-    return {**module, "attributes": {**attributes, "backend": "torch"}}
+def _on_torch_without_cupy(record: Record) -> Record:
+    """What ran on a CUDA kernel runs on torch where that kernel cannot, and a warning says so."""
+    settings = [record["config"], *(module.get("attributes", {}) for module in record["modules"])]
+    on_cupy = [each for each in settings if each.get("backend") == "cupy"]
+    if on_cupy:
+        try:
+            check_backend("load", "cupy")
+        except ConfigError as error:
+            warnings.warn(f"the neurons of the network run on torch. {error}", stacklevel=4)
+            for each in on_cupy:
+                each["backend"] = "torch"
+    return record
 
 
 def _neuron_states(net: nn.Module) -> list[tuple[bool, bool, str]]:
-    snn_sites = [module for module in net.modules() if hasattr(module, "packed") and hasattr(module, "node")]
-    return [(site.packed, getattr(site.node, "serial", False), site.node.backend) for site in snn_sites]
+    sites = [module for module in net.modules() if isinstance(module, SpikingActivation)]
+    return [(site.packed, getattr(site.node, "serial", False), site.node.backend) for site in sites]
 
 
 def _set_neuron_states(snn: SpikingNetwork, states: list[tuple[bool, bool, str]]) -> None:
