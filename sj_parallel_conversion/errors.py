@@ -22,6 +22,10 @@ class ConversionError(SJPCError):
     """The model cannot be converted."""
 
 
+class FileError(SJPCError):
+    """A file cannot be read or written, or a network cannot be saved."""
+
+
 class RegistrationError(SJPCError):
     """Something has replaced what this package registered with SpikingJelly, so it cannot be taken back."""
 

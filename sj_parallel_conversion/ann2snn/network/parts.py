@@ -184,11 +184,11 @@ def convert_submodules(
             with _naming_part(name):
                 parts[name] = convert(model.get_submodule(name), inputs, device, name in graded)
     for name, snn in parts.items():
-        _replace_everywhere(model, model.get_submodule(name), snn)
+        replace_everywhere(model, model.get_submodule(name), snn)
     return PartlySpikingNetwork(model, sample).eval()
 
 
-def _replace_everywhere(model: nn.Module, original: nn.Module, snn: SpikingNetwork) -> None:
+def replace_everywhere(model: nn.Module, original: nn.Module, snn: SpikingNetwork) -> None:
     """Put a spiking network in the place of a submodule, under each of its names."""
     part = SpikingSubmodule(snn, original)
     for parent in list(model.modules()):
