@@ -12,7 +12,15 @@ from .ann2snn.cpu import prepack, to_int8
 from .ann2snn.graph import register_activation, register_leaf, unregister_activation, unregister_leaf
 from .ann2snn.network import PartlySpikingNetwork, SpikingNetwork, convertible_submodules
 from .ann2snn.recipe import ParallelConversionRecipe
-from .errors import ConfigError, ConversionError, DataError, RegistrationError, SJPCError, UnsupportedReleaseError
+from .errors import (
+    ConfigError,
+    ConversionError,
+    DataError,
+    RegistrationError,
+    SJPCError,
+    StateDictError,
+    UnsupportedReleaseError,
+)
 from .neuron import (
     DAQCFS,
     QCFS,
@@ -47,6 +55,7 @@ __all__ = [
     "SpikingActivation",
     "SpikingNetwork",
     "SpikingNode",
+    "StateDictError",
     "TSANode",
     "UnsupportedReleaseError",
     "convertible_submodules",

@@ -143,6 +143,11 @@ class ConversionConfig:
         chosen = self.calibration == "weights" and self.mode == "parallel"
         return self.shortcut == "membrane" or (self.shortcut == "auto" and chosen)
 
+    def as_record(self) -> dict[str, object]:
+        """The options that change what the tensors of the converted network mean, for its state dict."""
+        names = ("mode", "time_steps", "per_channel", "fold", "input_encoding")
+        return {name: getattr(self, name) for name in names} | {"spiking_inputs": self.spiking_inputs or self.strict}
+
     def as_dict(self) -> dict[str, object]:
         """The options as plain data."""
         return asdict(self)

@@ -8,9 +8,10 @@ from ..errors import ConfigError
 from ..functional import Code
 from ..parameters import along_channels, check_flag, neuron_parameter
 from ..torch_compat import not_for_a_scalar
+from .records import Record, Recorded
 
 
-class NodeParameters(nn.Module):
+class NodeParameters(Recorded):
     """
     Holds and checks the parameters of a neuron. Arguments as in
     :class:`~sj_parallel_conversion.neuron.SpikingNode`.
@@ -85,7 +86,13 @@ class NodeParameters(nn.Module):
                 f"{type(self).__name__}: parameters have values for different numbers of channels: {sizes}"
             )
 
+    def record(self) -> Record:
+        """What gives the parameters their meaning."""
+        flags = {name: getattr(self, name) for name in ("channel_dim", "signed", "folded_input", "folded_output")}
+        return {"neuron": type(self).__name__, "T": self.T, **flags}
+
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
+        self.check_state_dict(state_dict, prefix)  # before room is made
         # Which parameters a neuron has, and of which shape, depends on its calibration. The checkpoint decides.
         key = prefix + "v_threshold"
         if key in state_dict:

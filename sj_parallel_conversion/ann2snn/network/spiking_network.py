@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -18,6 +17,7 @@ from .. import graph
 from ..config import ConversionConfig, check_choice
 from ..data.inputs import Batch
 from ..graph.signature import Signature
+from .checkpoint import RecordedNetwork
 from .options import EXECUTIONS, STEP_BY_STEP, NetworkOptions, common_value
 from .standing_for import StandingFor
 from .time_axis import Steps, TimeAxisRunner, mean_input, mean_over_time
@@ -25,7 +25,7 @@ from .time_axis import Steps, TimeAxisRunner, mean_input, mean_over_time
 _WINDOW_DEPENDS_ON = ("_step_mode", "_execution", "training")
 
 
-class SpikingNetwork(NetworkOptions, StandingFor, MemoryModule):
+class SpikingNetwork(NetworkOptions, StandingFor, RecordedNetwork, MemoryModule):
     """
     A network of neurons that see the whole time window, in the graph of the ANN that it came from.
 
@@ -245,9 +245,9 @@ class SpikingNetwork(NetworkOptions, StandingFor, MemoryModule):
         super()._load_from_state_dict(*args)
         self.reset()
 
-    def _apply(self, fn: Callable[[Tensor], Tensor]) -> SpikingNetwork:  # .to(), .half(), ...
+    def _apply(self, *args: object, **kwargs: object) -> SpikingNetwork:  # .to(), .half(), .to_empty(), ...
         self.reset()
-        return super()._apply(fn)
+        return super()._apply(*args, **kwargs)
 
     def __getstate__(self) -> dict[str, object]:
         # A window may hold an autograd graph, which cannot be copied.
