@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ann2snn.cpu.int8 import Int8Conv2d, Int8Linear
-from ..ann2snn.data.inputs import Batch, Call
+from ..ann2snn.data.inputs import Batch, Call, placement
 from ..ann2snn.graph.signals import ANALOGUE, CONSTANT, INPUT, LAYER, NODE, SPIKES, WIRE, Signals
 from ..ann2snn.network.parts import PartlySpikingNetwork
 from ..ann2snn.network.spiking_network import SpikingNetwork
@@ -150,8 +150,7 @@ def inspect(snn: nn.Module, *inputs: object, show: bool = True, **named: object)
         call = call if inputs or named else _sample(snn)
         size, rows = _samples_in(call), _partly(snn, call)
     else:
-        like = next(p for p in snn.parameters() if p.is_floating_point())
-        batch = snn.signature.batch(*call) if inputs or named else snn.signature.zeros(like)
+        batch = snn.signature.batch(*call) if inputs or named else snn.signature.zeros(*placement(snn, None))
         size, rows = batch.size, _rows(snn, [batch])
     inspection = Inspection(tuple(replace(row, macs=row.macs // size) for row in rows))
     if show:
@@ -193,10 +192,14 @@ def _partly(network: PartlySpikingNetwork, call: Call) -> Iterator[Row]:
 def _sample(network: PartlySpikingNetwork) -> Call:
     if not (network.sample.args or network.sample.kwargs):
         raise DataError("this network does not know the shape of its input: give one, inspect(snn, x)")
-    device = next(network.parameters()).device
-    sample = tuple(network.sample)
-    zeros = tree_map(lambda x: torch.zeros_like(x, device=device) if isinstance(x, Tensor) else x, sample)
-    return Call(*zeros)
+    device, dtype = placement(network, None)
+
+    def zeros(x: object) -> object:
+        if not isinstance(x, Tensor):
+            return x
+        return torch.zeros_like(x, device=device, dtype=dtype if x.is_floating_point() else x.dtype)
+
+    return Call(*tree_map(zeros, tuple(network.sample)))
 
 
 def _samples_in(call: Call) -> int:

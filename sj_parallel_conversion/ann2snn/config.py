@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
+from numbers import Real
 
 from ..errors import ConfigError
 from ..kernels import check_backend
 from ..neuron import ParallelConversionNode, SpikePackNode, SpikingNode, TSANode
+from ..parameters import as_integer
 
 CALIBRATIONS = ("none", "da_qcfs", "least_squares", "weights")
 INPUT_ENCODINGS = ("analogue", "spikes")
@@ -105,10 +107,10 @@ class ConversionConfig:
         check_choice("shortcut", self.shortcut, list(SHORTCUTS))
         check_threshold(self.threshold)
         check_backend("ConversionConfig", self.backend)
-        if isinstance(self.time_steps, bool) or not isinstance(self.time_steps, int) or self.time_steps < 1:
+        if (as_integer(self.time_steps) or 0) < 1:
             raise ConfigError(f"time_steps must be an integer >= 1, got {self.time_steps!r}")
         try:
-            self.node_type.code.check_steps(self.time_steps)
+            object.__setattr__(self, "time_steps", self.node_type.code.check_steps(self.time_steps))
         except ConfigError as error:
             raise ConfigError(f"mode={self.mode!r} with time_steps={self.time_steps}: {error}") from error
         for argument in ("per_channel", "fold", "show_progress", "spiking_inputs", "strict"):
@@ -116,10 +118,11 @@ class ConversionConfig:
                 raise ConfigError(f"{argument} must be True or False, got {getattr(self, argument)!r}")
         if self.free_sizes is not None and not isinstance(self.free_sizes, bool):
             raise ConfigError(f"free_sizes must be None, True or False, got {self.free_sizes!r}")
-        epochs = self.distillation_epochs
-        if epochs is not None and (isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0):
-            raise ConfigError(f"distillation_epochs must be None or an integer >= 0, got {epochs!r}")
-        number = isinstance(self.max_memory, (int, float)) and not isinstance(self.max_memory, bool)
+        epochs = as_integer(self.distillation_epochs)
+        if self.distillation_epochs is not None and (epochs is None or epochs < 0):
+            raise ConfigError(f"distillation_epochs must be None or an integer >= 0, got {self.distillation_epochs!r}")
+        object.__setattr__(self, "distillation_epochs", epochs)
+        number = isinstance(self.max_memory, Real) and not isinstance(self.max_memory, bool)
         if self.max_memory is not None and not (number and self.max_memory >= 0):
             raise ConfigError(f"max_memory must be None or GiB >= 0, got {self.max_memory!r}")
 

@@ -92,6 +92,8 @@ class ParallelConversionRecipe(ModuleConversionRecipe):
                 snn = self._convert(ann, self.dataloader, device)
             except CaptureError as error:
                 raise with_suggestions(error, ann, self.dataloader) from error
+        if self.config.fold:  # a network to run; one to train keeps its neurons' parameters
+            snn.requires_grad_(False)
         report(snn, self.config.show_progress)
         return snn
 

@@ -125,6 +125,13 @@ class PartlySpikingNetwork(NetworkOptions, nn.Module):
                 raise
             return getattr(model, name)
 
+    def requires_grad_(self, requires_grad: bool = True) -> PartlySpikingNetwork:
+        """As :meth:`SpikingNetwork.requires_grad_`, for the layers outside of the parts too."""
+        super().requires_grad_(requires_grad)
+        for snn in self.parts.values():
+            snn.requires_grad_(requires_grad)
+        return self
+
     def neurons(self) -> list[SpikingActivation]:
         """The places where neurons stand."""
         return [neuron for snn in self.parts.values() for neuron in snn.neurons()]

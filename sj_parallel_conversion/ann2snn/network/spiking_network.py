@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from ...compat import MemoryModule
 from ...errors import ConfigError, DataError, as_data_error
@@ -149,6 +149,13 @@ class SpikingNetwork(NetworkOptions, StandingFor, RecordedNetwork, MemoryModule)
         """The places where neurons stand."""
         return [module for module in self.net.modules() if isinstance(module, SpikingActivation)]
 
+    def requires_grad_(self, requires_grad: bool = True) -> SpikingNetwork:
+        """As on any module. Parameters of neurons that folding has made ineffective never ask for a gradient."""
+        super().requires_grad_(requires_grad)
+        for site in self.neurons():
+            site.node.freeze_folded()
+        return self
+
     def single_step_forward(self, *args: object, **kwargs: object) -> object:
         """
         :param args: the input ``[N, ...]`` of the whole window, the same at each call; what the ANN's forward takes
@@ -246,8 +253,8 @@ class SpikingNetwork(NetworkOptions, StandingFor, RecordedNetwork, MemoryModule)
         self.reset()
 
     def _apply(self, *args: object, **kwargs: object) -> SpikingNetwork:  # .to(), .half(), .to_empty(), ...
-        self.reset()
-        return super()._apply(*args, **kwargs)
+        self.reset()  # so that nothing is left to do for MemoryModule._apply, which lacks torch's second argument
+        return nn.Module._apply(self, *args, **kwargs)
 
     def __getstate__(self) -> dict[str, object]:
         # A window may hold an autograd graph, which cannot be copied.
