@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from numbers import Real
 
@@ -46,6 +47,10 @@ def percentile_of(threshold: str) -> float | None:
     return value if threshold.endswith("%") and 0 < value <= 100 else None
 
 
+def _items(value: object) -> Iterable:
+    return value if isinstance(value, Iterable) else (value,)
+
+
 @dataclass(frozen=True)
 class ConversionConfig:
     """
@@ -81,6 +86,8 @@ class ConversionConfig:
         negative part as in the positive one, and otherwise ``"spikes"``
     :param free_sizes: whether other sizes than the batch's (of images, of sequences) stay free where the ANN's own code
         allows it. ``None``: yes, unless the network cuts its maps into windows, for which that takes minutes
+    :param keep: names of modules and operations that stay as in the ANN, with wildcards, such as ``["head.*"]``: no
+        neuron stands for them, and neither a calibration nor folding changes their weights
     :raises ConfigError: if an option is out of range; the message lists what is valid
     """
 
@@ -99,6 +106,7 @@ class ConversionConfig:
     distillation_epochs: int | None = None
     shortcut: str = "auto"
     free_sizes: bool | None = None
+    keep: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         check_choice("mode", self.mode, list(MODES))
@@ -122,6 +130,9 @@ class ConversionConfig:
         if self.distillation_epochs is not None and (epochs is None or epochs < 0):
             raise ConfigError(f"distillation_epochs must be None or an integer >= 0, got {self.distillation_epochs!r}")
         object.__setattr__(self, "distillation_epochs", epochs)
+        if isinstance(self.keep, str) or not all(isinstance(name, str) for name in _items(self.keep)):
+            raise ConfigError(f'keep must be a list of names such as ["head.*"], got {self.keep!r}')
+        object.__setattr__(self, "keep", tuple(self.keep))
         number = isinstance(self.max_memory, Real) and not isinstance(self.max_memory, bool)
         if self.max_memory is not None and not (number and self.max_memory >= 0):
             raise ConfigError(f"max_memory must be None or GiB >= 0, got {self.max_memory!r}")

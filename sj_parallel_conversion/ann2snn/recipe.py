@@ -86,6 +86,7 @@ class ParallelConversionRecipe(ModuleConversionRecipe):
         """
         device = getattr(converter, "device", None)
         if submodules is not None:
+            graph.check_patterns(self.config.keep, (name for name, _ in ann.named_modules(remove_duplicate=False)))
             snn = convert_submodules(ann, submodules, self.dataloader, device, self._convert)
         else:
             try:
@@ -103,6 +104,7 @@ class ParallelConversionRecipe(ModuleConversionRecipe):
         dataloader: Iterable,
         device: torch.device | str | None,
         graded_input: bool = False,
+        prefix: str = "",
     ) -> SpikingNetwork:
         plain = graph.plain_copy(ann)
         device, dtype = placement(plain, device)
@@ -110,6 +112,9 @@ class ParallelConversionRecipe(ModuleConversionRecipe):
         # half precision has too few digits for the sums of a calibration
         with torch.autocast(device.type, enabled=False):
             model, signature = graph.graph_of(plain, data, device, self.config.free_sizes)
+            if not prefix:  # the names of a part were checked in the whole model
+                graph.check_patterns(self.config.keep, graph.names_of(model, plain))
+            graph.mark_kept(model, self.config.keep, prefix)
             snn = self._calibrated(model, signature, data, graded_input)
         snn.stand_for(plain)
         return snn

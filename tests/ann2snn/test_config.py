@@ -32,6 +32,7 @@ def test_defaults() -> None:
         "distillation_epochs": None,
         "shortcut": "auto",
         "free_sizes": None,
+        "keep": (),
     }
 
 

@@ -17,6 +17,7 @@ from ..data.batches import CalibrationData
 from ..data.cache import Spool, Spooled
 from ..data.inputs import Batch
 from ..data.outliers import is_usual
+from ..graph import is_kept
 from .patches import LAYERS
 
 _EPOCHS = 3  # of calibration="weights", where there is something to gain
@@ -187,10 +188,13 @@ def _moments(y: Tensor) -> Tensor:
 
 
 def _trained_weights(snn: fx.GraphModule) -> list[nn.Parameter]:
-    """Each weight once, of all layers but the first to run: in most networks it sees no spikes."""
-    modules = [snn.get_submodule(node.target) for node in snn.graph.nodes if node.op == "call_module"]
-    weights = [module.weight for module in modules if type(module) in LAYERS]
-    return [w for i, w in enumerate(weights) if all(w is not other for other in weights[:i])][1:]
+    """Each weight once, of all layers but the first to run, which sees no spikes in most networks, and kept ones."""
+    nodes = [node for node in snn.graph.nodes if node.op == "call_module"]
+    layers = [(node, snn.get_submodule(node.target)) for node in nodes]
+    layers = [(node, layer.weight) for node, layer in layers if type(layer) in LAYERS]
+    trained = {id(weight): weight for _, weight in layers[1:] if weight is not layers[0][1]}
+    kept = {id(weight) for node, weight in layers if is_kept(node)}
+    return [weight for key, weight in trained.items() if key not in kept]
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import torch
 
 from ...neuron import SpikingNode
 from ...neuron.records import Record, Recorded, has_record, refuse
+from ..graph import is_kept
 
 _SHORTCUT = re.compile(r"_shortcut(_\d+)?\.node$")  # the name of the second neuron of a membrane shortcut
 
@@ -25,6 +26,7 @@ class RecordedNetwork(Recorded):
             **self.config.as_record(),
             "shortcut": "membrane" if membrane else "spikes",
             "weights": "int8" if int8 else "float",
+            "keep": sorted(node.target for node in self.net.graph.nodes if node.op == "call_module" and is_kept(node)),
         }
 
     def check_state_dict(self, state_dict: Mapping[str, object], prefix: str = "") -> None:
@@ -38,7 +40,7 @@ class RecordedNetwork(Recorded):
                 stacklevel=2,
             )
         differences = self.differences(state_dict, prefix)
-        if "weights" in differences or not _has_neurons(nodes, state_dict, prefix):
+        if {"weights", "keep"} & differences.keys() or not _has_neurons(nodes, state_dict, prefix):
             refuse(self, differences, prefix)
         for name, node in nodes.items():
             node.check_state_dict(state_dict, name)

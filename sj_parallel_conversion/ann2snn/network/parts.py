@@ -164,14 +164,15 @@ def convert_submodules(
     patterns: Sequence[str],
     dataloader: Iterable,
     device: torch.device | str | None,
-    convert: Callable[[nn.Module, Iterable, torch.device | str | None, bool], SpikingNetwork],
+    convert: Callable[[nn.Module, Iterable, torch.device | str | None, bool, str], SpikingNetwork],
 ) -> PartlySpikingNetwork:
     """
     :param ann: the model; it is left as it was
     :param patterns: the submodules, as in :func:`find_submodules`
     :param dataloader: calibration data for the whole model
     :param device: where the result goes; ``None`` means where ``ann`` is
-    :param convert: ``(submodule, its calls, device, whether other layers compute its inputs) -> SNN``
+    :param convert: ``(submodule, its calls, device, whether other layers compute its inputs, what stands before its
+        names) -> SNN``
     :return: a copy of ``ann`` with spiking networks in these places
     :raises ConversionError: if a submodule cannot be converted; the message names it
     """
@@ -188,7 +189,7 @@ def convert_submodules(
         for name in names:
             inputs = SubmoduleInputs(model, name, data)
             with _naming_part(name):
-                parts[name] = convert(model.get_submodule(name), inputs, device, name in graded)
+                parts[name] = convert(model.get_submodule(name), inputs, device, name in graded, f"{name}.")
     for name, snn in parts.items():
         _replace_everywhere(model, model.get_submodule(name), snn)
     return PartlySpikingNetwork(model, sample).eval()

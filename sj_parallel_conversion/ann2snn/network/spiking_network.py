@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from ...compat import MemoryModule
 from ...errors import ConfigError, DataError, as_data_error
@@ -254,7 +254,7 @@ class SpikingNetwork(NetworkOptions, StandingFor, RecordedNetwork, MemoryModule)
 
     def _apply(self, *args: object, **kwargs: object) -> SpikingNetwork:  # .to(), .half(), .to_empty(), ...
         self.reset()  # so that nothing is left to do for MemoryModule._apply, which lacks torch's second argument
-        return nn.Module._apply(self, *args, **kwargs)
+        return super(MemoryModule, self)._apply(*args, **kwargs)
 
     def __getstate__(self) -> dict[str, object]:
         # A window may hold an autograd graph, which cannot be copied.

@@ -321,8 +321,9 @@ def test_evaluation_records_no_gradient(snn: sjpc.SpikingNetwork) -> None:
     for site in snn.neurons():
         site.node.decode = functools.partial(lambda decode, train, *args: trains.append(train) or decode(train, *args),
                                              site.node.decode)  # fmt: skip
-    assert (snn.predict(IMAGES).numpy() == expected.numpy()).all() and not snn(IMAGES).requires_grad
+    assert (snn.predict(IMAGES).numpy() == expected.numpy()).all()
     assert trains and all(train.dtype == torch.int8 for train in trains)
+    assert not snn(IMAGES).requires_grad
     x = IMAGES.clone().requires_grad_()
     snn.predict(x).square().sum().backward()
     assert x.grad.abs().sum() > 0, "an input may have a gradient all the same"
