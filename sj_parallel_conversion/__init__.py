@@ -29,6 +29,7 @@ from .errors import (
     FileError,
     RegistrationError,
     SJPCError,
+    StateDictError,
     UnsupportedReleaseError,
 )
 from .files import load, save
@@ -69,6 +70,7 @@ __all__ = [
     "SpikingActivation",
     "SpikingNetwork",
     "SpikingNode",
+    "StateDictError",
     "TSANode",
     "UnsupportedReleaseError",
     "convertible_submodules",

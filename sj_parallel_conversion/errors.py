@@ -26,6 +26,10 @@ class FileError(SJPCError):
     """A file cannot be read or written, or a network cannot be saved."""
 
 
+class StateDictError(ConfigError, RuntimeError):
+    """A state dict belongs to a network or a neuron of other options. A RuntimeError too, as torch's own."""
+
+
 class RegistrationError(SJPCError):
     """Something has replaced what this package registered with SpikingJelly, so it cannot be taken back."""
 
