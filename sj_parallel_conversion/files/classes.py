@@ -97,15 +97,15 @@ def _node(cls: type[nn.Module], *arguments: str) -> Row:
     )  # fmt: skip
 
 
-def _int8_conv(form: tuple, weight: Tensor, bias: Tensor | None, **buffers: object) -> Int8Conv2d:
+def _int8_conv(form: tuple, max_level: int, weight: Tensor, bias: Tensor | None, **buffers: object) -> Int8Conv2d:
     stride, padding, dilation, groups = form
     channels = (weight.shape[1] * groups, weight.shape[0], tuple(weight.shape[2:]))
     sizes = {"stride": tuple(stride), "padding": tuple(padding), "dilation": tuple(dilation), "groups": groups}
-    return Int8Conv2d(nn.Conv2d(*channels, **sizes, bias=bias is not None))
+    return Int8Conv2d(nn.Conv2d(*channels, **sizes, bias=bias is not None), max_level)
 
 
-def _int8_linear(weight: Tensor, bias: Tensor | None, **buffers: object) -> Int8Linear:
-    return Int8Linear(nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None))
+def _int8_linear(max_level: int, weight: Tensor, bias: Tensor | None, **buffers: object) -> Int8Linear:
+    return Int8Linear(nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None), max_level)
 
 
 _INT8 = ("weight", "scale", "zero_point", "bias")
@@ -139,7 +139,8 @@ ROWS: dict[type[nn.Module], Row] = {
     **{cls: Row(cls, _CONV, _BIAS) for cls in (nn.Conv1d, nn.Conv2d, nn.Conv3d, PrepackedConv2d)},
     **{cls: Row(cls, (*_CONV, "output_padding"), _BIAS)
        for cls in (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)},
-    Int8Conv2d: Row(_int8_conv, ("form",), tensors=_INT8), Int8Linear: Row(_int8_linear, tensors=_INT8),
+    Int8Conv2d: Row(_int8_conv, ("form", "max_level"), tensors=_INT8),
+    Int8Linear: Row(_int8_linear, ("max_level",), tensors=_INT8),
     **{cls: Row(cls, _BATCH_NORM) for cls in (
         nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)},
     nn.LayerNorm: Row(nn.LayerNorm, ("normalized_shape", "eps", "elementwise_affine"), _BIAS),

@@ -97,9 +97,9 @@ def adds_in_32_bits() -> bool:
     Whether the machine's kernels add products of bytes without cutting off. It is tried, because the CPU's flags do not
     say which kernels oneDNN takes (ONEDNN_MAX_CPU_ISA forbids some).
     """
-    levels = torch.full((1, 2), _MAX_LEVEL, dtype=torch.uint8)
-    weight = torch.full((1, 2), _EIGHT_BITS, dtype=torch.int8)
-    scale, zero_point = torch.ones(1), torch.zeros(1, dtype=torch.int32)
+    levels = torch.full((1, 2), _MAX_LEVEL, dtype=torch.uint8, device="cpu")
+    weight = torch.full((1, 2), _EIGHT_BITS, dtype=torch.int8, device="cpu")
+    scale, zero_point = torch.ones(1, device="cpu"), torch.zeros(1, dtype=torch.int32, device="cpu")
     found = _product(levels, _pack_linear(weight, levels), scale, zero_point, None)
     return found.item() == 2 * _MAX_LEVEL * _EIGHT_BITS
 
@@ -152,7 +152,7 @@ class _Int8Layer(nn.Module):
             weight, scale = self.weight, self.scale
             if weight.abs().amax() > largest_weight(self.max_level):  # it comes from another machine
                 weight, scale = (weight / 2).round().to(torch.int8), scale * 2
-            self._packed = self._pack(weight, levels), scale
+            self._packed = self._pack(weight, scale, levels), scale
         packed, scale = self._packed
         return packed, scale, self.zero_point, self.bias
 
@@ -192,8 +192,8 @@ class Int8Conv2d(_Int8Layer):
             levels, 1.0, 0, *self._weights(levels), *self.form, 1.0, 0, torch.float32, "none", [], ""
         )
 
-    def _pack(self, weight: Tensor, levels: Tensor) -> Tensor:
-        return torch.ops.onednn.qconv_prepack(weight, self.scale, 1.0, 0, *self.form, list(levels.shape))
+    def _pack(self, weight: Tensor, scale: Tensor, levels: Tensor) -> Tensor:
+        return torch.ops.onednn.qconv_prepack(weight, scale, 1.0, 0, *self.form, list(levels.shape))
 
 
 class Int8Linear(_Int8Layer):
@@ -207,5 +207,5 @@ class Int8Linear(_Int8Layer):
         levels = _bytes(x)
         return _product(levels, *self._weights(levels))
 
-    def _pack(self, weight: Tensor, levels: Tensor) -> Tensor:
+    def _pack(self, weight: Tensor, scale: Tensor, levels: Tensor) -> Tensor:
         return _pack_linear(weight, levels)
