@@ -62,6 +62,7 @@ def save(snn: SpikingNetwork | PartlySpikingNetwork, path: str | os.PathLike) ->
         )
 
 
+@torch.inference_mode(False)  # its tensors could not be trained later
 def load(
     path: str | os.PathLike,
     device: torch.device | str | None = None,

@@ -56,8 +56,8 @@ class Classes:
         """Say which types are not there."""
         for name, other in self.replaced.items():
             warnings.warn(
-                f"the network returns {other} in the place of {name}: its class is not in the file. Give it, "
-                f"load(path, classes=[{name.rpartition('.')[2]}]), and it returns that again",
+                f"the network takes or returns {other} in the place of {name}: its class is not in the file. Give it, "
+                f"load(path, classes=[{name.rpartition('.')[2]}])",
                 stacklevel=3,
             )
 
@@ -149,5 +149,7 @@ def encode_constants(leaves: list[object], names: list[str] | None = None) -> li
         try:
             found.append(encode(leaf))
         except FileError as error:
-            raise FileError(f"{f'argument {names[i]!r}' if names else 'an output'}: {error}") from error
+            where = f"argument {names[i]!r}" if names else "an output"
+            hint = "" if names else ". Convert the model so that it returns tensors (a language model: use_cache=False)"
+            raise FileError(f"{where}: {error}{hint}") from error
     return found
