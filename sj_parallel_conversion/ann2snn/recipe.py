@@ -22,6 +22,7 @@ from .folding.fold import fold
 from .graph.capture import CaptureError
 from .graph.shapes import record_shapes
 from .graph.signature import Signature
+from .network.origin import described, origin_of
 from .network.parts import PartlySpikingNetwork, convert_submodules
 from .network.spiking_network import SpikingNetwork
 from .network.submodules import with_suggestions
@@ -115,24 +116,30 @@ class ParallelConversionRecipe(ModuleConversionRecipe):
             if not prefix:  # the names of a part were checked in the whole model
                 graph.check_patterns(self.config.keep, graph.names_of(model, plain))
             graph.mark_kept(model, self.config.keep, prefix)
-            snn = self._calibrated(model, signature, data, graded_input)
+            snn = self._calibrated(model, signature, data, graded_input, prefix)
         snn.stand_for(plain)
         return snn
 
     def _calibrated(
-        self, model: fx.GraphModule, signature: Signature, data: CalibrationData, graded_input: bool
+        self, model: fx.GraphModule, signature: Signature, data: CalibrationData, graded_input: bool, prefix: str
     ) -> SpikingNetwork:
+        operations = described(model)
         sites = prepare(model, data, self.config, graded_input)
         encoders = add_encoders(model, self.config.per_channel) if self._encodes(graded_input) else []
         snn = place_neurons(model, sites, data, self.config)
         place_encoders(model, snn, encoders, data, self.config)
         CALIBRATIONS[self.config.calibration](model, snn, sites, data, self.config)
-        if self.config.fold and data.dtype in (torch.float32, torch.float64):
-            # Trained quantisers keep their order of arithmetic, to the bit; half precision would round weights twice.
-            max_level = self.config.node_type.code.max_level(self.config.time_steps)
-            fold(snn, [site.name for site in sites if not site.is_lossless(max_level)], data.example())
+        # Trained quantisers keep their order of arithmetic, to the bit; half precision would round weights twice.
+        max_level = self.config.node_type.code.max_level(self.config.time_steps)
+        inexact = [site.name for site in sites if not site.is_lossless(max_level)]
+        folded = inexact if self.config.fold and data.dtype in (torch.float32, torch.float64) else []
+        origin = origin_of(model, snn, operations, folded, len(inexact) == len(sites), prefix)
+        if folded:
+            fold(snn, folded, data.example())
         distil(model, snn, data, self.config)
-        return SpikingNetwork(snn, self.config, signature, graded_input).eval()
+        if self.config.calibration == "weights" or self.config.distillation_epochs:
+            origin.note_correction(model, snn, data.example())
+        return SpikingNetwork(snn, self.config, signature, graded_input, origin).eval()
 
     def _encodes(self, graded_input: bool) -> bool:
         # the graded input of a part is no input of the network
