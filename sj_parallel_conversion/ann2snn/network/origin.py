@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ...errors import ConversionError
-from ...neuron.activations import DAQCFS, QCFS
+from ...neuron import DAQCFS, QCFS, SpikingNode
 from .. import graph
 from ..config import ConversionConfig
 from ..data.batches import CalibrationData
@@ -55,7 +55,7 @@ class Origin:
         :raises ConversionError: if they do not fit
         """
         new, own, theirs = copy.deepcopy(self.unfolded), _tensors(net), _tensors(ann)
-        neurons = {name for name, _ in net.named_modules() if name.endswith(".node")}
+        neurons = {name for name, module in net.named_modules() if isinstance(module, SpikingNode)}
         for name, old in _tensors(new).items():
             value = _value(name, old, own, theirs, neurons)
             value = value.detach().to(example.tensors[0].device, old.dtype, copy=True)
@@ -96,7 +96,8 @@ def _value(name: str, old: Tensor, own: State, theirs: State, neurons: set[str])
 
 
 def _tensors(model: nn.Module) -> State:
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    """By all their names: one module may be called under two."""
+    return dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)])
 
 
 def origin_of(
