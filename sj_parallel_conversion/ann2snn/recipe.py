@@ -1,38 +1,26 @@
-"""The steps of a conversion in order: capture, observe, place neurons, calibrate, fold."""
+"""A conversion from beginning to end: capture, the network with neurons, what is said about it."""
 
 from __future__ import annotations
 
-import copy
-import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import closing
-from dataclasses import replace
 
 import torch
-from torch import Tensor, fx, nn
+from torch import nn
 
 from ..analysis.closing_line import report
 from ..compat import ModuleConversionRecipe
-from ..errors import ConversionError
-from ..neuron.spiking_activation import SpikingActivation
 from . import graph
-from .calibration import CALIBRATIONS, CHEAPER, SEARCH_THRESHOLDS
-from .calibration.distillation import distil
-from .calibration.judge import Judge
+from .choice import Choice
 from .config import ConversionConfig
 from .data.batches import CalibrationData
 from .data.cache import Spool
 from .data.inputs import placement
 from .data.source import Batches, Source, replayable
-from .folding.fold import fold
 from .graph.capture import CaptureError
-from .graph.shapes import record_shapes
 from .network.parts import PartlySpikingNetwork, convert_submodules
 from .network.spiking_network import SpikingNetwork
 from .network.submodules import with_suggestions
-from .placement.encoder import add_encoders, place_encoders
-from .placement.sites import Site, find_sites, make_node
-from .placement.thresholds import observe
 
 
 class ParallelConversionRecipe(ModuleConversionRecipe):
@@ -92,7 +80,9 @@ class ParallelConversionRecipe(ModuleConversionRecipe):
         device = getattr(converter, "device", None)
         source = Source(self.dataloader, self.config.max_batches, self.config.seed)
         if submodules is not None:
-            graph.check_patterns(self.config.keep, (name for name, _ in ann.named_modules(remove_duplicate=False)))
+            if isinstance(ann, nn.Module):  # what is no model is refused when it is copied
+                names = (name for name, _ in ann.named_modules(remove_duplicate=False))
+                graph.check_patterns(self.config.keep, names)
             snn = convert_submodules(ann, submodules, source, device, self._convert)
         else:
             try:
@@ -122,168 +112,8 @@ class ParallelConversionRecipe(ModuleConversionRecipe):
             if not prefix:  # the names of a part were checked in the whole model
                 graph.check_patterns(self.config.keep, graph.names_of(model, plain))
             graph.mark_kept(model, self.config.keep, prefix)
-            snn, config = Choice(model, data, graded_input).of(self.config)
-            snn = SpikingNetwork(snn, config, signature, graded_input).eval()
+            built, config = Choice(model, data, graded_input).of(self.config)
+            built.origin.prefix = prefix
+            snn = SpikingNetwork(built.net, config, signature, graded_input, built.origin).eval()
         snn.stand_for(plain)
         return snn
-
-class Choice:
-    """
-    Builds the network that is asked for, and beside it what a cheaper calibration gives, if that may be better.
-
-    :param model: the captured network, left as it is
-    :param data: calibration data
-    :param graded_input: whether it is a part of a network whose input comes from other layers of it
-    """
-
-    def __init__(self, model: fx.GraphModule, data: CalibrationData, graded_input: bool) -> None:
-        self.model, self.data, self.graded_input = model, data, graded_input
-
-    def of(self, config: ConversionConfig) -> tuple[fx.GraphModule, ConversionConfig]:
-        """
-        :param config: the options that are asked for
-        :return: the network with the least error on held-out images, and the options that have led to it. There is no
-            choice with the cheapest calibrations, with few images, and in a network of trained quantisers alone
-        """
-        draft = Draft(self.model, self.data, config, self.graded_input)
-        judge = None
-        if config.calibration in CHEAPER and draft.calibrated:
-            judge = Judge.of(self.model, self.data, config)
-        best, chosen = draft.network(self.data, judge), config
-        if judge is None:
-            return best, config
-        errors = first = judge.errors(best)
-        for calibration in CHEAPER[config.calibration]:
-            cheaper = replace(config, calibration=calibration)
-            found = self._better(cheaper, judge, errors)
-            if found is not None:
-                best, chosen, errors = found, cheaper, judge.errors(found)
-        if chosen is not config:
-            asked, kept = config.calibration, chosen.calibration
-            warnings.warn(
-                f"calibration={asked!r} does worse than {kept!r} here: on {len(errors)} held-out images the relative "
-                f"squared error of the outputs is {float(first.mean()):.3g} instead of {float(errors.mean()):.3g}. So "
-                f"the network is that of calibration={kept!r}. More calibration images may help",
-                stacklevel=2,
-            )
-        return best, chosen
-
-    def _better(self, config: ConversionConfig, judge: Judge, errors: Tensor) -> fx.GraphModule | None:
-        """The network of ``config``, or ``None`` if that does not make the ``errors`` less."""
-        held_out = config.calibration in CHEAPER
-        network = None
-        # What fits thresholds alone shows on a few images what it is good for; mostly that is the end of it.
-        for data in [self.data] if held_out else [judge.few, self.data]:
-            draft = Draft(self.model, data, config, self.graded_input)
-            network = draft.network(data, judge if held_out else None)
-            if not judge.worse(errors, than=judge.errors(network)):
-                return None
-        return network
-
-
-class Draft:
-    """
-    A copy of the captured network, prepared for neurons.
-
-    :param model: the captured network, left as it is
-    :param data: calibration data, of which one batch is run
-    :param config: the conversion's options
-    :param graded_input: as in :class:`Choice`
-    """
-
-    def __init__(
-        self, model: fx.GraphModule, data: CalibrationData, config: ConversionConfig, graded_input: bool
-    ) -> None:
-        self.model, self.config = copy.deepcopy(model), config
-        self.sites = prepare(self.model, data, config, graded_input)
-        max_level = config.node_type.code.max_level(config.time_steps)
-        self.calibrated = [site.name for site in self.sites if not site.is_lossless(max_level)]
-        # the graded input of a part is no input of the network
-        self._encodes = config.input_encoding == "spikes" and not graded_input
-
-    def network(self, data: CalibrationData, judge: Judge | None) -> fx.GraphModule:
-        """
-        :param data: calibration data
-        :param judge: its images are not fitted
-        :return: the spiking network
-        """
-        model, config = self.model, self.config
-        encoders = add_encoders(model, config.per_channel) if self._encodes else []
-        snn = place_neurons(model, self.sites, data, config)
-        place_encoders(model, snn, encoders, data, config)
-        fitted = data if judge is None else judge.fitted
-        CALIBRATIONS[config.calibration](model, snn, self.sites, fitted, config)
-        if config.fold and data.dtype in (torch.float32, torch.float64):
-            # Trained quantisers keep their order of arithmetic, to the bit; half precision would round weights twice.
-            fold(snn, self.calibrated, data.example())
-        distil(model, snn, fitted, config, judge)
-        return snn
-
-
-def prepare(
-    model: fx.GraphModule, data: CalibrationData, config: ConversionConfig, graded_input: bool = False
-) -> list[Site]:
-    """
-    Find where neurons go, after the passes that make room for them, in place.
-
-    :param model: the captured network
-    :param data: calibration data, of which one batch is run
-    :param config: the conversion's options
-    :param graded_input: whether it is a part of a network whose input comes from other layers of it
-    :return: the sites
-    :raises ConversionError: if there is nothing to convert
-    """
-    graph.activation_sites(model)
-    record_shapes(model, data.example())
-    if config.membrane_shortcuts:
-        with data.naming_batches():
-            graph.membrane_shortcuts(model, data.first() if config.shortcut == "auto" else None)
-    sites = find_sites(model, config.per_channel)
-    max_level = config.node_type.code.max_level(config.time_steps)
-    # Fusing changes float rounding, which would move values across the steps of a trained quantiser.
-    if not any(site.is_lossless(max_level) for site in sites):
-        graph.fuse_batchnorms(model)
-    if not (config.spiking_inputs or config.strict):
-        return sites
-    return give_layers_spikes(model, config, graded_input)
-
-
-def give_layers_spikes(model: fx.GraphModule, config: ConversionConfig, graded_input: bool) -> list[Site]:
-    """
-    Change the graph so that every layer but the first receives spikes, in place.
-
-    :param model: the ANN in plain form
-    :param config: the conversion's options
-    :param graded_input: whether the network's input must become spikes too
-    :return: the sites, with those that have come in
-    :raises ConversionError: in a strict conversion, if there are operations that stay analogue
-    """
-    graph.pool_after_activation(model)
-    graph.give_layers_spikes(model, graded_input)
-    analogue = graph.analogue_operations(model, graded_input)
-    if config.strict and analogue:
-        raise ConversionError(
-            f"strict=True, and no neuron or synapse can stand for: {', '.join(analogue)}. Replace these operations in "
-            "the model, or convert with strict=False, where they stay analogue"
-        )
-    return find_sites(model, config.per_channel)
-
-
-def place_neurons(
-    model: fx.GraphModule, sites: list[Site], data: CalibrationData, config: ConversionConfig
-) -> fx.GraphModule:
-    """
-    :param model: the ANN in plain form
-    :param sites: its activations
-    :param data: calibration data
-    :param config: the conversion's options
-    :return: a copy of ``model`` with a neuron at each site
-    """
-    max_level = config.node_type.code.max_level(config.time_steps)
-    searched_later = config.threshold == "mse" and config.calibration in SEARCH_THRESHOLDS
-    v_max = observe(model, sites, data, "max" if searched_later else config.threshold, max_level)
-    snn = copy.deepcopy(model)
-    for site in sites:
-        node = make_node(site, config.node_type, config.time_steps, v_max[site.name])
-        graph.replace_module(snn, site.name, SpikingActivation(node.to(v_max[site.name])))
-    return snn

@@ -16,6 +16,7 @@ from ..graph import plain_copy
 from ..graph.side_effects import undone
 from .calls import PartData, SubmoduleInputs, first_calls, refuse_written_inputs, with_graded_inputs
 from .options import NetworkOptions, RemovedOptionError, common_value
+from .origin import set_weights, weights_of
 from .spiking_network import SpikingNetwork
 from .standing_for import OF_ANY_MODULE, StandingFor
 from .submodules import find_submodules
@@ -124,6 +125,38 @@ class PartlySpikingNetwork(NetworkOptions, nn.Module):
             if model is None or name.startswith("_"):
                 raise
             return getattr(model, name)
+
+    @torch.no_grad()
+    def load_ann(self, ann: nn.Module) -> PartlySpikingNetwork:
+        """
+        As :meth:`SpikingNetwork.load_ann`, for each part and for the layers outside of them.
+
+        :param ann: of the architecture that was converted
+        :return: this network, changed in place
+        :raises ConversionError: if something differs; the message names the part, and nothing is changed
+        """
+        plain, parts, outside = plain_copy(ann), {}, self._outside()
+        theirs = plain.state_dict()
+        for name, value in outside.items():
+            if name not in theirs or theirs[name].shape != value.shape:
+                raise ConversionError(f"load_ann: this ANN has no {name!r} of shape {list(value.shape)}")
+        for name, snn in self.parts.items():
+            with _naming_part(name):
+                if name not in dict(plain.named_modules()):
+                    raise ConversionError("load_ann: this ANN has no such module")
+                parts[name] = weights_of(snn, plain.get_submodule(name))
+        for name, value in outside.items():
+            value.copy_(theirs[name])
+        for name, snn in self.parts.items():
+            set_weights(snn, parts[name])
+        return self
+
+    def _outside(self) -> dict[str, Tensor]:
+        """The tensors of the layers outside of the parts."""
+        inside = tuple(f"{name}." for name, m in self.model.named_modules(remove_duplicate=False)
+                       if isinstance(m, SpikingSubmodule))  # fmt: skip
+        return {name: value for name, value in self.model.state_dict(keep_vars=True).items()
+                if isinstance(value, Tensor) and not name.startswith(inside)}  # fmt: skip
 
     def requires_grad_(self, requires_grad: bool = True) -> PartlySpikingNetwork:
         """As :meth:`SpikingNetwork.requires_grad_`, for the layers outside of the parts too."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from ...compat import MemoryModule
 from ...errors import ConfigError, DataError, as_data_error
@@ -20,6 +20,7 @@ from ..graph.signature import Signature
 from .checkpoint import RecordedNetwork
 from .integer_inputs import as_numbers, is_constant
 from .options import EXECUTIONS, STEP_BY_STEP, NetworkOptions, common_value
+from .origin import Origin, set_weights, weights_of
 from .standing_for import StandingFor
 from .time_axis import Steps, TimeAxisRunner, mean_input, mean_over_time
 
@@ -44,18 +45,25 @@ class SpikingNetwork(NetworkOptions, StandingFor, RecordedNetwork, MemoryModule)
     :param config: the options of the conversion
     :param signature: what it takes and returns
     :param graded_input: whether it is a part of a network whose input comes from other layers of it
+    :param origin: where its weights come from; ``None``: not known
     """
 
     _execution = "spikes"
 
     def __init__(
-        self, net: fx.GraphModule, config: ConversionConfig, signature: Signature, graded_input: bool = False
+        self,
+        net: fx.GraphModule,
+        config: ConversionConfig,
+        signature: Signature,
+        graded_input: bool = False,
+        origin: Origin | None = None,
     ) -> None:
         super().__init__()
         self.net = net
         self.config = config
         self.signature = signature
         self.graded_input = graded_input
+        self.origin = origin
         # A graph's functions know the module that they stand in until the graph is pickled.
         self.operation_names = [graph.operation_name(node) for node in net.graph.nodes]
         self.execution = "spikes"
@@ -149,6 +157,20 @@ class SpikingNetwork(NetworkOptions, StandingFor, RecordedNetwork, MemoryModule)
     def neurons(self) -> list[SpikingActivation]:
         """The places where neurons stand."""
         return [module for module in self.net.modules() if isinstance(module, SpikingActivation)]
+
+    def load_ann(self, ann: nn.Module) -> SpikingNetwork:
+        """
+        Take the weights of a retrained ANN. Neurons keep their thresholds, shifts and amplitudes, and the changes that
+        ``calibration="weights"`` and distillation have made to the weights are added to the new ones. The ANN is
+        captured on random inputs; no data are needed.
+
+        :param ann: of the architecture that was converted
+        :return: this network, changed in place
+        :raises ConversionError: if its architecture, or a trained quantiser of it, is another, or the network's origin
+            is not known; nothing is changed then. The message says what differs
+        """
+        set_weights(self, weights_of(self, ann))
+        return self
 
     def requires_grad_(self, requires_grad: bool = True) -> SpikingNetwork:
         """As on any module. Parameters of neurons that folding has made ineffective never ask for a gradient."""
@@ -258,6 +280,7 @@ class SpikingNetwork(NetworkOptions, StandingFor, RecordedNetwork, MemoryModule)
 
     def _load_from_state_dict(self, *args: object) -> None:
         super()._load_from_state_dict(*args)
+        self.origin = None  # what the calibration of a checkpoint did to its weights is not known
         self.reset()
 
     def _apply(self, *args: object, **kwargs: object) -> SpikingNetwork:  # .to(), .half(), .to_empty(), ...

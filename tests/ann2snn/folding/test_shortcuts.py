@@ -171,7 +171,7 @@ def test_compiles_without_a_graph_break() -> None:
 def test_gradients_reach_all_layers() -> None:
     snn = convert(blocks(), IMAGES, shortcut="membrane")
     snn.execution = "packed"
-    snn.predict(IMAGES).square().sum().backward()
+    snn.requires_grad_().predict(IMAGES).square().sum().backward()
     layers = [module for module in snn.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
     assert len(layers) == 6 and all(layer.weight.grad.abs().sum() > 0 for layer in layers)
 

@@ -147,7 +147,7 @@ def test_half_precision_and_double() -> None:
 def test_the_network_can_be_trained() -> None:
     ann = network(SPELLINGS["clip, floor, shift"], 4, 1.0, grid=False)
     snn = sjpc.ParallelConverter([X], time_steps=4, show_progress=False).convert(ann)
-    snn.predict(X).sum().backward()
+    snn.requires_grad_().predict(X).sum().backward()
     gradients = {name: p.grad for name, p in snn.named_parameters()}
     assert all(gradients[f"net.{i}.weight"].any() for i in (0, 2, 5)) and gradients["net.1.node.v_threshold"] != 0
 

@@ -1,0 +1,68 @@
+"""Which calibration a network keeps: the one that is asked for, or a cheaper one that does better."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+
+from torch import Tensor, fx
+
+from .calibration import CHEAPER
+from .calibration.judge import Judge
+from .config import ConversionConfig
+from .data.batches import CalibrationData
+from .draft import Built, Draft
+
+
+class Choice:
+    """
+    Builds the network that is asked for, and beside it what a cheaper calibration gives, if that may be better.
+
+    :param model: the captured network, left as it is
+    :param data: calibration data
+    :param graded_input: whether it is a part of a network whose input comes from other layers of it
+    """
+
+    def __init__(self, model: fx.GraphModule, data: CalibrationData, graded_input: bool) -> None:
+        self.model, self.data, self.graded_input = model, data, graded_input
+
+    def of(self, config: ConversionConfig) -> tuple[Built, ConversionConfig]:
+        """
+        :param config: the options that are asked for
+        :return: the network with the least error on held-out images, and the options that have led to it. There is no
+            choice with the cheapest calibrations, with few images, and in a network of trained quantisers alone
+        """
+        draft = Draft(self.model, self.data, config, self.graded_input)
+        judge = None
+        if config.calibration in CHEAPER and draft.calibrated:
+            judge = Judge.of(self.model, self.data, config)
+        best, chosen = draft.network(self.data, judge), config
+        if judge is None:
+            return best, config
+        errors = first = judge.errors(best.net)
+        for calibration in CHEAPER[config.calibration]:
+            cheaper = replace(config, calibration=calibration)
+            found = self._better(cheaper, judge, errors)
+            if found is not None:
+                best, chosen, errors = found, cheaper, judge.errors(found.net)
+        if chosen is not config:
+            asked, kept = config.calibration, chosen.calibration
+            warnings.warn(
+                f"calibration={asked!r} does worse than {kept!r} here: on {len(errors)} held-out images the relative "
+                f"squared error of the outputs is {float(first.mean()):.3g} instead of {float(errors.mean()):.3g}. So "
+                f"the network is that of calibration={kept!r}. More calibration images may help",
+                stacklevel=2,
+            )
+        return best, chosen
+
+    def _better(self, config: ConversionConfig, judge: Judge, errors: Tensor) -> Built | None:
+        """The network of ``config``, or ``None`` if that does not make the ``errors`` less."""
+        held_out = config.calibration in CHEAPER
+        network = None
+        # What fits thresholds alone shows on a few images what it is good for; mostly that is the end of it.
+        for data in [self.data] if held_out else [judge.few, self.data]:
+            draft = Draft(self.model, data, config, self.graded_input)
+            network = draft.network(data, judge if held_out else None)
+            if not judge.worse(errors, than=judge.errors(network.net)):
+                return None
+        return network

@@ -1,0 +1,147 @@
+"""From a captured network to one with neurons, calibrated and folded."""
+
+from __future__ import annotations
+
+import copy
+from typing import NamedTuple
+
+import torch
+from torch import fx
+
+from ..errors import ConversionError
+from ..neuron.spiking_activation import SpikingActivation
+from . import graph
+from .calibration import CALIBRATIONS, SEARCH_THRESHOLDS
+from .calibration.distillation import distil
+from .calibration.judge import Judge
+from .config import ConversionConfig
+from .data.batches import CalibrationData
+from .folding.fold import fold
+from .graph.shapes import record_shapes
+from .network.origin import Origin, described, origin_of
+from .placement.encoder import add_encoders, place_encoders
+from .placement.sites import Site, find_sites, make_node
+from .placement.thresholds import observe
+
+
+class Built(NamedTuple):
+    """
+    :param net: the graph with neurons
+    :param origin: where its weights come from
+    """
+
+    net: fx.GraphModule
+    origin: Origin
+
+
+class Draft:
+    """
+    A copy of the captured network, prepared for neurons.
+
+    :param model: the captured network, left as it is
+    :param data: calibration data, of which one batch is run
+    :param config: the conversion's options
+    :param graded_input: whether it is a part of a network whose input comes from other layers of it
+    """
+
+    def __init__(
+        self, model: fx.GraphModule, data: CalibrationData, config: ConversionConfig, graded_input: bool
+    ) -> None:
+        self.model, self.config = copy.deepcopy(model), config
+        self._operations = described(model)
+        self.sites = prepare(self.model, data, config, graded_input)
+        max_level = config.node_type.code.max_level(config.time_steps)
+        self.calibrated = [site.name for site in self.sites if not site.is_lossless(max_level)]
+        # the graded input of a part is no input of the network
+        self._encodes = config.input_encoding == "spikes" and not graded_input
+
+    def network(self, data: CalibrationData, judge: Judge | None) -> Built:
+        """
+        :param data: calibration data
+        :param judge: its images are not fitted
+        :return: the spiking network
+        """
+        model, config = self.model, self.config
+        encoders = add_encoders(model, config.per_channel) if self._encodes else []
+        snn = place_neurons(model, self.sites, data, config)
+        place_encoders(model, snn, encoders, data, config)
+        fitted = data if judge is None else judge.fitted
+        CALIBRATIONS[config.calibration](model, snn, self.sites, fitted, config)
+        # Trained quantisers keep their order of arithmetic, to the bit; half precision would round weights twice.
+        folded = self.calibrated if config.fold and data.dtype in (torch.float32, torch.float64) else []
+        origin = origin_of(model, snn, self._operations, folded, len(self.calibrated) == len(self.sites))
+        if folded:
+            fold(snn, folded, data.example())
+        distil(model, snn, fitted, config, judge)
+        if config.calibration == "weights" or config.distillation_epochs:
+            origin.note_correction(model, snn, data.example())
+        return Built(snn, origin)
+
+
+def prepare(
+    model: fx.GraphModule, data: CalibrationData, config: ConversionConfig, graded_input: bool = False
+) -> list[Site]:
+    """
+    Find where neurons go, after the passes that make room for them, in place.
+
+    :param model: the captured network
+    :param data: calibration data, of which one batch is run
+    :param config: the conversion's options
+    :param graded_input: whether it is a part of a network whose input comes from other layers of it
+    :return: the sites
+    :raises ConversionError: if there is nothing to convert
+    """
+    graph.activation_sites(model)
+    record_shapes(model, data.example())
+    if config.membrane_shortcuts:
+        with data.naming_batches():
+            graph.membrane_shortcuts(model, data.first() if config.shortcut == "auto" else None)
+    sites = find_sites(model, config.per_channel)
+    max_level = config.node_type.code.max_level(config.time_steps)
+    # Fusing changes float rounding, which would move values across the steps of a trained quantiser.
+    if not any(site.is_lossless(max_level) for site in sites):
+        graph.fuse_batchnorms(model)
+    if not (config.spiking_inputs or config.strict):
+        return sites
+    return give_layers_spikes(model, config, graded_input)
+
+
+def give_layers_spikes(model: fx.GraphModule, config: ConversionConfig, graded_input: bool) -> list[Site]:
+    """
+    Change the graph so that every layer but the first receives spikes, in place.
+
+    :param model: the ANN in plain form
+    :param config: the conversion's options
+    :param graded_input: whether the network's input must become spikes too
+    :return: the sites, with those that have come in
+    :raises ConversionError: in a strict conversion, if there are operations that stay analogue
+    """
+    graph.pool_after_activation(model)
+    graph.give_layers_spikes(model, graded_input)
+    analogue = graph.analogue_operations(model, graded_input)
+    if config.strict and analogue:
+        raise ConversionError(
+            f"strict=True, and no neuron or synapse can stand for: {', '.join(analogue)}. Replace these operations in "
+            "the model, or convert with strict=False, where they stay analogue"
+        )
+    return find_sites(model, config.per_channel)
+
+
+def place_neurons(
+    model: fx.GraphModule, sites: list[Site], data: CalibrationData, config: ConversionConfig
+) -> fx.GraphModule:
+    """
+    :param model: the ANN in plain form
+    :param sites: its activations
+    :param data: calibration data
+    :param config: the conversion's options
+    :return: a copy of ``model`` with a neuron at each site
+    """
+    max_level = config.node_type.code.max_level(config.time_steps)
+    searched_later = config.threshold == "mse" and config.calibration in SEARCH_THRESHOLDS
+    v_max = observe(model, sites, data, "max" if searched_later else config.threshold, max_level)
+    snn = copy.deepcopy(model)
+    for site in sites:
+        node = make_node(site, config.node_type, config.time_steps, v_max[site.name])
+        graph.replace_module(snn, site.name, SpikingActivation(node.to(v_max[site.name])))
+    return snn
