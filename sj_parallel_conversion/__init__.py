@@ -22,7 +22,17 @@ from .ann2snn.cpu import prepack, to_int8
 from .ann2snn.graph import register_activation, register_leaf, unregister_activation, unregister_leaf
 from .ann2snn.network import PartlySpikingNetwork, SpikingNetwork, convertible_submodules
 from .ann2snn.recipe import ParallelConversionRecipe
-from .errors import ConfigError, ConversionError, DataError, RegistrationError, SJPCError, UnsupportedReleaseError
+from .errors import (
+    ConfigError,
+    ConversionError,
+    DataError,
+    FileError,
+    RegistrationError,
+    SJPCError,
+    StateDictError,
+    UnsupportedReleaseError,
+)
+from .files import load, save
 from .neuron import (
     DAQCFS,
     QCFS,
@@ -35,8 +45,7 @@ from .neuron import (
 )
 from .registration import register, unregister
 from .training import replace_activations
-
-__version__ = "0.1.0"
+from .version import __version__ as __version__
 
 __all__ = [
     "DAQCFS",
@@ -47,6 +56,7 @@ __all__ = [
     "ConversionError",
     "DataError",
     "Evaluation",
+    "FileError",
     "Inspection",
     "LayerErrors",
     "OperationCount",
@@ -60,6 +70,7 @@ __all__ = [
     "SpikingActivation",
     "SpikingNetwork",
     "SpikingNode",
+    "StateDictError",
     "TSANode",
     "UnsupportedReleaseError",
     "convertible_submodules",
@@ -67,11 +78,13 @@ __all__ = [
     "evaluate",
     "inspect",
     "layer_errors",
+    "load",
     "prepack",
     "register",
     "register_activation",
     "register_leaf",
     "replace_activations",
+    "save",
     "to_int8",
     "unregister",
     "unregister_activation",

@@ -22,6 +22,14 @@ class ConversionError(SJPCError):
     """The model cannot be converted."""
 
 
+class FileError(SJPCError):
+    """A file cannot be read or written, or a network cannot be saved."""
+
+
+class StateDictError(ConfigError, RuntimeError):
+    """A state dict belongs to a network or a neuron of other options. A RuntimeError too, as torch's own."""
+
+
 class RegistrationError(SJPCError):
     """Something has replaced what this package registered with SpikingJelly, so it cannot be taken back."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from functools import cache
 
 import torch
@@ -17,6 +18,14 @@ def check_flag(owner: str, name: str, value: object) -> None:
     """:raises ConfigError: if ``value`` is not a bool: a string or a tensor is seldom what was meant"""
     if not isinstance(value, bool):
         raise ConfigError(f"{owner}: {name} must be True or False, got {value!r}")
+
+
+def as_integer(value: object) -> int | None:
+    """``value`` as an int, if it is an integer of any kind, such as ``numpy.int64``; ``None`` otherwise."""
+    try:  # True is an integer to Python
+        return None if isinstance(value, bool) or getattr(value, "dtype", None) is torch.bool else operator.index(value)
+    except TypeError:
+        return None
 
 
 def neuron_parameter(owner: str, name: str, value: float | Tensor, positive: bool = False) -> nn.Parameter:

@@ -25,8 +25,8 @@ def report(snn: SpikingNetwork | PartlySpikingNetwork, show: bool) -> None:
     except (SJPCError, RuntimeError):  # an input of zeros may be none that the network takes
         found = None
     if show:
-        print(" ".join(filter(None, [_neurons(snn), _share(found), _analogue(found), _fixed_sizes(snn)])))
-    if found is not None and found.share_after_input < _MOST:
+        print(" ".join(filter(None, [_neurons(snn), _share(found), _analogue(found), _kept(found), _fixed_sizes(snn)])))
+    if found is not None and _share_of_others(found) < _MOST:
         share = f"{found.share_after_input:.0%} of the multiply-accumulates behind the first layers"
         warnings.warn(f"only {share} became accumulates. {_analogue(found)}", stacklevel=4)
 
@@ -60,6 +60,18 @@ def _analogue(found: Inspection | None) -> str:
     if graded:
         texts.append(f"{_some(graded)} receive{'s' * (len(graded) == 1)} no spikes: spiking_inputs=True changes that.")
     return " ".join(texts)
+
+
+def _kept(found: Inspection | None) -> str:
+    if found is None or not found.kept:
+        return ""
+    return f"Kept as in the ANN: {_some([row.name for row in found.kept])}."
+
+
+def _share_of_others(found: Inspection) -> float:
+    """As ``share_after_input``, without what is kept: that is the user's wish, and no reason for a warning."""
+    after = found.macs - found.input_macs - sum(row.macs for row in found.kept)
+    return found.accumulates / after if after else 1.0
 
 
 def _some(names: list[str]) -> str:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ..ann2snn.cpu.int8 import Int8Conv2d, Int8Linear
-from ..ann2snn.data.inputs import Batch, Call
-from ..ann2snn.graph.signals import ANALOGUE, CONSTANT, INPUT, LAYER, NODE, SPIKES, WIRE, Signals
+from ..ann2snn.data.inputs import Batch, Call, placement
+from ..ann2snn.graph.signals import ANALOGUE, CONSTANT, INPUT, KEPT, LAYER, NODE, SPIKES, WIRE, Signals
 from ..ann2snn.network.parts import PartlySpikingNetwork
 from ..ann2snn.network.spiking_network import SpikingNetwork
 from ..errors import DataError
@@ -26,7 +26,8 @@ class Row:
 
     :param name: its name in the ANN
     :param kind: ``"node"`` (a spiking neuron), ``"layer"`` (a synapse), ``"pooling"``, ``"scale"`` (a BatchNorm that is
-        not folded, a product with a constant: part of the neurons' input) or ``"analogue"``
+        not folded, a product with a constant: part of the neurons' input), ``"analogue"``, or ``"kept"`` (by the option
+        ``keep``)
     :param operation: class of the module, or name of the function
     :param receives: what comes in: ``"spikes"``, ``"input"`` (the network's), ``"current"`` (a layer's graded output),
         ``"analogue"``, or several of them
@@ -99,6 +100,11 @@ class Inspection:
         return tuple(row for row in self.rows if row.kind == ANALOGUE)
 
     @property
+    def kept(self) -> tuple[Row, ...]:
+        """The operations that stayed as they are because ``keep`` names them."""
+        return tuple(row for row in self.rows if row.kind == KEPT)
+
+    @property
     def graded(self) -> tuple[Row, ...]:
         """The layers that receive graded values other than the network's input."""
         return tuple(r for r in self.rows if r.kind == LAYER and r.receives != (INPUT,) and not r.spikes_in)
@@ -118,6 +124,7 @@ class Inspection:
         )
         for what, rows in (
             ("operations that stay analogue", self.analogue),
+            ("operations that are kept as in the ANN", self.kept),
             ("layers that receive graded values", self.graded),
         ):
             if rows:
@@ -150,8 +157,7 @@ def inspect(snn: nn.Module, *inputs: object, show: bool = True, **named: object)
         call = call if inputs or named else _sample(snn)
         size, rows = samples_in(call), _partly(snn, call)
     else:
-        like = next(p for p in snn.parameters() if p.is_floating_point())
-        batch = snn.signature.batch(*call) if inputs or named else snn.signature.zeros(like)
+        batch = snn.signature.batch(*call) if inputs or named else snn.signature.zeros(*placement(snn, None))
         size, rows = batch.size, _rows(snn, [batch])
     inspection = Inspection(tuple(replace(row, macs=row.macs // size) for row in rows))
     if show:
@@ -193,7 +199,11 @@ def _partly(network: PartlySpikingNetwork, call: Call) -> Iterator[Row]:
 def _sample(network: PartlySpikingNetwork) -> Call:
     if not (network.sample.args or network.sample.kwargs):
         raise DataError("this network does not know the shape of its input: give one, inspect(snn, x)")
-    device = next(network.parameters()).device
-    sample = tuple(network.sample)
-    zeros = tree_map(lambda x: torch.zeros_like(x, device=device) if isinstance(x, Tensor) else x, sample)
-    return Call(*zeros)
+    device, dtype = placement(network, None)
+
+    def zeros(x: object) -> object:
+        if not isinstance(x, Tensor):
+            return x
+        return torch.zeros_like(x, device=device, dtype=dtype if x.is_floating_point() else x.dtype)
+
+    return Call(*tree_map(zeros, tuple(network.sample)))

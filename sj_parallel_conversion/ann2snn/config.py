@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
+from numbers import Real
 
 import torch
 
 from ..errors import ConfigError
 from ..kernels import check_backend
 from ..neuron import ParallelConversionNode, SpikePackNode, SpikingNode, TSANode
+from ..parameters import as_integer
 
 CALIBRATIONS = ("none", "da_qcfs", "least_squares", "weights")
 INPUT_ENCODINGS = ("analogue", "spikes")
@@ -44,6 +47,10 @@ def percentile_of(threshold: str) -> float | None:
     except ValueError:
         return None
     return value if threshold.endswith("%") and 0 < value <= 100 else None
+
+
+def _items(value: object) -> Iterable:
+    return value if isinstance(value, Iterable) else (value,)
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,8 @@ class ConversionConfig:
         allows it. ``None``: yes, unless the network cuts its maps into windows, for which that takes minutes
     :param seed: of every random choice of a conversion, that of a shuffling dataloader included. With the same seed and
         the same data the network is the same to the bit on one machine; torch's global generator is left as it was
+    :param keep: names of modules and operations that stay as in the ANN, with wildcards, such as ``["head.*"]``: no
+        neuron stands for them, and neither a calibration nor folding changes their weights
     :raises ConfigError: if an option is out of range; the message lists what is valid
     """
 
@@ -107,6 +116,7 @@ class ConversionConfig:
     shortcut: str = "auto"
     free_sizes: bool | None = None
     seed: int = 0
+    keep: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         check_choice("mode", self.mode, list(MODES))
@@ -115,10 +125,10 @@ class ConversionConfig:
         check_choice("shortcut", self.shortcut, list(SHORTCUTS))
         check_threshold(self.threshold)
         check_backend("ConversionConfig", self.backend)
-        if isinstance(self.time_steps, bool) or not isinstance(self.time_steps, int) or self.time_steps < 1:
+        if (as_integer(self.time_steps) or 0) < 1:
             raise ConfigError(f"time_steps must be an integer >= 1, got {self.time_steps!r}")
         try:
-            self.node_type.code.check_steps(self.time_steps)
+            object.__setattr__(self, "time_steps", self.node_type.code.check_steps(self.time_steps))
         except ConfigError as error:
             raise ConfigError(f"mode={self.mode!r} with time_steps={self.time_steps}: {error}") from error
         for argument in ("per_channel", "fold", "show_progress", "spiking_inputs", "strict"):
@@ -129,10 +139,14 @@ class ConversionConfig:
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
             raise ConfigError(f"seed must be an integer from 0 to 2**63 - 1, got {self.seed!r}")
         for argument, least in (("distillation_epochs", 0), ("max_batches", 1)):
-            value = getattr(self, argument)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-                raise ConfigError(f"{argument} must be None or an integer >= {least}, got {value!r}")
-        number = isinstance(self.max_memory, (int, float)) and not isinstance(self.max_memory, bool)
+            value = as_integer(getattr(self, argument))
+            if getattr(self, argument) is not None and (value is None or value < least):
+                raise ConfigError(f"{argument} must be None or an integer >= {least}, got {getattr(self, argument)!r}")
+            object.__setattr__(self, argument, value)
+        if isinstance(self.keep, str) or not all(isinstance(name, str) for name in _items(self.keep)):
+            raise ConfigError(f'keep must be a list of names such as ["head.*"], got {self.keep!r}')
+        object.__setattr__(self, "keep", tuple(self.keep))
+        number = isinstance(self.max_memory, Real) and not isinstance(self.max_memory, bool)
         if self.max_memory is not None and not (number and self.max_memory >= 0):
             raise ConfigError(f"max_memory must be None or GiB >= 0, got {self.max_memory!r}")
 
@@ -159,6 +173,11 @@ class ConversionConfig:
     def generator(self) -> torch.Generator:
         """Random numbers that ``seed`` decides."""
         return torch.Generator().manual_seed(self.seed)
+
+    def as_record(self) -> dict[str, object]:
+        """The options that change what the tensors of the converted network mean, for its state dict."""
+        names = ("mode", "time_steps", "per_channel", "fold", "input_encoding")
+        return {name: getattr(self, name) for name in names} | {"spiking_inputs": self.spiking_inputs or self.strict}
 
     def as_dict(self) -> dict[str, object]:
         """The options as plain data."""

@@ -92,12 +92,15 @@ class ParallelConversionRecipe(ModuleConversionRecipe):
         device = getattr(converter, "device", None)
         source = Source(self.dataloader, self.config.max_batches, self.config.seed)
         if submodules is not None:
+            graph.check_patterns(self.config.keep, (name for name, _ in ann.named_modules(remove_duplicate=False)))
             snn = convert_submodules(ann, submodules, source, device, self._convert)
         else:
             try:
                 snn = self._convert(ann, source, device)
             except CaptureError as error:
                 raise with_suggestions(error, ann, source) from error
+        if self.config.fold:  # a network to run; one to train keeps its neurons' parameters
+            snn.requires_grad_(False)
         report(snn, self.config.show_progress)
         return snn
 
@@ -107,6 +110,7 @@ class ParallelConversionRecipe(ModuleConversionRecipe):
         source: Batches,
         device: torch.device | str | None,
         graded_input: bool = False,
+        prefix: str = "",
     ) -> SpikingNetwork:
         plain = graph.plain_copy(ann)
         device, dtype = placement(plain, device)
@@ -115,6 +119,9 @@ class ParallelConversionRecipe(ModuleConversionRecipe):
         with closing(spool), torch.autocast(device.type, enabled=False):
             data = CalibrationData(source, plain, device, dtype, self.config.show_progress, spool)
             model, signature = graph.graph_of(plain, data, device, self.config.free_sizes)
+            if not prefix:  # the names of a part were checked in the whole model
+                graph.check_patterns(self.config.keep, graph.names_of(model, plain))
+            graph.mark_kept(model, self.config.keep, prefix)
             snn, config = Choice(model, data, graded_input).of(self.config)
             snn = SpikingNetwork(snn, config, signature, graded_input).eval()
         snn.stand_for(plain)

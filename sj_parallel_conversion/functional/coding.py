@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
+from ..parameters import as_integer
 
 MAX_WEIGHTED_STEPS = 24  # levels up to 2^24 are exact in float32
 MAX_STEPS = 2**MAX_WEIGHTED_STEPS
@@ -72,17 +73,23 @@ class Code:
         """How many levels make up ``v_threshold``: T for the sorted code (the paper's theta), 1 for weighted ones."""
         return 1 if self.weighted else T
 
-    def check_steps(self, T: int) -> None:
-        """:raises ConfigError: if ``T`` is not an integer >= 1, or too long for float32 to hold the levels"""
-        if isinstance(T, bool) or not isinstance(T, int) or T < 1:
+    def check_steps(self, T: int) -> int:
+        """
+        :param T: an integer of any kind
+        :return: the same as an int
+        :raises ConfigError: if ``T`` is not an integer >= 1, or too long for float32 to hold the levels
+        """
+        steps = as_integer(T)
+        if steps is None or steps < 1:
             raise ConfigError(f"T (time_steps) must be an integer >= 1, got {T!r}")
-        if self.weighted and T > MAX_WEIGHTED_STEPS:
+        if self.weighted and steps > MAX_WEIGHTED_STEPS:
             raise ConfigError(
                 f"T={T} is too long for the {self.name} code: T steps make 2^T levels, and float32 tells 2^"
                 f"{MAX_WEIGHTED_STEPS} apart. Take T <= {MAX_WEIGHTED_STEPS}; 8 steps are 256 levels already"
             )
-        if T > MAX_STEPS:
+        if steps > MAX_STEPS:
             raise ConfigError(f"T={T} is too long: float32 tells {MAX_STEPS} levels apart. Take fewer time-steps")
+        return steps
 
 
 # Trains are made and read in byte arithmetic, many at a time: comparisons, and sums that widen, take

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..functional import clip_relu, da_qcfs, qcfs
-from ..parameters import along_channels, neuron_parameter
+from ..parameters import along_channels, as_integer, neuron_parameter
 
 
 class _Activation(nn.Module):
@@ -29,10 +29,11 @@ class _Quantiser(_Activation):
     def __init__(
         self, levels: int, v_threshold: float | Tensor, psi: float | Tensor | None, channel_dim: int
     ) -> None:
-        if isinstance(levels, bool) or not isinstance(levels, int) or levels < 1:
+        number = as_integer(levels)
+        if number is None or number < 1:
             raise ConfigError(f"{type(self).__name__}: levels must be an integer >= 1, got {levels!r}")
         super().__init__(v_threshold, channel_dim)
-        self.levels = levels
+        self.levels = number
         self.psi = None if psi is None else neuron_parameter(type(self).__name__, "psi", psi)
 
     def _psi(self, x: Tensor) -> Tensor | None:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from .. import kernels
 from ..compat import MultiStepModule
+from ..hooks import records_gradient
 from ..parameters import check_currents, check_steps
 from .backend import BackendChoice
 from .spike_train import SpikeCoder
@@ -81,7 +82,7 @@ class SpikingNode(BackendChoice, SpikeCoder, MultiStepModule):
         not look for NaN and emits no spike there.
         """
         self._check_input(x_seq)
-        if torch.is_grad_enabled() or not self.closed_form:
+        if records_gradient(x_seq, *self.parameters()) or not self.closed_form:
             return self(x_seq)
         if self._fused:
             return kernels.spike_train(self, x_seq, self._torch_train, torch.int8)

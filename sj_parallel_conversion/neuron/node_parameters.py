@@ -6,11 +6,12 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..functional import Code
-from ..parameters import along_channels, check_flag, neuron_parameter
+from ..parameters import along_channels, as_integer, check_flag, neuron_parameter
 from ..torch_compat import not_for_a_scalar
+from .records import Record, Recorded
 
 
-class NodeParameters(nn.Module):
+class NodeParameters(Recorded):
     """
     Holds and checks the parameters of a neuron. Arguments as in
     :class:`~sj_parallel_conversion.neuron.SpikingNode`.
@@ -41,15 +42,14 @@ class NodeParameters(nn.Module):
         activation: nn.Module | None,
     ) -> None:
         super().__init__()
-        self.code.check_steps(T)
         owner = type(self).__name__
         check_flag(owner, "signed", signed)
         if activation is not None and not isinstance(activation, nn.Module):
             raise ConfigError(f"{owner}: activation must be a torch.nn.Module or None, got {activation!r}")
-        if isinstance(channel_dim, bool) or not isinstance(channel_dim, int):
+        if as_integer(channel_dim) is None:
             raise ConfigError(f"{owner}: channel_dim must be an integer, got {channel_dim!r}")
-        self.T = T
-        self.channel_dim = channel_dim
+        self.T = self.code.check_steps(T)
+        self.channel_dim = as_integer(channel_dim)
         self.signed = signed
         self.activation = activation
         self.formula: nn.Module | None = None
@@ -74,6 +74,15 @@ class NodeParameters(nn.Module):
         """What ``levels_per_threshold`` levels stand for."""
         return self.v_threshold if self.amplitude is None else self.amplitude
 
+    def freeze_folded(self) -> None:
+        """Parameters that folding has made ineffective ask for no gradient."""
+        for name in ("psi", "shift") if self.folded_input else ():
+            _freeze(getattr(self, name))
+        if self.folded_output:
+            _freeze(self.amplitude)
+        if self.folded_input and (self.folded_output or self.amplitude is not None):
+            _freeze(self.v_threshold)
+
     def _along(self, parameter: Tensor, x: Tensor) -> Tensor:
         """``parameter``, shaped so that it broadcasts over ``x`` ``[N, ...]``."""
         return along_channels(parameter, x, self.channel_dim, type(self).__name__)
@@ -85,7 +94,13 @@ class NodeParameters(nn.Module):
                 f"{type(self).__name__}: parameters have values for different numbers of channels: {sizes}"
             )
 
+    def record(self) -> Record:
+        """What gives the parameters their meaning."""
+        flags = {name: getattr(self, name) for name in ("channel_dim", "signed", "folded_input", "folded_output")}
+        return {"neuron": type(self).__name__, "T": self.T, **flags}
+
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
+        self.check_state_dict(state_dict, prefix)  # before room is made
         # Which parameters a neuron has, and of which shape, depends on its calibration. The checkpoint decides.
         key = prefix + "v_threshold"
         if key in state_dict:
@@ -108,3 +123,8 @@ class NodeParameters(nn.Module):
         return f"T={self.T}, channels={channels if channels > 1 else 'any'}, channel_dim={self.channel_dim}" + "".join(
             f", {name}=True" for name in flags
         )
+
+
+def _freeze(parameter: nn.Parameter | None) -> None:
+    if parameter is not None:
+        parameter.requires_grad_(False)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from ..compat import StepModeContainer
 from ..errors import ConfigError
-from ..hooks import has_hooks, may_overwrite
+from ..hooks import has_hooks, may_overwrite, records_gradient
 from ..parameters import check_flag
 from .base import SpikingNode
 
@@ -47,8 +46,9 @@ class SpikingActivation(StepModeContainer):
 
     def forward(self, x: Tensor) -> Tensor:
         """:param x: mean input ``[N, ...]``. :return: the mean output ``[N, ...]``"""
+        values = (x, *self.node.parameters())
         if self.packed:
-            return self.node.decoded(x, may_overwrite(self.source))
+            return self.node.decoded(x, may_overwrite(self.source, *values))
         # A call of the module, in floats, only where someone listens: a monitor, or autograd.
-        emit = self.node if torch.is_grad_enabled() or has_hooks(self.node) else self.node.spikes
+        emit = self.node if records_gradient(*values) or has_hooks(self.node) else self.node.spikes
         return self.node.decode(emit(self.node.constant(x)), x.dtype)

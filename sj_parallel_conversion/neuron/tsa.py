@@ -8,6 +8,7 @@ from torch import Tensor
 from ..errors import ConfigError
 from ..functional import CODES, encode_like
 from ..functional.quantise import full_precision
+from ..parameters import as_integer
 from .serial import SerialNode
 
 
@@ -65,9 +66,10 @@ class TSANode(SerialNode):
     @silent_steps.setter
     def silent_steps(self, value: int) -> None:
         """:raises ConfigError: if the value is no integer from 0 to T"""
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= self.T:
+        steps = as_integer(value)
+        if steps is None or not 0 <= steps <= self.T:
             raise ConfigError(f"TSANode: silent_steps must be an integer from 0 to T={self.T}, got {value!r}")
-        self._silent_steps = value
+        self._silent_steps = steps
 
     @property
     def closed_form(self) -> bool:

@@ -8,6 +8,8 @@ import pickle
 import pytest
 import torch
 import torchvision
+from in_parts import PARTS, detector
+from in_parts import convert as convert_in_parts
 from spikingjelly.activation_based import monitor
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -143,3 +145,12 @@ def test_partly_converted_models() -> None:
     assert report.accumulates == 64 * 8
     assert sjpc.inspect(pickle.loads(pickle.dumps(snn)), show=False) == report
     assert sjpc.inspect(snn, list(IMAGES), show=False) == report
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.filterwarnings("ignore:only")
+def test_after_a_cast(dtype: torch.dtype) -> None:
+    for snn in (mixed(), convert_in_parts(detector(), PARTS)):
+        expected = sjpc.inspect(snn, show=False)
+        cast = sjpc.inspect(snn.to(dtype), show=False)
+        assert [(row.name, row.macs) for row in cast.rows] == [(row.name, row.macs) for row in expected.rows]

@@ -6,6 +6,7 @@ import copy
 import json
 import pickle
 
+import numpy as np
 import pytest
 import torch
 
@@ -33,6 +34,7 @@ def test_defaults() -> None:
         "shortcut": "auto",
         "free_sizes": None,
         "seed": 0,
+        "keep": (),
     }
 
 
@@ -141,3 +143,12 @@ def test_errors_are_value_errors() -> None:
     assert issubclass(sjpc.SJPCError, ValueError)
     for error in (sjpc.ConfigError, sjpc.DataError, sjpc.ConversionError, sjpc.RegistrationError):
         assert issubclass(error, sjpc.SJPCError)
+
+
+def test_numbers_of_any_kind() -> None:
+    numbers = {"time_steps": np.int64(4), "distillation_epochs": torch.tensor(2), "max_memory": np.float32(1)}
+    config = sjpc.ConversionConfig(**numbers)
+    assert config.time_steps == 4 and config.distillation_epochs == 2
+    assert type(config.time_steps) is type(config.distillation_epochs) is int
+    with pytest.raises(sjpc.ConfigError, match="time_steps must be an integer"):
+        sjpc.ConversionConfig(time_steps=np.True_)

@@ -177,5 +177,5 @@ def test_hooks_for_training_stay_with_the_ann() -> None:
     assert gradients == [] and len(ann[0]._backward_hooks) == 1
     ann(IMAGES).sum().backward()
     assert len(gradients) == 1
-    snn.predict(IMAGES).sum().backward()
+    snn.requires_grad_().predict(IMAGES).sum().backward()
     assert len(gradients) == 1

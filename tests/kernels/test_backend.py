@@ -132,7 +132,7 @@ def test_folded_networks_give_the_same_results_and_gradients(
 ) -> None:
     ann, x = net("concatenated")
     snn = sjpc.ParallelConverter([x], **QUICK | options).convert(ann)
-    snn.execution, results = execution, []
+    snn.requires_grad_().execution, results = execution, []
     for snn.backend in ("torch", "cupy"):
         with torch.no_grad():
             bare = snn.predict(x)

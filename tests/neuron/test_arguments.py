@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -146,3 +147,16 @@ def test_empty_batches(node_type: type, serial: bool) -> None:
     for shape in ((0, 3), (2, 0)):
         assert node(torch.zeros(4, *shape)).shape == node.spikes(torch.zeros(4, *shape)).shape == (4, *shape)
         assert node.decoded(torch.zeros(shape)).shape == shape
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint8, torch.tensor])
+def test_integers_of_any_kind(kind) -> None:
+    four = kind(4)
+    kinds = (sjpc.ParallelConversionNode, sjpc.SpikePackNode, TSANode)
+    nodes = [node_type(four, channel_dim=kind(1)) for node_type in kinds]
+    for module in (*nodes, TSANode(8, silent_steps=four), sjpc.QCFS(four), sjpc.DAQCFS(four)):
+        kept = [getattr(module, name, 1) for name in ("T", "channel_dim", "silent_steps", "levels")]
+        assert all(type(value) is int for value in kept) and 4 in kept
+    for flag in (True, np.True_, torch.tensor(True)):
+        with pytest.raises(sjpc.ConfigError, match=r"T .* must be an integer"):
+            sjpc.ParallelConversionNode(flag)

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from ..config import ConversionConfig
 from ..data.batches import CalibrationData
 from ..data.cache import Spooled
+from ..graph import is_kept
 from .judge import Judge
 from .output_error import OutputError, outputs, packed
 from .patches import LAYERS
@@ -172,10 +173,13 @@ def _is_classification(found: list[Tensor]) -> bool:
 
 
 def _trained_weights(snn: fx.GraphModule) -> list[nn.Parameter]:
-    """Each weight once, of all layers but the first to run: in most networks it sees no spikes."""
-    modules = [snn.get_submodule(node.target) for node in snn.graph.nodes if node.op == "call_module"]
-    weights = [module.weight for module in modules if type(module) in LAYERS]
-    return [w for i, w in enumerate(weights) if all(w is not other for other in weights[:i])][1:]
+    """Each weight once, of all layers but the first to run, which sees no spikes in most networks, and kept ones."""
+    nodes = [node for node in snn.graph.nodes if node.op == "call_module"]
+    layers = [(node, snn.get_submodule(node.target)) for node in nodes]
+    layers = [(node, layer.weight) for node, layer in layers if type(layer) in LAYERS]
+    trained = {id(weight): weight for _, weight in layers[1:] if weight is not layers[0][1]}
+    kept = {id(weight) for node, weight in layers if is_kept(node)}
+    return [weight for key, weight in trained.items() if key not in kept]
 
 
 @contextlib.contextmanager

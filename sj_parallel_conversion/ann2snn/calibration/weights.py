@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 from ...hooks import has_hooks
 from ..config import ConversionConfig
 from ..data.batches import CalibrationData
-from ..graph import is_rectifier, shortcut_site
+from ..graph import is_kept, is_rectifier, shortcut_site
 from ..graph.operations import operator_of
 from ..placement.sites import Site
 from .held_out import HeldOut
@@ -41,7 +41,7 @@ def weights(
     """
     sensitivity, held_out = Sensitivity(ann, sites, data.parts, data.spool), HeldOut(config.generator())
     visitor = CorrectWeights(ann, snn, sites, config, sensitivity, held_out)
-    layers = {name for name, module in snn.named_modules() if type(module) in LAYERS}
+    layers = {node.target for node in snn.graph.nodes if _is_layer(snn, node)}
     sweep = Sweep(ann, snn, {site.name for site in sites}, layers, data.spool)
     batches = held_out.watch(sensitivity.watch(data.batches("read calibration data")))
     sweep.run(batches, visitor, config.show_progress)
@@ -78,7 +78,7 @@ class CorrectWeights(FitNeurons):
 
     def after(self, node: fx.Node, snn_input: Batches, ann_output: Batches, snn_output: Batches) -> None:
         """Correct a layer that feeds no neuron alone, or keep its inputs until its neuron is reached."""
-        if node.target in self.sites or not _is_correctable(self.snn.get_submodule(node.target)):
+        if node.target in self.sites or not _is_layer(self.snn, node) or has_hooks(self.snn.get_submodule(node.target)):
             return
         if self._site_fed_by(node):
             self.inputs[node.target] = snn_input
@@ -130,7 +130,7 @@ class CorrectWeights(FitNeurons):
             source = stack.pop()
             if len(source.users) > 1 and self._site_of(source) is not site:
                 continue
-            if source.op == "call_module" and type(self.snn.get_submodule(source.target)) in LAYERS:
+            if _is_layer(self.snn, source):
                 found.append(source)
             elif _is_plain_addition(source):
                 stack += source.all_input_nodes
@@ -138,9 +138,9 @@ class CorrectWeights(FitNeurons):
         return [source.target for source in sorted(found, key=order.__getitem__)]
 
 
-def _is_correctable(module: nn.Module) -> bool:
-    # what a hook makes of the output is no linear function of the inputs
-    return type(module) in LAYERS and not has_hooks(module)
+def _is_layer(model: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether ``node`` is a layer that may be changed."""
+    return node.op == "call_module" and type(model.get_submodule(node.target)) in LAYERS and not is_kept(node)
 
 
 def _is_plain_addition(node: fx.Node) -> bool:

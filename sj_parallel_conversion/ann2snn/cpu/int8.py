@@ -3,11 +3,15 @@ Integer inference on CPUs: levels are small integers, so that layers between neu
 
 Weights get 8 bits and one scale an output channel; levels are exact. The kernels are those that PyTorch's own compiler
 uses for quantised networks (``torch.ops.onednn``), on plain uint8 and int8 tensors.
+
+CPUs without VNNI instructions add two products of bytes in 16 bits, and what does not fit is cut off. There weights get
+7 bits if levels are so large that this could happen.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
 
 import torch
 from torch import Tensor, fx, nn
@@ -22,6 +26,7 @@ from ..network.spiking_network import SpikingNetwork
 from .prepack import PrepackedConv2d, check_machine, prepack_convolutions
 
 _MAX_LEVEL = 255
+_EIGHT_BITS, _SEVEN_BITS = 127, 64  # the largest weights
 
 
 def to_int8(snn: SpikingNetwork) -> SpikingNetwork:
@@ -29,7 +34,7 @@ def to_int8(snn: SpikingNetwork) -> SpikingNetwork:
     :param snn: a folded network on the CPU; it is left as it was
     :return: a copy in packed execution, for inference only (no gradients; a NaN becomes some level), in which the
         convolutions and linear layers that read levels have int8 weights. Others, such as the first one, keep theirs;
-        :func:`prepack` is applied to them
+        :func:`prepack` is applied to them. On CPUs without VNNI weights have 7 bits if levels go beyond 129
     :raises ConfigError: if no layer reads levels, or PyTorch has no int8 kernels for this machine
     """
     check_machine("to_int8", snn, hasattr(torch.ops.onednn, "qconv2d_pointwise"))
@@ -45,8 +50,9 @@ def to_int8(snn: SpikingNetwork) -> SpikingNetwork:
             f"to_int8: no layer reads levels from 0 to {_MAX_LEVEL}. Convert with fold=True (the default), a ReLU "
             "network in float32, and fewer time_steps (8 at most for weighted codes)"
         )
+    max_level = int(snn.config.node_type.code.max_level(snn.time_steps))
     for name in found:
-        _replace(snn.net, name, _as_int8(snn.net.get_submodule(name)))
+        _replace(snn.net, name, _as_int8(snn.net.get_submodule(name), max_level))
     prepack_convolutions(snn.net)
     return snn.eval()
 
@@ -81,8 +87,35 @@ def _replace(net: fx.GraphModule, name: str, layer: nn.Module) -> None:
     replace_module(net, name, layer)
 
 
-def _as_int8(layer: nn.Conv2d | nn.Linear) -> Int8Conv2d | Int8Linear:
-    return (Int8Conv2d if isinstance(layer, nn.Conv2d) else Int8Linear)(layer)
+def _as_int8(layer: nn.Conv2d | nn.Linear, max_level: int) -> Int8Conv2d | Int8Linear:
+    return (Int8Conv2d if isinstance(layer, nn.Conv2d) else Int8Linear)(layer, max_level)
+
+
+@functools.cache
+def adds_in_32_bits() -> bool:
+    """
+    Whether the machine's kernels add products of bytes without cutting off. It is tried, because the CPU's flags do not
+    say which kernels oneDNN takes (ONEDNN_MAX_CPU_ISA forbids some).
+    """
+    levels = torch.full((1, 2), _MAX_LEVEL, dtype=torch.uint8)
+    weight = torch.full((1, 2), _EIGHT_BITS, dtype=torch.int8)
+    scale, zero_point = torch.ones(1), torch.zeros(1, dtype=torch.int32)
+    found = _product(levels, _pack_linear(weight, levels), scale, zero_point, None)
+    return found.item() == 2 * _MAX_LEVEL * _EIGHT_BITS
+
+
+def largest_weight(max_level: int) -> int:
+    """The largest weight that the machine's kernels multiply by levels up to ``max_level`` and add exactly."""
+    in_16_bits = 2 * max_level * _EIGHT_BITS <= torch.iinfo(torch.int16).max
+    return _EIGHT_BITS if in_16_bits or adds_in_32_bits() else _SEVEN_BITS
+
+
+def _pack_linear(weight: Tensor, levels: Tensor) -> Tensor:
+    return torch.ops.onednn.qlinear_prepack(weight, list(levels.shape))
+
+
+def _product(levels: Tensor, *weights: Tensor | None) -> Tensor:
+    return torch.ops.onednn.qlinear_pointwise(levels, 1.0, 0, *weights, 1.0, 0, torch.float32, "none", [], "")
 
 
 def _bytes(levels: Tensor, memory_format: torch.memory_format = torch.preserve_format) -> Tensor:
@@ -93,18 +126,35 @@ def _bytes(levels: Tensor, memory_format: torch.memory_format = torch.preserve_f
 
 
 class _Int8Layer(nn.Module):
-    def __init__(self, layer: nn.Conv2d | nn.Linear) -> None:
+    """
+    :param layer: the layer that it stands for
+    :param max_level: the largest level that it reads
+    """
+
+    def __init__(self, layer: nn.Conv2d | nn.Linear, max_level: int = _MAX_LEVEL) -> None:
         super().__init__()
         # hooks of the layer, of every kind, go on listening
         self.__dict__.update({name: hooks for name, hooks in vars(layer).items() if name.startswith("_forward_")})
+        self.max_level = max_level
         weight = layer.weight.detach().float()
-        scale = weight.flatten(1).abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny) / 127
+        largest = weight.flatten(1).abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny)
+        scale = largest / largest_weight(max_level)
         rows = scale.view(-1, *[1] * (weight.dim() - 1))
         self.register_buffer("weight", (weight / rows).round().to(torch.int8).contiguous())
         self.register_buffer("scale", scale)
         self.register_buffer("zero_point", torch.zeros(len(weight), dtype=torch.int32))
         self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().float().clone())
-        self._packed: Tensor | None = None
+        self._packed: tuple[Tensor, Tensor] | None = None
+
+    def _weights(self, levels: Tensor) -> tuple[Tensor | None, ...]:
+        """What the kernels take: the packed weight, its scales and zero points, and the bias."""
+        if self._packed is None:
+            weight, scale = self.weight, self.scale
+            if weight.abs().amax() > largest_weight(self.max_level):  # it comes from another machine
+                weight, scale = (weight / 2).round().to(torch.int8), scale * 2
+            self._packed = self._pack(weight, levels), scale
+        packed, scale = self._packed
+        return packed, scale, self.zero_point, self.bias
 
     def __getstate__(self) -> dict[str, object]:
         # What the kernels made of the weight depends on the machine, and cannot be pickled.
@@ -113,6 +163,10 @@ class _Int8Layer(nn.Module):
     def _load_from_state_dict(self, *args: object) -> None:
         super()._load_from_state_dict(*args)
         self._packed = None
+
+    def _apply(self, *args: object, **kwargs: object) -> _Int8Layer:  # to_empty() among others
+        self._packed = None
+        return super()._apply(*args, **kwargs)
 
     def extra_repr(self) -> str:
         return f"weight={list(self.weight.shape)}"
@@ -123,37 +177,35 @@ class Int8Conv2d(_Int8Layer):
     A convolution of levels with int8 weights.
 
     :param conv: the convolution that it stands for
+    :param max_level: the largest level that it reads
     """
 
-    def __init__(self, conv: nn.Conv2d) -> None:
-        super().__init__(conv)
+    def __init__(self, conv: nn.Conv2d, max_level: int = _MAX_LEVEL) -> None:
+        super().__init__(conv, max_level)
         self.form = (list(conv.stride), list(conv.padding), list(conv.dilation), conv.groups)
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         """:param x: levels ``[N, C, H, W]``, 0..255. :return: currents, float32, channels last"""
         levels = _bytes(x, torch.channels_last)
-        if self._packed is None:
-            prepack = torch.ops.onednn.qconv_prepack
-            self._packed = prepack(self.weight, self.scale, 1.0, 0, *self.form, list(x.shape))
-        weights = (self._packed, self.scale, self.zero_point, self.bias)
         return torch.ops.onednn.qconv2d_pointwise(
-            levels, 1.0, 0, *weights, *self.form, 1.0, 0, torch.float32, "none", [], ""
+            levels, 1.0, 0, *self._weights(levels), *self.form, 1.0, 0, torch.float32, "none", [], ""
         )
+
+    def _pack(self, weight: Tensor, levels: Tensor) -> Tensor:
+        return torch.ops.onednn.qconv_prepack(weight, self.scale, 1.0, 0, *self.form, list(levels.shape))
 
 
 class Int8Linear(_Int8Layer):
     """
-    A linear layer on levels with int8 weights.
-
-    :param linear: the layer that it stands for
+    A linear layer on levels with int8 weights. Arguments as in :class:`Int8Conv2d`.
     """
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         """:param x: levels ``[N, ..., C]``, 0..255. :return: currents, float32"""
         levels = _bytes(x)
-        if self._packed is None:
-            self._packed = torch.ops.onednn.qlinear_prepack(self.weight, list(x.shape))
-        weights = (self._packed, self.scale, self.zero_point, self.bias)
-        return torch.ops.onednn.qlinear_pointwise(levels, 1.0, 0, *weights, 1.0, 0, torch.float32, "none", [], "")
+        return _product(levels, *self._weights(levels))
+
+    def _pack(self, weight: Tensor, levels: Tensor) -> Tensor:
+        return _pack_linear(weight, levels)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import ConfigError
+from ...hooks import records_gradient
 from ..network.parts import PartlySpikingNetwork
 from ..network.spiking_network import SpikingNetwork
 
@@ -22,9 +23,9 @@ def prepack(snn: SpikingNetwork | PartlySpikingNetwork) -> SpikingNetwork | Part
     """
     :param snn: a float32 network on the CPU; it is left as it was
     :return: a copy for inference whose 2-D convolutions keep their weights packed as oneDNN's kernels read them, beside
-        the weights themselves, while no gradient is recorded (``torch.no_grad()``). It runs in every execution and
-        computes the same up to float rounding. An optimiser and ``load_state_dict`` may change its weights; a change
-        behind PyTorch's back (``weight.data.mul_(2)``) goes unnoticed: make it before the network is prepacked
+        the weights themselves, while no gradient is recorded. It runs in every execution and computes the same up to
+        float rounding. An optimiser and ``load_state_dict`` may change its weights; a change behind PyTorch's back
+        (``weight.data.mul_(2)``) goes unnoticed: make it before the network is prepacked
     :raises ConfigError: if there is no such convolution, or PyTorch has no such kernels for this machine
     """
     check_machine("prepack", snn, hasattr(torch.ops.mkldnn, "_convolution_pointwise"))
@@ -71,8 +72,8 @@ def _has_kernel(conv: nn.Conv2d) -> bool:
 
 class PrepackedConv2d(nn.Conv2d):
     """
-    A convolution that packs its weight at the first call without autograd, and again when the weight has changed or
-    was called with autograd in between (optimisers that run as one kernel do not count a weight's versions).
+    A convolution that packs its weight at the first call without a gradient, and again when the weight has changed or
+    had a gradient recorded in between (optimisers that run as one kernel do not count a weight's versions).
     """
 
     packs = True  # False: as nn.Conv2d, for what counts torch's own operations
@@ -82,7 +83,7 @@ class PrepackedConv2d(nn.Conv2d):
         """:param x: ``[N, C, H, W]``. :return: as nn.Conv2d"""
         if torch.compiler.is_compiling():
             return super().forward(x)
-        if torch.is_grad_enabled():
+        if records_gradient(self.weight):
             self._packed = None
         if not (self.packs and self._kernel_takes(x)):
             return super().forward(x)
@@ -95,7 +96,7 @@ class PrepackedConv2d(nn.Conv2d):
         plain = all(t.dtype == torch.float32 and t.device.type == "cpu" for t in tensors)
         fits = x.dim() == 4 and x.numel() > 0 and x.shape[1] == self.in_channels
         # tensors of the inference mode do not count their versions
-        return plain and fits and not torch.is_grad_enabled() and not self.weight.is_inference()
+        return plain and fits and not records_gradient(*tensors) and not self.weight.is_inference()
 
     def _packed_weight(self, form: tuple, shape: list[int]) -> Tensor:
         # The storage, too, so that its address is not used again while it is looked for.

@@ -16,7 +16,6 @@ from collections.abc import Iterable
 import torch
 from torch import fx
 
-from ...neuron import SpikingNode
 from ..data.inputs import Batch
 from ..graph.shapes import record_shapes
 from .inputs import FoldInputs
@@ -39,19 +38,4 @@ def fold(model: fx.GraphModule, names: Iterable[str], example: Batch) -> None:
     fold_shortcuts(model, set(names))
     additions = FoldInputs(model, set(names)).run()
     FoldOutputs(model, set(names), additions).run()
-    for name in names:
-        _freeze(model.get_submodule(name).node)
     model.recompile()
-
-
-def _freeze(neuron: SpikingNode) -> None:
-    """What no longer acts asks for no gradient."""
-    threshold_acts = not neuron.folded_input or (neuron.amplitude is None and not neuron.folded_output)
-    for parameter, acts in (
-        (neuron.v_threshold, threshold_acts),
-        (neuron.psi, not neuron.folded_input),
-        (neuron.shift, not neuron.folded_input),
-        (neuron.amplitude, not neuron.folded_output),
-    ):
-        if parameter is not None and not acts:
-            parameter.requires_grad_(False)

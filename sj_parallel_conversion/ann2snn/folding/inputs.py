@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor, fx
 
 from ..graph import scaling as layers
-from ..graph.operations import is_addition
+from ..graph.operations import is_addition, is_kept
 from .neurons import is_foldable, line, neuron_of
 
 
@@ -58,11 +58,14 @@ class FoldInputs:
             self.additions[node] = Addition(gain, dim, inside)
         neuron.folded_input = True
 
+    def _takes_scale(self, node: fx.Node) -> bool:
+        return not is_kept(node) and layers.takes_output_scale(self.model.get_submodule(node.target))
+
     def _grow(self, node: fx.Node, shape: tuple, found: list, additions: dict) -> bool:
         """Whether what ``node`` computes reaches the neuron alone and can be scaled at its source, in some branches."""
         if len(node.users) != 1 or node.meta.get("shape") != shape:
             return False
-        if node.op == "call_module" and layers.takes_output_scale(self.model.get_submodule(node.target)):
+        if node.op == "call_module" and self._takes_scale(node):
             found.append(node)
             return True
         if not is_addition(node) or any(branch.meta.get("shape") != shape for branch in node.args):

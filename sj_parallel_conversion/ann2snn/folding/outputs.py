@@ -8,7 +8,7 @@ from torch import Tensor, fx, nn
 from ...parameters import exact
 from ..graph import scaling as layers
 from ..graph.folded import Rescale, ResidualAdd
-from ..graph.operations import operator_of
+from ..graph.operations import is_kept, operator_of
 from ..graph.passes import free_name
 from ..graph.units import SPLITTING, along, may_pass, passed, reads_values, shrink
 from .inputs import Addition
@@ -76,7 +76,9 @@ class FoldOutputs:
         )
 
     def _is_layer(self, node: fx.Node) -> bool:
-        return node.op == "call_module" and layers.takes_input_scale(self.model.get_submodule(node.target))
+        if node.op != "call_module" or is_kept(node):  # what a level is worth stays outside of a kept layer
+            return False
+        return layers.takes_input_scale(self.model.get_submodule(node.target))
 
     def _passes(self, node: fx.Node) -> bool:
         tensors = [n for n in node.all_input_nodes if _holds_tensors(n)]

@@ -6,7 +6,9 @@ The capture of a model, and passes on its graph, one function each; every pass l
 
 from .activations import activation_sites
 from .copying import plain_copy
+from .keeping import check_patterns, mark_kept, names_of
 from .network_graph import graph_of
+from .operations import is_kept
 from .passes import fuse_batchnorms, replace_module
 from .registry import (
     bounds,
@@ -26,11 +28,15 @@ __all__ = [
     "activation_sites",
     "analogue_operations",
     "bounds",
+    "check_patterns",
     "fuse_batchnorms",
     "give_layers_spikes",
     "graph_of",
+    "is_kept",
     "is_rectifier",
+    "mark_kept",
     "membrane_shortcuts",
+    "names_of",
     "operation_name",
     "plain_copy",
     "pool_after_activation",

@@ -14,7 +14,7 @@ from ...torch_compat import is_pointwise, is_random
 from .formula import Formula
 from .known import known_activation
 from .naming import Names
-from .operations import POOLING, is_affine, module_of, operation, operator_of
+from .operations import POOLING, is_affine, is_kept, module_of, operation, operator_of
 from .plain import put
 from .registry import bounds
 
@@ -261,7 +261,7 @@ def activation_sites(model: fx.GraphModule) -> list[fx.Node]:
         raise ConversionError(
             "nothing to convert: the model has no activation that a spiking neuron can replace (ReLU, GELU, SiLU, "
             "QCFS, or any function of one value that is not affine; sj_parallel_conversion.register_activation names "
-            "one that is not found)"
+            "one that is not found). Those that keep names do not count"
         )
     return sites
 
@@ -269,9 +269,9 @@ def activation_sites(model: fx.GraphModule) -> list[fx.Node]:
 def is_site(model: fx.GraphModule, node: fx.Node) -> bool:
     """Whether a neuron can stand for ``node``."""
     module = module_of(model, node)
-    if module is None or len(node.args) != 1 or node.kwargs or not isinstance(node.args[0], fx.Node):
+    if module is None or is_kept(node) or len(node.args) != 1 or node.kwargs:
         return False
-    return bounds(module) is not None and node.meta.get("is_floating_point", True)
+    return isinstance(node.args[0], fx.Node) and bounds(module) is not None and node.meta.get("is_floating_point", True)
 
 
 def _depend_on_input(model: fx.GraphModule) -> set[fx.Node]:

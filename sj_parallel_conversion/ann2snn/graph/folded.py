@@ -61,7 +61,7 @@ class ResidualAdd(nn.Module):
         :param overwrite: whether the result may take the place of ``x``
         :return: same shape
         """
-        overwrite = overwrite and may_overwrite(self.source)
+        overwrite = overwrite and may_overwrite(self.source, x, y, self.factor)
         if self.factor is None:
             return x.add_(y) if overwrite else x + y
         return x.addcmul_(y, self.factor) if overwrite else torch.addcmul(x, y, self.factor)

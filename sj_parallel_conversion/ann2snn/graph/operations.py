@@ -135,6 +135,11 @@ def module_of(model: fx.GraphModule, node: fx.Node) -> nn.Module | None:
     return model.get_submodule(node.target) if node.op == "call_module" else None
 
 
+def is_kept(node: fx.Node) -> bool:
+    """Whether the user wants the operation to stay as it is, see :mod:`.keeping`."""
+    return node.meta.get("kept", False)
+
+
 def operator_of(node: fx.Node) -> str | None:
     """The name of the ATen operator that a node calls, without its overload; ``None`` for everything else."""
     return packet_name(node.target) if node.op == "call_function" else None

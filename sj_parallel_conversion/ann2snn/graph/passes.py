@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
+from .operations import is_kept
+
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -43,6 +45,8 @@ def fuse_batchnorms(model: fx.GraphModule) -> None:
             continue
         norm, source = model.get_submodule(node.target), node.args[0]
         if norm.running_mean is None or source.op != "call_module" or len(source.users) > 1:
+            continue
+        if is_kept(node) or is_kept(source):
             continue
         layer = model.get_submodule(source.target)
         # torch scales the wrong axis of a transposed convolution with groups

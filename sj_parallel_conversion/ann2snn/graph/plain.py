@@ -9,7 +9,7 @@ from torch import fx, nn
 
 from ...torch_compat import operator_named, qualified_name
 
-_KEPT = ("shape", "is_floating_point", "path")  # of what is noted at a node
+_KEPT = ("shape", "is_floating_point", "path", "kept")  # of what is noted at a node
 
 
 class PlainGraph(fx.GraphModule):

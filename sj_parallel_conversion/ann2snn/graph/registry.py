@@ -6,6 +6,7 @@ import math
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
@@ -134,7 +135,7 @@ def register_activation(
     """
     name = _importable("register_activation", activation)
     for side, value in (("lower", lower), ("upper", upper)):
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+        if isinstance(value, bool) or not isinstance(value, Real) or math.isnan(value):
             raise ConfigError(f"register_activation({name}): {side} must be a number, got {value!r}")
     if not lower <= 0 <= upper or lower == upper:
         raise ConfigError(

@@ -22,7 +22,7 @@ from ...hooks import has_hooks
 from ...parameters import exact
 from ..data.inputs import Batch
 from .activations import is_site
-from .operations import is_addition, is_max_pool, is_negation
+from .operations import is_addition, is_kept, is_max_pool, is_negation
 from .passes import free_name
 from .signals import ANALOGUE, CURRENT, Signals
 from .units import moves_values
@@ -116,7 +116,7 @@ def shortcut_site(model: fx.GraphModule, node: fx.Node) -> fx.Node | None:
 
 def _is_plain_relu(model: fx.GraphModule, node: fx.Node) -> bool:
     module = model.get_submodule(node.target) if node.op == "call_module" else None
-    return type(module) is nn.ReLU and not has_hooks(module)
+    return type(module) is nn.ReLU and not has_hooks(module) and not is_kept(node)
 
 
 def _is_shortcut_negative(model: fx.GraphModule, node: fx.Node) -> bool:

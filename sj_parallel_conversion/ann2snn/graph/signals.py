@@ -14,6 +14,7 @@ from .operations import (
     SCALE,
     WIRE,
     is_affine,
+    is_kept,
     is_max_pool,
     is_size,
     module_of,
@@ -23,10 +24,11 @@ from .registry import LEAVES
 
 # What a value is made of. A value made of nothing is the same whatever the network is shown.
 INPUT, SPIKES, CURRENT, ANALOGUE = "input", "spikes", "current", "analogue"
+KEPT = "kept"  # a kind: what the user wants to stay as it is
 
 __all__ = [
-    "ANALOGUE", "CONSTANT", "CURRENT", "INPUT", "LAYER", "NODE", "POOLING", "SCALE", "SPIKES", "WIRE", "Signals",
-    "operation_name",
+    "ANALOGUE", "CONSTANT", "CURRENT", "INPUT", "KEPT", "LAYER", "NODE", "POOLING", "SCALE", "SPIKES", "WIRE",
+    "Signals", "operation_name",
 ]  # fmt: skip
 
 
@@ -69,6 +71,10 @@ class Signals:
         return getattr(node.target, "__name__", str(node.target)).partition(".")[0]
 
     def _kind(self, node: fx.Node, constants: list[fx.Node]) -> str:
+        kind = self._kind_alone(node, constants)
+        return KEPT if is_kept(node) and kind not in (WIRE, CONSTANT) else kind
+
+    def _kind_alone(self, node: fx.Node, constants: list[fx.Node]) -> str:
         if node.op in ("placeholder", "output"):
             return WIRE
         if node.op == "get_attr" or is_size(self._model, node) or len(constants) == len(node.all_input_nodes):
@@ -90,8 +96,9 @@ class Signals:
     def _sources(self, node: fx.Node) -> frozenset[str]:
         if node.op == "placeholder":
             return frozenset({self._input})
-        own = {NODE: {SPIKES}, LAYER: {CURRENT}, ANALOGUE: {ANALOGUE}, CONSTANT: ()}.get(self.kinds[node])
-        return self.received(node) if own is None else frozenset(own)
+        own = {NODE: {SPIKES}, LAYER: {CURRENT}, ANALOGUE: {ANALOGUE}, KEPT: {ANALOGUE}, CONSTANT: ()}
+        kind = self.kinds[node]
+        return frozenset(own[kind]) if kind in own else self.received(node)
 
 
 def operation_name(node: fx.Node) -> str:

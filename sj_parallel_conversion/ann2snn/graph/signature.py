@@ -58,10 +58,10 @@ class Signature:
         self.sizes.check(Batch(tuple(x[0] for x in batch.tensors), batch.batched))
         return batch
 
-    def zeros(self, like: Tensor) -> Batch:
-        """An input of zeros that the network takes, on the device and in the dtype of ``like``."""
-        tensors = tuple(torch.zeros_like(x, device=like.device) for x in self.sample.tensors)
-        batch = Batch(tensors, self.sample.batched).to(like.device, like.dtype)
+    def zeros(self, device: torch.device, dtype: torch.dtype | None) -> Batch:
+        """An input of zeros that the network takes, on ``device``; floats are of ``dtype``."""
+        tensors = tuple(torch.zeros_like(x, device=device) for x in self.sample.tensors)
+        batch = Batch(tensors, self.sample.batched).to(device, dtype)
         return batch if self.sizes.fixed_batch else batch.extended(self.sizes.smallest_batch - 1)
 
     def build(self, tensors: tuple) -> object:

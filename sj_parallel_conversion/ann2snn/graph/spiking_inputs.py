@@ -6,7 +6,7 @@ from torch import fx, nn
 
 from ...neuron.activations import DAQCFS, QCFS, ClipReLU, SpikingIdentity
 from .activations import is_site
-from .operations import is_max_pool
+from .operations import is_kept, is_max_pool
 from .passes import free_name
 from .signals import ANALOGUE, INPUT, LAYER, SPIKES, Signals, operation_name
 
@@ -25,7 +25,7 @@ def pool_after_activation(model: fx.GraphModule) -> None:
         if not (is_site(model, node) and isinstance(model.get_submodule(node.target), _RISING)):
             continue
         pool = node.args[0]
-        while is_max_pool(model, pool) and len(pool.users) == 1:
+        while is_max_pool(model, pool) and len(pool.users) == 1 and not is_kept(pool):
             _swap(pool, node)
             pool = node.args[0]
     model.graph.lint()

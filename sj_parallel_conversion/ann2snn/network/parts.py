@@ -125,6 +125,13 @@ class PartlySpikingNetwork(NetworkOptions, nn.Module):
                 raise
             return getattr(model, name)
 
+    def requires_grad_(self, requires_grad: bool = True) -> PartlySpikingNetwork:
+        """As :meth:`SpikingNetwork.requires_grad_`, for the layers outside of the parts too."""
+        super().requires_grad_(requires_grad)
+        for snn in self.parts.values():
+            snn.requires_grad_(requires_grad)
+        return self
+
     def neurons(self) -> list[SpikingActivation]:
         """The places where neurons stand."""
         return [neuron for snn in self.parts.values() for neuron in snn.neurons()]
@@ -158,14 +165,15 @@ def convert_submodules(
     patterns: Sequence[str],
     dataloader: Iterable,
     device: torch.device | str | None,
-    convert: Callable[[nn.Module, Iterable, torch.device | str | None, bool], SpikingNetwork],
+    convert: Callable[[nn.Module, Iterable, torch.device | str | None, bool, str], SpikingNetwork],
 ) -> PartlySpikingNetwork:
     """
     :param ann: the model; it is left as it was
     :param patterns: the submodules, as in :func:`find_submodules`
     :param dataloader: calibration data for the whole model
     :param device: where the result goes; ``None`` means where ``ann`` is
-    :param convert: ``(submodule, its calls, device, whether other layers compute its inputs) -> SNN``
+    :param convert: ``(submodule, its calls, device, whether other layers compute its inputs, what stands before its
+        names) -> SNN``
     :return: a copy of ``ann`` with spiking networks in these places
     :raises ConversionError: if a submodule cannot be converted; the message names it
     """
@@ -182,13 +190,13 @@ def convert_submodules(
         for name in names:
             inputs = SubmoduleInputs(model, name, data)
             with _naming_part(name):
-                parts[name] = convert(model.get_submodule(name), inputs, device, name in graded)
+                parts[name] = convert(model.get_submodule(name), inputs, device, name in graded, f"{name}.")
     for name, snn in parts.items():
-        _replace_everywhere(model, model.get_submodule(name), snn)
+        replace_everywhere(model, model.get_submodule(name), snn)
     return PartlySpikingNetwork(model, sample).eval()
 
 
-def _replace_everywhere(model: nn.Module, original: nn.Module, snn: SpikingNetwork) -> None:
+def replace_everywhere(model: nn.Module, original: nn.Module, snn: SpikingNetwork) -> None:
     """Put a spiking network in the place of a submodule, under each of its names."""
     part = SpikingSubmodule(snn, original)
     for parent in list(model.modules()):

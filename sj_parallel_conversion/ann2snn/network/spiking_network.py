@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -18,6 +17,7 @@ from .. import graph
 from ..config import ConversionConfig, check_choice
 from ..data.inputs import Batch
 from ..graph.signature import Signature
+from .checkpoint import RecordedNetwork
 from .integer_inputs import as_numbers, is_constant
 from .options import EXECUTIONS, STEP_BY_STEP, NetworkOptions, common_value
 from .standing_for import StandingFor
@@ -26,7 +26,7 @@ from .time_axis import Steps, TimeAxisRunner, mean_input, mean_over_time
 _WINDOW_DEPENDS_ON = ("_step_mode", "_execution", "training")
 
 
-class SpikingNetwork(NetworkOptions, StandingFor, MemoryModule):
+class SpikingNetwork(NetworkOptions, StandingFor, RecordedNetwork, MemoryModule):
     """
     A network of neurons that see the whole time window, in the graph of the ANN that it came from.
 
@@ -150,6 +150,13 @@ class SpikingNetwork(NetworkOptions, StandingFor, MemoryModule):
         """The places where neurons stand."""
         return [module for module in self.net.modules() if isinstance(module, SpikingActivation)]
 
+    def requires_grad_(self, requires_grad: bool = True) -> SpikingNetwork:
+        """As on any module. Parameters of neurons that folding has made ineffective never ask for a gradient."""
+        super().requires_grad_(requires_grad)
+        for site in self.neurons():
+            site.node.freeze_folded()
+        return self
+
     def single_step_forward(self, *args: object, **kwargs: object) -> object:
         """
         :param args: the input ``[N, ...]`` of the whole window, the same at each call; what the ANN's forward takes
@@ -253,9 +260,9 @@ class SpikingNetwork(NetworkOptions, StandingFor, MemoryModule):
         super()._load_from_state_dict(*args)
         self.reset()
 
-    def _apply(self, fn: Callable[[Tensor], Tensor]) -> SpikingNetwork:  # .to(), .half(), ...
-        self.reset()
-        return super()._apply(fn)
+    def _apply(self, *args: object, **kwargs: object) -> SpikingNetwork:  # .to(), .half(), .to_empty(), ...
+        self.reset()  # so that nothing is left to do for MemoryModule._apply, which lacks torch's second argument
+        return super(MemoryModule, self)._apply(*args, **kwargs)
 
     def __getstate__(self) -> dict[str, object]:
         # A window may hold an autograd graph, which cannot be copied.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
@@ -14,11 +13,10 @@ from ...errors import ConfigError, ConversionError, SJPCError
 from .. import graph
 from ..data.batches import CalibrationData
 from ..data.inputs import Call
+from ..graph.keeping import similar
 from ..graph.side_effects import undone
 from ..graph.signals import LAYER, Signals
 from .calls import PartData, first_calls
-
-_WILDCARDS = "*?["
 
 
 def find_submodules(model: nn.Module, patterns: Sequence[str], calls: dict[str, Call]) -> list[str]:
@@ -80,8 +78,8 @@ def _matching(model: nn.Module, pattern: str, calls: dict[str, Call]) -> set[str
     names = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
     matches = [name for name in names if fnmatchcase(name, pattern)]
     if not matches:
-        near = difflib.get_close_matches(pattern.strip(_WILDCARDS + "]."), names, n=5, cutoff=0.4) or names[:5]
-        raise ConfigError(f"submodules: {pattern!r} matches no submodule of the model. Near: {', '.join(near)}")
+        near = similar(pattern, names)
+        raise ConfigError(f"submodules: {pattern!r} matches no submodule of the model. Near: {near}")
     if matches == [pattern]:
         return {pattern}
     found: set[str] = set()

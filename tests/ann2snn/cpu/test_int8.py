@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 
+import nets
 import pytest
 import torch
 from nets import IMAGES, TOKENS, net
 from torch import Tensor, nn
 
 import sj_parallel_conversion as sjpc
+from sj_parallel_conversion.ann2snn.cpu import int8
 from sj_parallel_conversion.ann2snn.cpu.int8 import Int8Conv2d, Int8Linear
 
 pytestmark = pytest.mark.skipif(
@@ -66,6 +72,82 @@ def test_integer_arithmetic_is_exact(layer: nn.Module) -> None:
         assert torch.equal(copied(levels), twin(levels))
 
 
+def largest_products(kind: str) -> tuple[nn.Module, Tensor]:
+    """A layer whose weights are all the largest, and levels that are, too."""
+    layer = nn.Linear(64, 5, bias=False) if kind == "linear" else nn.Conv2d(16, 5, 3, bias=False)
+    signs = torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0]).view(-1, *[1] * (layer.weight.dim() - 1))
+    layer.weight.data.copy_(torch.full_like(layer.weight, 0.37) * signs)
+    return layer, torch.full((3, 64) if kind == "linear" else (3, 16, 6, 6), 255.0)
+
+
+def assert_integer_arithmetic(twin: nn.Module, levels: Tensor) -> None:
+    """The result is that of integers, in float64, whose products are added without an end."""
+    weight = twin.weight.double()
+    sums = nn.functional.linear(levels.double(), weight) if levels.dim() == 2 else (
+        nn.functional.conv2d(levels.double(), weight)
+    )
+    scale = twin.scale.double().view(-1, *[1] * (sums.dim() - 2))
+    torch.testing.assert_close(twin(levels).double().contiguous(), sums * scale, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["linear", "conv"])
+@pytest.mark.parametrize("wide", [True, False])
+@torch.no_grad()
+def test_largest_values(kind: str, wide: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if wide and not int8.adds_in_32_bits():
+        pytest.skip("this machine adds in 16 bits")
+    layer, levels = largest_products(kind)
+    monkeypatch.setattr(int8, "adds_in_32_bits", lambda: wide)
+    twin = (Int8Linear if kind == "linear" else Int8Conv2d)(layer)
+    assert twin.weight.abs().max() == (127 if wide else 64)
+    assert 2 * 64 * 255 <= 32767 < 2 * 65 * 255, "as much as two products may be"
+    assert_integer_arithmetic(twin, levels)
+
+
+def test_seven_bits_where_they_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two products of a weight of 127 and a level of 129 fit into 16 bits."""
+    for wide, largest in ((True, (127, 127)), (False, (127, 64))):
+        monkeypatch.setattr(int8, "adds_in_32_bits", lambda wide=wide: wide)
+        assert tuple(int8.largest_weight(level) for level in (129, 130)) == largest
+    for steps, largest in ((129, 127), (130, 64)):
+        network = sjpc.to_int8(convert(two_convs(), IMAGES, time_steps=steps))
+        assert {int(network.get_submodule(f"net.{name}").weight.abs().max()) for name in integer_layers(network)} == {
+            largest
+        }
+
+
+@torch.no_grad()
+def test_weights_from_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, levels = largest_products("linear")
+    monkeypatch.setattr(int8, "adds_in_32_bits", lambda: True)
+    saved = pickle.dumps(Int8Linear(layer))
+    monkeypatch.setattr(int8, "adds_in_32_bits", lambda: False)
+    here = pickle.loads(saved)
+    products = []
+    monkeypatch.setattr(int8, "_pack_linear", lambda w, x, pack=int8._pack_linear: products.append(w) or pack(w, x))
+    torch.testing.assert_close(here(levels), layer(levels), rtol=0.02, atol=0)
+    assert products[0].abs().max() == 64 and here.weight.abs().max() == 127
+
+
+_ON_AN_OLDER_CPU = """
+import torch
+from test_int8 import Int8Conv2d, Int8Linear, assert_integer_arithmetic, int8, largest_products
+assert not int8.adds_in_32_bits()
+with torch.no_grad():
+    for kind, layer_type in (("linear", Int8Linear), ("conv", Int8Conv2d)):
+        layer, levels = largest_products(kind)
+        assert_integer_arithmetic(layer_type(layer), levels)
+"""
+
+
+@pytest.mark.skipif(not torch.backends.cpu.get_cpu_capability().startswith("AVX"), reason="no x86 CPU with AVX2")
+def test_kernels_of_an_older_cpu() -> None:
+    """oneDNN takes those of AVX2, which add in 16 bits."""
+    paths = [str(Path(__file__).parent), str(Path(nets.__file__).parent), *filter(None, sys.path)]
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "PYTHONPATH": os.pathsep.join(paths)}
+    subprocess.run([sys.executable, "-c", _ON_AN_OLDER_CPU], env=environment, check=True)
+
+
 @torch.no_grad()
 def test_state_dict() -> None:
     snn = convert(two_convs(), IMAGES)
@@ -73,6 +155,20 @@ def test_state_dict() -> None:
     second.predict(IMAGES)  # has prepared its weights
     second.load_state_dict(first.state_dict())
     assert torch.equal(second.predict(IMAGES), first.predict(IMAGES))
+
+
+@torch.no_grad()
+def test_to_empty() -> None:
+    int8 = sjpc.to_int8(convert(two_convs(), IMAGES))
+    expected, state = int8.predict(IMAGES), copy.deepcopy(int8.state_dict())
+    layer = int8.net.get_submodule("3")
+    before = layer(torch.ones(1, 8, 5, 5))
+    int8.to_empty(device="cpu")
+    for buffer in layer.buffers():
+        buffer.zero_()
+    assert not layer(torch.ones(1, 8, 5, 5)).any() and before.any(), "the weights are not those that were packed before"
+    int8.load_state_dict(state)
+    assert torch.equal(int8.predict(IMAGES), expected)
 
 
 @torch.no_grad()

@@ -89,8 +89,11 @@ def test_where_the_kernel_does_not_apply_torchs_does() -> None:
     """Autograd, other types, one image without a batch, and weights that were made in inference mode."""
     snn, x = convert("conv 2d")
     packed = sjpc.prepack(snn)
+    packed.predict(x)
     conv = packed.get_submodule(prepacked(packed)[0])
-    conv(x).sum().backward()
+    assert conv._packed is not None, "nothing asks for a gradient, so that no torch.no_grad() is needed"
+    conv.requires_grad_()(x).sum().backward()
+    assert conv._packed is None
     assert conv.weight.grad is not None
     with torch.no_grad():
         torch.testing.assert_close(packed.double().predict(x.double()), snn.double().predict(x.double()))

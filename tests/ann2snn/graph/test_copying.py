@@ -154,7 +154,7 @@ def test_weights_that_are_computed_at_each_call(change: Callable, calibration: s
     options = QUICK | {"time_steps": 64, "calibration": calibration}
     snn = sjpc.ParallelConverter([IMAGES], **options).convert(ann)
     names = {key.rpartition(".")[2] for key in snn.state_dict()}
-    assert names <= {"weight", "bias", "v_threshold", "shift", "amplitude"}
+    assert names <= {"weight", "bias", "v_threshold", "shift", "amplitude", "_extra_state"}
     assert all(torch.equal(value, state[key]) for key, value in ann.state_dict().items())
     assert [type(module) for module in ann.modules()] == modules and ann(IMAGES).requires_grad
     ann.load_state_dict(state)
@@ -167,7 +167,7 @@ def test_weights_that_are_computed_at_each_call(change: Callable, calibration: s
 def test_what_was_converted_in_inference_mode_can_be_trained(calibration: str) -> None:
     with torch.inference_mode():
         snn = sjpc.ParallelConverter([IMAGES], **QUICK | {"calibration": calibration}).convert(network())
-    snn.predict(IMAGES).sum().backward()
+    snn.requires_grad_().predict(IMAGES).sum().backward()
     trained = [parameter for parameter in snn.parameters() if parameter.requires_grad]
     assert snn.net.get_submodule("0").weight.requires_grad
     assert all(parameter.grad is not None for parameter in trained)

@@ -183,7 +183,7 @@ def test_what_changes_nothing_leaves_the_window(snn: sjpc.SpikingNetwork) -> Non
 
 @pytest.mark.parametrize("execution", ["spikes", "packed"])
 def test_copies_within_a_window_of_an_autograd_graph(snn: sjpc.SpikingNetwork, execution: str) -> None:
-    snn.execution = execution
+    snn.requires_grad_().execution = execution
     first = snn(IMAGES)
     assert first.requires_grad
     for other in copies(snn)[1:]:

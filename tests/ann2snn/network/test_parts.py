@@ -179,3 +179,13 @@ def test_options_act_or_are_refused() -> None:
         snn(IMAGES.expand(4, *IMAGES.shape))
     with pytest.raises(sjpc.DataError, match="sequence"):
         snn.predict(input=IMAGES.expand(4, *IMAGES.shape))
+
+
+def test_evaluation_records_no_gradient() -> None:
+    """Nor do the layers outside of the parts, unless the network is to be trained."""
+    snn = convert(detector(), PARTS)
+    snn(IMAGES)[0]["scores"].numpy()
+    assert snn.requires_grad_() is snn and snn(IMAGES)[0]["scores"].requires_grad
+    dead = [site.node.v_threshold for site in snn.neurons() if site.node.folded_input and site.node.folded_output]
+    assert dead and not any(parameter.requires_grad for parameter in dead)
+    assert all(parameter.requires_grad for parameter in convert(detector(), PARTS, fold=False).parameters())

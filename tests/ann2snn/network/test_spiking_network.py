@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import pickle
 
 import pytest
@@ -266,6 +267,16 @@ def test_save_and_load(snn: sjpc.SpikingNetwork, tmp_path) -> None:
     assert torch.equal(fresh.predict(IMAGES), snn.predict(IMAGES))
 
 
+@torch.no_grad()
+def test_to_empty(snn: sjpc.SpikingNetwork) -> None:
+    """A network without values gets room on a device, and then those of a state dict."""
+    state, expected = copy.deepcopy(snn.state_dict()), snn.predict(IMAGES)
+    snn(IMAGES)
+    other = copy.deepcopy(snn).to("meta").to_empty(device="cpu")
+    assert other.load_state_dict(state).missing_keys == [] and torch.equal(other.predict(IMAGES), expected)
+    assert snn.to_empty(device="cpu", recurse=False) is snn and snn.step == 0
+
+
 @pytest.mark.parametrize("saved", ["none", "da_qcfs", "least_squares", "weights"])
 @pytest.mark.parametrize("fresh", ["none", "da_qcfs", "least_squares"])
 @torch.no_grad()
@@ -286,6 +297,8 @@ def test_can_be_fine_tuned(execution: str, mode: str, fold: bool) -> None:
     """Folded, the weights learn, and the parameters that became part of them do not; unfolded, all do."""
     ann, x = net("concatenated")
     snn = convert(ann, x, fold=fold)
+    assert all(parameter.requires_grad is not fold for parameter in snn.parameters())
+    assert snn.requires_grad_() is snn
     snn.execution = execution
     functional.set_step_mode(snn, mode)
     y = snn(x.expand(4, *x.shape)).mean(0) if mode == "m" else sum(snn(x) for _ in range(4)) / 4
@@ -298,6 +311,22 @@ def test_can_be_fine_tuned(execution: str, mode: str, fold: bool) -> None:
         assert not any(site.node.v_threshold.requires_grad for site in snn.neurons())
     else:
         assert all(site.node.v_threshold.grad.abs().sum() > 0 for site in snn.neurons())
+
+
+def test_evaluation_records_no_gradient(snn: sjpc.SpikingNetwork) -> None:
+    """And so it may use bytes and overwrite currents, as under ``torch.no_grad()``."""
+    with torch.no_grad():
+        expected = snn.predict(IMAGES)
+    trains = []
+    for site in snn.neurons():
+        site.node.decode = functools.partial(lambda decode, train, *args: trains.append(train) or decode(train, *args),
+                                             site.node.decode)  # fmt: skip
+    assert (snn.predict(IMAGES).numpy() == expected.numpy()).all()
+    assert trains and all(train.dtype == torch.int8 for train in trains)
+    assert not snn(IMAGES).requires_grad
+    x = IMAGES.clone().requires_grad_()
+    snn.predict(x).square().sum().backward()
+    assert x.grad.abs().sum() > 0, "an input may have a gradient all the same"
 
 
 def test_repr(snn: sjpc.SpikingNetwork) -> None:
