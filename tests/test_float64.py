@@ -82,25 +82,33 @@ def wide_mlp() -> tuple[nn.Module, Tensor]:
     return ann, torch.randn(24, 6)
 
 
+def pruned_mlp() -> tuple[nn.Module, Tensor]:
+    ann, x = wide_mlp()
+    for layer in ann[::2]:
+        layer.weight.data *= torch.rand_like(layer.weight) > 0.4
+    return ann, x
+
+
 NETWORKS = {
-    "wide": wide_mlp, "residual": lambda: net("in-place in branches"), "BatchNorm": lambda: net("norm of two convs"),
+    "wide": wide_mlp, "pruned": pruned_mlp,
+    "residual": lambda: net("in-place in branches"), "BatchNorm": lambda: net("norm of two convs"),
 }  # fmt: skip
-OPTIONS = {
-    "mse": {"calibration": "none"},
-    "percentile": {"threshold": "99%", "calibration": "da_qcfs"},
-    "least squares": {"mode": "css"},
-    "weights": {"calibration": "weights", "distillation_epochs": 1, "shortcut": "membrane"},
-    "encoded": {"input_encoding": "spikes", "spiking_inputs": True, "per_channel": False, "calibration": "weights"},
-    "auto": {"calibration": "weights"},
-}
+CASES = [
+    ("wide", {"calibration": "none"}),
+    ("wide", {"threshold": "99%", "calibration": "da_qcfs"}),
+    ("wide", {"calibration": "weights", "distillation_epochs": 1}),
+    ("pruned", {"calibration": "weights"}),
+    ("residual", {"calibration": "weights", "shortcut": "auto"}),
+    ("residual", {"input_encoding": "spikes", "spiking_inputs": True, "per_channel": False}),
+    ("BatchNorm", {"mode": "css"}),
+]
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("options", OPTIONS)
-def test_conversions_need_no_float64_of_the_device(name: str, options: str, no_float64: WithoutFloat64) -> None:
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_conversions_need_no_float64_of_the_device(name: str, options: dict, no_float64: WithoutFloat64) -> None:
     ann, x = NETWORKS[name]()
-    options = {"time_steps": 3, "show_progress": False, **OPTIONS[options]}
+    options = {"time_steps": 3, "show_progress": False, **options}
     expected = sjpc.ParallelConverter(list(x.split(len(x) // 2)), **options).convert(ann)
     with no_float64:
         snn = sjpc.ParallelConverter(list(x.split(len(x) // 2)), **options).convert(ann)
