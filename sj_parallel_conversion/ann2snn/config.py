@@ -44,6 +44,10 @@ def percentile_of(threshold: str) -> float | None:
     return value if threshold.endswith("%") and 0 < value <= 100 else None
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 @dataclass(frozen=True)
 class ConversionConfig:
     """
@@ -79,6 +83,10 @@ class ConversionConfig:
         negative part as in the positive one, and otherwise ``"spikes"``
     :param free_sizes: whether other sizes than the batch's (of images, of sequences) stay free where the ANN's own code
         allows it. ``None``: yes, unless the network cuts its maps into windows, for which that takes minutes
+    :param output_neurons: whether an activation that is an output of the network, such as the sigmoid of a score, is a
+        spiking neuron, too. ``False``: it stays as it is, analogue, and is not rounded. It needs ``strict=False``
+    :param filled_levels: share of the code's levels that thresholds are chosen for, above 0 and at most 1; those above
+        are left to larger values. Fewer levels mean fewer spikes and more error
     :raises ConfigError: if an option is out of range; the message lists what is valid
     """
 
@@ -97,6 +105,8 @@ class ConversionConfig:
     distillation_epochs: int | None = None
     shortcut: str = "auto"
     free_sizes: bool | None = None
+    output_neurons: bool = True
+    filled_levels: float = 1.0
 
     def __post_init__(self) -> None:
         check_choice("mode", self.mode, list(MODES))
@@ -111,7 +121,7 @@ class ConversionConfig:
             self.node_type.code.check_steps(self.time_steps)
         except ConfigError as error:
             raise ConfigError(f"mode={self.mode!r} with time_steps={self.time_steps}: {error}") from error
-        for argument in ("per_channel", "fold", "show_progress", "spiking_inputs", "strict"):
+        for argument in ("per_channel", "fold", "show_progress", "spiking_inputs", "strict", "output_neurons"):
             if not isinstance(getattr(self, argument), bool):
                 raise ConfigError(f"{argument} must be True or False, got {getattr(self, argument)!r}")
         if self.free_sizes is not None and not isinstance(self.free_sizes, bool):
@@ -119,8 +129,14 @@ class ConversionConfig:
         epochs = self.distillation_epochs
         if epochs is not None and (isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0):
             raise ConfigError(f"distillation_epochs must be None or an integer >= 0, got {epochs!r}")
-        number = isinstance(self.max_memory, (int, float)) and not isinstance(self.max_memory, bool)
-        if self.max_memory is not None and not (number and self.max_memory >= 0):
+        if self.strict and not self.output_neurons:
+            raise ConfigError(
+                "strict=True allows no analogue operation, and output_neurons=False leaves the activations that are "
+                "outputs of the network analogue. Change one of the two"
+            )
+        if not (_is_number(self.filled_levels) and 0 < self.filled_levels <= 1):
+            raise ConfigError(f"filled_levels must be a number above 0 and at most 1, got {self.filled_levels!r}")
+        if self.max_memory is not None and not (_is_number(self.max_memory) and self.max_memory >= 0):
             raise ConfigError(f"max_memory must be None or GiB >= 0, got {self.max_memory!r}")
 
     @classmethod

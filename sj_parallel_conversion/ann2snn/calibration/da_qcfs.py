@@ -6,13 +6,12 @@ from torch import Tensor, fx
 
 from ..config import ConversionConfig
 from ..data.batches import CalibrationData
-from ..data.outliers import is_usual
+from ..data.outliers import is_usual, sizes
 from ..placement.sites import Site
 from .amplitude import own_amplitude
 from .side_by_side import Sweep, Visitor
 
 MOMENTUM = 0.99
-_SAMPLES = 4096  # of a channel, by which its outliers are judged
 
 
 def da_qcfs(
@@ -60,6 +59,8 @@ class _RunningErrors(Visitor):
         site, spiking = self.sites[node.target], self.snn.get_submodule(node.target)
         neuron, (x1,), (x0,) = spiking.node, ann_input, snn_input
         neuron.shift.data = self._average(neuron.shift, _mean_error(site, x1, x0))
+        if site.known_range is not None:
+            return
         y1, y0 = self.ann.get_submodule(node.target)(x1), spiking(x0)
         if neuron.signed:  # the paper's values are >= 0; of others the magnitude lacks
             y1, y0 = y1 * y0.sign(), y0.abs()
@@ -73,12 +74,9 @@ class _RunningErrors(Visitor):
 
 
 def _mean_error(site: Site, target: Tensor, value: Tensor) -> Tensor:
-    target, value = site.by_channel(target), site.by_channel(value)
-    error = ((target - value) * (_is_usual(target) & _is_usual(value))).mean(1)
+    error = target - value
+    if site.channel_dim != 0:  # along which the images lie
+        usual = is_usual(sizes(target)) & is_usual(sizes(value))
+        error = error if usual.all() else error[usual]
+    error = site.by_channel(error).mean(1)
     return error if site.channel_dim is not None else error[0]
-
-
-def _is_usual(x: Tensor) -> Tensor:
-    size = x.abs()
-    stride = max(1, size.shape[1] // _SAMPLES)
-    return is_usual(size, size[:, :: stride + 1 - stride % 2])

@@ -20,8 +20,7 @@ from ..data.outliers import is_usual
 from .patches import LAYERS
 
 _EPOCHS = 3  # of calibration="weights", where there is something to gain
-_WORTHWHILE = {"parallel": 0.005}  # relative squared error of the outputs, by mode
-_WORTHWHILE_OTHERWISE = 0.02
+_WORTHWHILE = 0.005  # relative squared error of the outputs
 _IMAGES = 16  # a step, and with gradients at once, which is what limits the memory
 _RATE = 0.012  # size of a step, relative to the weights, for a relative error of 1
 _AVERAGED = 2 / 3  # share of the steps, the last, over which weights are averaged
@@ -70,8 +69,7 @@ def _distil(ann: fx.GraphModule, snn: fx.GraphModule, data: CalibrationData, con
     parts, targets = _usual(spool, parts, spool.keep(_outputs(ann, x) for x in parts), data.fixed_batch)
     if not len(parts):
         return "the ANN has no finite outputs of floats"
-    worthwhile = _WORTHWHILE.get(config.mode, _WORTHWHILE_OTHERWISE)
-    better = _Distillation(snn, parts, targets).run(chosen, worthwhile, config.show_progress)
+    better = _Distillation(snn, parts, targets).run(chosen, config.show_progress)
     return "" if better else "gradient steps make the outputs worse"
 
 
@@ -83,16 +81,16 @@ class _Distillation:
         self.half = any(w.dtype in (torch.float16, torch.bfloat16) for w in self.weights)
         self.network = copy.deepcopy(snn).float() if self.half else snn
         self.trained = _trained_weights(self.network)
-        self.variances = _variances(targets)
+        self.deviations = _deviations(targets)
 
-    def run(self, epochs: int | None, worthwhile: float, progress: bool) -> bool:
+    def run(self, epochs: int | None, progress: bool) -> bool:
         """
-        :param epochs: ``None``: as many as are worth it, none for an error up to ``worthwhile``
+        :param epochs: ``None``: as many as are worth it
         :return: ``False`` if the steps have led astray
         """
         with _training_only(self.network, self.trained), torch.enable_grad():
             before = self._checked_error()
-            if before <= (worthwhile if epochs is None else 0.0):
+            if before <= (_WORTHWHILE if epochs is None else 0.0):
                 return True
             kept = [w.detach().clone() for w in self.trained]
             try:
@@ -107,7 +105,8 @@ class _Distillation:
 
     def _descend(self, epochs: int, rate: float, progress: bool) -> list[Tensor]:
         """Train, with steps of ``rate`` times the weights. :return: the averages of the weights"""
-        groups = [{"params": [w], "lr": rate * float(w.detach().square().mean().sqrt())} for w in self.trained]
+        sizes = [float(w.detach().double().square().mean().sqrt()) for w in self.trained]
+        groups = [{"params": [w], "lr": rate * size} for w, size in zip(self.trained, sizes, strict=True)]
         optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99))
         generator = torch.Generator().manual_seed(0)
         order = torch.cat([torch.randperm(len(self.parts), generator=generator) for _ in range(epochs)]).tolist()
@@ -116,6 +115,9 @@ class _Distillation:
         for step, part in enumerate(tqdm(order, desc="distil", disable=not progress, leave=False)):
             optimiser.zero_grad()
             self._error(part).backward()
+            for w, size in zip(self.trained, sizes, strict=True):
+                if w.grad is not None:  # Adam has a constant for gradients that are small, whatever their units
+                    w.grad.mul_(size)
             optimiser.step()
             if step >= first:
                 for average, w in zip(averages, self.trained, strict=True):
@@ -131,8 +133,8 @@ class _Distillation:
         batch = self.parts[part]
         batch = batch.to(batch.tensors[0].device, torch.float32) if self.half else batch
         outputs = _outputs(self.network, batch)
-        pairs = zip(outputs, self.targets[part], self.variances, strict=True)
-        return sum((y - target).square().mean() / variance for y, target, variance in pairs) / len(outputs)
+        pairs = zip(outputs, self.targets[part], self.deviations, strict=True)
+        return sum(((y - target) / deviation).square().mean() for y, target, deviation in pairs) / len(outputs)
 
 
 def _outputs(model: nn.Module, batch: Batch) -> list[Tensor]:
@@ -174,12 +176,13 @@ def _is_classification(outputs: list[Tensor]) -> bool:
     return len(outputs) == 1 and outputs[0].dim() == 2 and outputs[0].shape[1] > 1
 
 
-def _variances(targets: Iterable[list[Tensor]]) -> list[Tensor]:
-    """Of each output, over all images; a constant one counts as it is."""
+def _deviations(targets: Iterable[list[Tensor]]) -> list[Tensor]:
+    """The standard deviation of each output, over all images; of a constant one its size, or 1 where that is 0."""
     sums = [torch.stack([_moments(y.double()) for y in outputs]) for outputs in targets]
     count, total, square = sum(sums).unbind(1)
     variance = square / count - (total / count).square()
-    return list(torch.where(variance > 0, variance, 1.0).float())
+    variance = torch.where(variance > 0, variance, square / count)
+    return list(torch.where(variance > 0, variance, 1.0).sqrt().float())
 
 
 def _moments(y: Tensor) -> Tensor:

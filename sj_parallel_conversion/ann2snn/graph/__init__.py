@@ -7,6 +7,7 @@ The capture of a model, and passes on its graph, one function each; every pass l
 from .activations import activation_sites
 from .copying import plain_copy
 from .network_graph import graph_of
+from .outputs import output_values
 from .passes import fuse_batchnorms, replace_module
 from .registry import (
     bounds,
@@ -32,6 +33,7 @@ __all__ = [
     "is_rectifier",
     "membrane_shortcuts",
     "operation_name",
+    "output_values",
     "plain_copy",
     "pool_after_activation",
     "register_activation",
