@@ -212,10 +212,10 @@ def test_what_is_no_classifier_costs_nothing(monkeypatch: pytest.MonkeyPatch) ->
     assert seen == [16]
 
 
-def test_a_mean_takes_no_digits_from_the_variance() -> None:
+def test_a_mean_takes_no_digits_from_the_deviation() -> None:
     y = torch.randn(1000, 4) + 1e4
-    (found,) = distillation._variances([[part] for part in y.split(16)])
-    torch.testing.assert_close(found, y.double().var(correction=0).float())
+    (found,) = distillation._deviations([[part] for part in y.split(16)])
+    torch.testing.assert_close(found, y.double().std(correction=0).float())
 
 
 def test_an_interruption_leaves_the_ann(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,10 +294,10 @@ def test_shared_weights_are_trained_once() -> None:
     assert error(distilled, ann, x) < error(plain, ann, x)
 
 
-def test_variances_are_those_of_all_images() -> None:
-    outputs = [[torch.randn(n, 4) + 3, torch.randn(n, 2, 2), torch.ones(n)] for n in (5, 1, 9)]
-    found = distillation._variances(outputs)
+def test_deviations_are_those_of_all_images() -> None:
+    outputs = [[torch.randn(n, 4) + 3, torch.randn(n, 2, 2), torch.full((n,), 7.0)] for n in (5, 1, 9)]
+    found = distillation._deviations(outputs)
     for i in (0, 1):
         joined = torch.cat([output[i] for output in outputs])
-        torch.testing.assert_close(found[i], joined.var(correction=0))
-    assert found[2] == 1
+        torch.testing.assert_close(found[i], joined.std(correction=0))
+    assert found[2] == 7
