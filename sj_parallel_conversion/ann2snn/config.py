@@ -74,7 +74,7 @@ class ConversionConfig:
     :param strict: ``spiking_inputs``, and an operation that stays analogue is an error
     :param distillation_epochs: how often gradient steps on the weights go through the calibration data at the end, see
         :func:`~sj_parallel_conversion.ann2snn.calibration.distillation.distil`. ``None``: 3 in a classifier with
-        ``calibration="weights"`` whose outputs are more than 0.5 % off (2 % with weighted codes), otherwise 0
+        ``calibration="weights"`` whose outputs are more than 0.5 % off, otherwise 0
     :param shortcut: what an identity shortcut around a residual block carries: ``"spikes"``, or ``"membrane"``: the
         current that the neuron before it receives, and the spikes of a second neuron for its negative part, which has
         less error where that part is small (:mod:`~sj_parallel_conversion.ann2snn.graph.shortcut`). ``"auto"``: with
