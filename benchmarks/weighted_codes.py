@@ -30,6 +30,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--threshold", default="mse")
     parser.add_argument("--calibration", default="weights")
     parser.add_argument("--input-encoding", choices=["analogue", "spikes"], default="analogue")
+    parser.add_argument("--filled-levels", type=float, default=1.0, metavar="SHARE")
     parser.add_argument("--serial", action="store_true", help="also run CSS serially, digit by digit (slow)")
     parser.add_argument("--calibration-images", type=int, default=1024, metavar="N")
     parser.add_argument("--test-images", type=int, metavar="N", help="(default: all)")
@@ -62,6 +63,7 @@ def measure(
     :return: a line of the table
     """
     flags = {"threshold": args.threshold, "calibration": args.calibration, "input_encoding": args.input_encoding}
+    flags["filled_levels"] = args.filled_levels
     snn = sjpc.ParallelConverter(calibration, mode=mode, time_steps=T, show_progress=False, **flags).convert(ann)
     result = evaluation.measure(mode, T, snn.predict)
     digits = digits_per_activation(snn, evaluation.images)
@@ -79,6 +81,7 @@ def main() -> None:
     accuracy = evaluation.measure("ANN", None, ann).accuracy
     print(f"{args.model}, ANN {accuracy:.2f} %, {len(labels)} test images, {args.calibration_images} for calibration")
     print(f"threshold={args.threshold}, calibration={args.calibration}, input_encoding={args.input_encoding}")
+    print(f"filled_levels={args.filled_levels}")
     print(f"{'mode':<10} {'T':>3} {'accuracy %':>11} {'agreement %':>12} {'digits':>10} {'serial %':>9}")
     for T in args.time_steps:
         for mode in args.modes:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import warnings
 
+from ..ann2snn.graph.activations import is_site
+from ..ann2snn.graph.outputs import output_values
 from ..ann2snn.network.parts import PartlySpikingNetwork
 from ..ann2snn.network.spiking_network import SpikingNetwork
 from ..errors import SJPCError
@@ -25,10 +27,11 @@ def report(snn: SpikingNetwork | PartlySpikingNetwork, show: bool) -> None:
     except (SJPCError, RuntimeError):  # an input of zeros may be none that the network takes
         found = None
     if show:
-        print(" ".join(filter(None, [_neurons(snn), _share(found), _analogue(found), _kept(found), _fixed_sizes(snn)])))
+        parts = [_neurons(snn), _share(found), _analogue(snn, found), _kept(found), _fixed_sizes(snn)]
+        print(" ".join(filter(None, parts)))
     if found is not None and _share_of_others(found) < _MOST:
         share = f"{found.share_after_input:.0%} of the multiply-accumulates behind the first layers"
-        warnings.warn(f"only {share} became accumulates. {_analogue(found)}", stacklevel=4)
+        warnings.warn(f"only {share} became accumulates. {_analogue(snn, found)}", stacklevel=4)
 
 
 def _neurons(snn: SpikingNetwork | PartlySpikingNetwork) -> str:
@@ -46,12 +49,16 @@ def _share(found: Inspection | None) -> str:
     )
 
 
-def _analogue(found: Inspection | None) -> str:
+def _analogue(snn: SpikingNetwork | PartlySpikingNetwork, found: Inspection | None) -> str:
     if found is None or not (found.analogue or found.graded):
         return ""
-    analogue = [f"{row.name} ({row.operation})" for row in found.analogue]
+    outputs = _outputs_left(snn)
+    chosen = [f"{row.name} ({row.operation})" for row in found.analogue if row.name in outputs]
+    analogue = [f"{row.name} ({row.operation})" for row in found.analogue if row.name not in outputs]
     graded = [row.name for row in found.graded]
     texts = []
+    if chosen:
+        texts.append(f"{_some(chosen)} stay{'s' * (len(chosen) == 1)} analogue, as output_neurons=False asks.")
     if analogue:
         texts.append(
             f"{_some(analogue)} stay{'s' * (len(analogue) == 1)} analogue: sj_parallel_conversion.inspect(snn) lists "
@@ -72,6 +79,19 @@ def _share_of_others(found: Inspection) -> float:
     """As ``share_after_input``, without what is kept: that is the user's wish, and no reason for a warning."""
     after = found.macs - found.input_macs - sum(row.macs for row in found.kept)
     return found.accumulates / after if after else 1.0
+
+
+def _outputs_left(snn: SpikingNetwork | PartlySpikingNetwork) -> set[str]:
+    """The names of activations without a neuron, because they are outputs."""
+    is_partly = isinstance(snn, PartlySpikingNetwork)
+    parts = {f"{name}.": part for name, part in snn.parts.items()} if is_partly else {"": snn}
+    names: set[str] = set()
+    for prefix, part in parts.items():
+        if not part.config.output_neurons:
+            outputs = output_values(part.net)[1]
+            nodes = zip(part.net.graph.nodes, part.operation_names, strict=True)
+            names |= {prefix + name for node, name in nodes if node in outputs and is_site(part.net, node)}
+    return names
 
 
 def _some(names: list[str]) -> str:

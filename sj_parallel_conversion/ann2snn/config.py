@@ -53,6 +53,10 @@ def _items(value: object) -> Iterable:
     return value if isinstance(value, Iterable) else (value,)
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
 @dataclass(frozen=True)
 class ConversionConfig:
     """
@@ -83,7 +87,7 @@ class ConversionConfig:
     :param strict: ``spiking_inputs``, and an operation that stays analogue is an error
     :param distillation_epochs: how often gradient steps on the weights go through the calibration data at the end, see
         :func:`~sj_parallel_conversion.ann2snn.calibration.distillation.distil`. ``None``: 3 in a classifier with
-        ``calibration="weights"`` whose outputs are more than 0.5 % off (2 % with weighted codes), otherwise 0
+        ``calibration="weights"`` whose outputs are more than 0.5 % off, otherwise 0
     :param shortcut: what an identity shortcut around a residual block carries: ``"spikes"``, or ``"membrane"``: the
         current that the neuron before it receives, and the spikes of a second neuron for its negative part, which has
         less error where that part is small (:mod:`~sj_parallel_conversion.ann2snn.graph.shortcut`). ``"auto"``: with
@@ -96,6 +100,10 @@ class ConversionConfig:
         the same data the network is the same to the bit on one machine; torch's global generator is left as it was
     :param keep: names of modules and operations that stay as in the ANN, with wildcards, such as ``["head.*"]``: no
         neuron stands for them, and neither a calibration nor folding changes their weights
+    :param output_neurons: whether an activation that is an output of the network, such as the sigmoid of a score, is a
+        spiking neuron, too. ``False``: it stays as it is, analogue, and is not rounded. It needs ``strict=False``
+    :param filled_levels: share of the code's levels that thresholds are chosen for, above 0 and at most 1; those above
+        are left to larger values. Fewer levels mean fewer spikes and more error
     :raises ConfigError: if an option is out of range; the message lists what is valid
     """
 
@@ -117,6 +125,8 @@ class ConversionConfig:
     free_sizes: bool | None = None
     seed: int = 0
     keep: Sequence[str] = ()
+    output_neurons: bool = True
+    filled_levels: float = 1.0
 
     def __post_init__(self) -> None:
         check_choice("mode", self.mode, list(MODES))
@@ -131,7 +141,7 @@ class ConversionConfig:
             object.__setattr__(self, "time_steps", self.node_type.code.check_steps(self.time_steps))
         except ConfigError as error:
             raise ConfigError(f"mode={self.mode!r} with time_steps={self.time_steps}: {error}") from error
-        for argument in ("per_channel", "fold", "show_progress", "spiking_inputs", "strict"):
+        for argument in ("per_channel", "fold", "show_progress", "spiking_inputs", "strict", "output_neurons"):
             if not isinstance(getattr(self, argument), bool):
                 raise ConfigError(f"{argument} must be True or False, got {getattr(self, argument)!r}")
         if self.free_sizes is not None and not isinstance(self.free_sizes, bool):
@@ -146,8 +156,14 @@ class ConversionConfig:
         if isinstance(self.keep, str) or not all(isinstance(name, str) for name in _items(self.keep)):
             raise ConfigError(f'keep must be a list of names such as ["head.*"], got {self.keep!r}')
         object.__setattr__(self, "keep", tuple(self.keep))
-        number = isinstance(self.max_memory, Real) and not isinstance(self.max_memory, bool)
-        if self.max_memory is not None and not (number and self.max_memory >= 0):
+        if self.strict and not self.output_neurons:
+            raise ConfigError(
+                "strict=True allows no analogue operation, and output_neurons=False leaves the activations that are "
+                "outputs of the network analogue. Change one of the two"
+            )
+        if not (_is_number(self.filled_levels) and 0 < self.filled_levels <= 1):
+            raise ConfigError(f"filled_levels must be a number above 0 and at most 1, got {self.filled_levels!r}")
+        if self.max_memory is not None and not (_is_number(self.max_memory) and self.max_memory >= 0):
             raise ConfigError(f"max_memory must be None or GiB >= 0, got {self.max_memory!r}")
 
     @classmethod

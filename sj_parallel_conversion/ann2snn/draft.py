@@ -96,7 +96,7 @@ def prepare(
     if config.membrane_shortcuts:
         with data.naming_batches():
             graph.membrane_shortcuts(model, data.first() if config.shortcut == "auto" else None)
-    sites = find_sites(model, config.per_channel)
+    sites = find_sites(model, config.per_channel, config.output_neurons)
     max_level = config.node_type.code.max_level(config.time_steps)
     # Fusing changes float rounding, which would move values across the steps of a trained quantiser.
     if not any(site.is_lossless(max_level) for site in sites):
@@ -124,7 +124,7 @@ def give_layers_spikes(model: fx.GraphModule, config: ConversionConfig, graded_i
             f"strict=True, and no neuron or synapse can stand for: {', '.join(analogue)}. Replace these operations in "
             "the model, or convert with strict=False, where they stay analogue"
         )
-    return find_sites(model, config.per_channel)
+    return find_sites(model, config.per_channel, config.output_neurons)
 
 
 def place_neurons(
@@ -139,7 +139,8 @@ def place_neurons(
     """
     max_level = config.node_type.code.max_level(config.time_steps)
     searched_later = config.threshold == "mse" and config.calibration in SEARCH_THRESHOLDS
-    v_max = observe(model, sites, data, "max" if searched_later else config.threshold, max_level)
+    threshold = "max" if searched_later else config.threshold
+    v_max = observe(model, sites, data, threshold, max_level, config.filled_levels, robust=searched_later)
     snn = copy.deepcopy(model)
     for site in sites:
         node = make_node(site, config.node_type, config.time_steps, v_max[site.name])

@@ -26,7 +26,6 @@ from ..parameters import as_integer
 
 MAX_WEIGHTED_STEPS = 24  # levels up to 2^24 are exact in float32
 MAX_STEPS = 2**MAX_WEIGHTED_STEPS
-_SIGNED_SHARE = {4: 0.67, 5: 0.7, 6: 0.8, 7: 0.9}  # by T, see Code.full_scale
 
 
 @dataclass(frozen=True)
@@ -58,16 +57,6 @@ class Code:
     def max_level(self, T: int) -> float:
         """The largest level that ``T`` steps can carry."""
         return sum(self.weights(T))
-
-    def full_scale(self, T: int) -> float:
-        """
-        The level up to which a search of thresholds fills the range of the code, so that those above are left to rare
-        values. Signed digits save few spikes at T = 4 to 7, because their levels are small and T places hold the
-        canonical form of two thirds of them only: there they take coarser steps, as far as it takes for 0.85 of the
-        spikes of binary digits (docs/weighted-codes.md). Other codes fill all levels.
-        """
-        share = _SIGNED_SHARE.get(T) if -1 in self.symbols else None
-        return self.max_level(T) if share is None else round(self.max_level(T) * share)
 
     def levels_per_threshold(self, T: int) -> int:
         """How many levels make up ``v_threshold``: T for the sorted code (the paper's theta), 1 for weighted ones."""

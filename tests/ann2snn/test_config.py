@@ -35,6 +35,8 @@ def test_defaults() -> None:
         "free_sizes": None,
         "seed": 0,
         "keep": (),
+        "output_neurons": True,
+        "filled_levels": 1.0,
     }
 
 
@@ -91,6 +93,11 @@ def test_defaults() -> None:
         ("shortcut", "current", ["'auto'", "'spikes'", "'membrane'"]),
         ("shortcut", None, ["'auto'", "'spikes'", "'membrane'"]),
         ("shortcut", True, ["'auto'", "'spikes'", "'membrane'"]),
+        ("output_neurons", None, ["True or False"]),
+        ("filled_levels", 0, ["above 0", "at most 1"]),
+        ("filled_levels", 1.5, ["above 0", "at most 1"]),
+        ("filled_levels", True, ["above 0", "at most 1"]),
+        ("filled_levels", "0.67", ["above 0", "at most 1"]),
     ],
 )
 @pytest.mark.parametrize("make", ["config", "recipe", "converter"])
@@ -105,6 +112,11 @@ def test_refused(make: str, option: str, value: object, listed: list[str]) -> No
         build()
     assert repr(value) in str(error.value)
     assert all(valid in str(error.value) for valid in listed)
+
+
+def test_strict_and_analogue_outputs_exclude_each_other() -> None:
+    with pytest.raises(sjpc.ConfigError, match=r"strict=True.*output_neurons=False"):
+        sjpc.ConversionConfig(strict=True, output_neurons=False)
 
 
 @pytest.mark.parametrize("mode", ["spikepack", "css"])

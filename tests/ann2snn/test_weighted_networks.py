@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
 
 import pytest
@@ -112,23 +113,25 @@ def test_constants_are_injected_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "T", "full_scale"), [("spikepack", 4, 15), ("css", 3, 7), ("css", 4, 10), ("css", 6, 50), ("css", 8, 255)]
+    ("mode", "T", "filled", "highest"),
+    [("spikepack", 4, 1, 15), ("css", 4, 1, 15), ("css", 6, 1.0, 63), ("css", 4, 0.67, 10), ("parallel", 8, 0.5, 4)],
 )
 @torch.no_grad()
-def test_thresholds_are_searched_for_the_full_scale_of_the_code(mode: str, T: int, full_scale: int) -> None:
-    """In CSS a share of the levels at T = 4 to 7; larger values have levels too. Other thresholds use all levels."""
+def test_thresholds_are_for_the_levels_that_are_to_be_filled(mode: str, T: int, filled: float, highest: int) -> None:
+    """All of them by default; otherwise those above are there for larger values."""
     ann = nn.Sequential(nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 1))
     for layer in (ann[0], ann[2]):
         layer.weight.fill_(1)
         layer.bias.zero_()
     x = torch.linspace(0, 1, 512).unsqueeze(1)
-    for calibration in ("least_squares", "weights"):
-        snn = convert(ann, x, mode=mode, time_steps=T, threshold="mse", calibration=calibration)
-        range_of_levels = snn.neurons()[0].node.v_threshold.item() * full_scale
-        assert 0.85 < range_of_levels < 1.1
-        assert snn.predict(x[-1:] * 9) > 0.85 * (2**T - 1) / full_scale
-        snn = convert(ann, x, mode=mode, time_steps=T, threshold="max", calibration=calibration)
-        torch.testing.assert_close(snn.neurons()[0].node.v_threshold * (2**T - 1), torch.tensor([1.0]))
+    for threshold, calibration in itertools.product(("mse", "max"), ("none", "least_squares", "weights")):
+        options = {"threshold": threshold, "calibration": calibration, "filled_levels": filled}
+        snn = convert(ann, x, mode=mode, time_steps=T, **options)
+        node = snn.neurons()[0].node
+        most, step = node.code.max_level(T), node.v_threshold.item() / node.code.levels_per_threshold(T)
+        assert 0.85 < step * highest < 1.1
+        assert threshold == "mse" or step * highest == pytest.approx(1.0)
+        assert snn.predict(x[-1:] * 9) > 0.85 * most / highest
 
 
 @pytest.mark.parametrize("fold", [True, False])

@@ -48,21 +48,10 @@ def test_two_thirds_of_the_levels_fit_in_canonical_form(T: int) -> None:
     assert canonical[: largest + 1].all() and not canonical[largest + 1 :].any()
 
 
-@pytest.mark.parametrize(("T", "full_scale"), [(3, 7), (4, 10), (5, 22), (6, 50), (7, 114), (8, 255), (12, 4095)])
-def test_full_scale_of_signed_digits(T: int, full_scale: int) -> None:
-    assert CODES["signed_digit"].full_scale(T) == full_scale
-
-
 @pytest.mark.parametrize("T", range(1, 4))
 def test_no_level_is_shorter_in_signed_digits_of_few_places(T: int) -> None:
     digits = [encode(all_levels(name, T), CODES[name], T).abs().sum(0) for name in WEIGHTED]
     assert torch.equal(*digits)
-
-
-@pytest.mark.parametrize("T", [1, 4, 8])
-@pytest.mark.parametrize("code_name", ["sorted", "binary"])
-def test_full_scale_of_other_codes(code_name: str, T: int) -> None:
-    assert CODES[code_name].full_scale(T) == CODES[code_name].max_level(T)
 
 
 @pytest.mark.parametrize("code_name", WEIGHTED)

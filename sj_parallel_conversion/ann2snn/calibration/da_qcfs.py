@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, fx
 
 from ..config import ConversionConfig
 from ..data.batches import CalibrationData
-from ..data.outliers import is_usual
+from ..data.outliers import is_usual, sizes
 from ..placement.sites import Site
 from .amplitude import own_amplitude
-from .sampling import spread
 from .side_by_side import Sweep, Visitor
 
 MOMENTUM = 0.99
-_SAMPLES = 4096  # of a channel, by which its outliers are judged
 
 
 def da_qcfs(
@@ -44,7 +41,7 @@ def da_qcfs(
     by_name = {site.name: site for site in sites if not site.is_lossless(max_level)}
     for name in by_name:
         own_amplitude(snn.get_submodule(name).node)
-    visitor = _RunningErrors(ann, snn, by_name, config.generator())
+    visitor = _RunningErrors(ann, snn, by_name)
     sweep = Sweep(ann, snn, {site.name for site in sites}, spool=data.spool)
     for n, x in enumerate(data.batches("calibrate (DA-QCFS)")):
         visitor.momentum = min(n / (n + 1), MOMENTUM)
@@ -52,10 +49,8 @@ def da_qcfs(
 
 
 class _RunningErrors(Visitor):
-    def __init__(
-        self, ann: fx.GraphModule, snn: fx.GraphModule, sites: dict[str, Site], generator: torch.Generator
-    ) -> None:
-        self.ann, self.snn, self.sites, self.generator, self.momentum = ann, snn, sites, generator, 0.0
+    def __init__(self, ann: fx.GraphModule, snn: fx.GraphModule, sites: dict[str, Site]) -> None:
+        self.ann, self.snn, self.sites, self.momentum = ann, snn, sites, 0.0
 
     def before(self, node: fx.Node, ann_input: list[Tensor], snn_input: list[Tensor]) -> None:
         """Move the running errors before and after the neuron at ``node`` by those of one batch."""
@@ -63,11 +58,13 @@ class _RunningErrors(Visitor):
             return
         site, spiking = self.sites[node.target], self.snn.get_submodule(node.target)
         neuron, (x1,), (x0,) = spiking.node, ann_input, snn_input
-        neuron.shift.data = self._average(neuron.shift, self._mean_error(site, x1, x0))
+        neuron.shift.data = self._average(neuron.shift, _mean_error(site, x1, x0))
+        if site.known_range is not None:
+            return
         y1, y0 = self.ann.get_submodule(node.target)(x1), spiking(x0)
         if neuron.signed:  # the paper's values are >= 0; of others the magnitude lacks
             y1, y0 = y1 * y0.sign(), y0.abs()
-        error = self._mean_error(site, y1, y0)
+        error = _mean_error(site, y1, y0)
         # phi is what the full scale lacks; a weighted code's amplitude counts by the level
         error = error * neuron.code.levels_per_threshold(neuron.T) / neuron.code.max_level(neuron.T)
         neuron.amplitude.data = neuron.v_threshold + self._average(neuron.amplitude - neuron.v_threshold, error)
@@ -75,9 +72,11 @@ class _RunningErrors(Visitor):
     def _average(self, old: Tensor, new: Tensor) -> Tensor:
         return self.momentum * old + (1 - self.momentum) * new
 
-    def _mean_error(self, site: Site, target: Tensor, value: Tensor) -> Tensor:
-        target, value = site.by_channel(target), site.by_channel(value)
-        places = spread(target.shape[1], _SAMPLES, self.generator)[0].to(target.device)
-        usual = [is_usual(size, size.index_select(1, places)) for size in (target.abs(), value.abs())]
-        error = ((target - value) * (usual[0] & usual[1])).mean(1)
-        return error if site.channel_dim is not None else error[0]
+
+def _mean_error(site: Site, target: Tensor, value: Tensor) -> Tensor:
+    error = target - value
+    if site.channel_dim != 0:  # along which the images lie
+        usual = is_usual(sizes(target)) & is_usual(sizes(value))
+        error = error if usual.all() else error[usual]
+    error = site.by_channel(error).mean(1)
+    return error if site.channel_dim is not None else error[0]

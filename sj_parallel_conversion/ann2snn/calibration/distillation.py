@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from tqdm import tqdm
 
+from ...parameters import exact
 from ..config import ConversionConfig
 from ..data.batches import CalibrationData
 from ..data.cache import Spooled
@@ -22,8 +23,7 @@ from .pruning import kept_weights
 from .sampling import spread
 
 _EPOCHS = 3  # of calibration="weights", where there is something to gain
-_WORTHWHILE = {"parallel": 0.005}  # relative squared error of the outputs, by mode
-_WORTHWHILE_OTHERWISE = 0.02
+_WORTHWHILE = 0.005  # relative squared error of the outputs
 _IMAGES = 16  # a step, and with gradients at once, which is what limits the memory
 _RATE = 0.012  # size of a step, relative to the weights, for a relative error of 1
 _AVERAGED = 2 / 3  # share of the steps, the last, over which weights are averaged
@@ -92,8 +92,7 @@ def _distil(
     error = OutputError(ann, parts, data.spool, data.fixed_batch)
     if not len(error):
         return "the ANN has no finite outputs of floats"
-    epochs, worthwhile = config.distillation_epochs, _WORTHWHILE.get(config.mode, _WORTHWHILE_OTHERWISE)
-    return _Distillation(snn, error, judge, config.generator()).run(epochs, worthwhile, config.show_progress)
+    return _Distillation(snn, error, judge, config.generator()).run(config.distillation_epochs, config.show_progress)
 
 
 class _Distillation:
@@ -109,14 +108,14 @@ class _Distillation:
         self.kept = [kept_weights(w) for w in self.trained]
         self.checked = spread(len(error), -(-len(error) // _CHECKED), generator)[0].tolist()
 
-    def run(self, epochs: int | None, worthwhile: float, progress: bool) -> str:
+    def run(self, epochs: int | None, progress: bool) -> str:
         """
-        :param epochs: ``None``: as many as are worth it, none for an error up to ``worthwhile``
+        :param epochs: ``None``: as many as are worth it
         :return: why the network stays as it was, though the steps were taken, or nothing
         """
         with _training_only(self.network, self.trained), torch.enable_grad():
             before = self._checked_error()
-            if before <= (worthwhile if epochs is None else 0.0):
+            if before <= (_WORTHWHILE if epochs is None else 0.0):
                 return ""
             judged = None if self.judge is None else self.judge.errors(self.network, self.dtype)
             kept = [w.detach().clone() for w in self.trained]
@@ -144,7 +143,8 @@ class _Distillation:
 
     def _descend(self, epochs: int, rate: float, progress: bool) -> list[Tensor]:
         """Train, with steps of ``rate`` times the weights. :return: the averages of the weights"""
-        groups = [{"params": [w], "lr": rate * float(w.detach().square().mean().sqrt())} for w in self.trained]
+        sizes = [float(exact(w.detach()).square().mean().sqrt()) for w in self.trained]
+        groups = [{"params": [w], "lr": rate * size} for w, size in zip(self.trained, sizes, strict=True)]
         optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99))
         shuffled = [torch.randperm(len(self.error), generator=self.generator) for _ in range(epochs)]
         order = torch.cat(shuffled).tolist()
@@ -153,9 +153,9 @@ class _Distillation:
         for step, part in enumerate(tqdm(order, desc="distil", disable=not progress, leave=False)):
             optimiser.zero_grad()
             self.error.of(self.network, part, self.dtype).backward()
-            for w, kept in zip(self.trained, self.kept, strict=True):
-                if kept is not None and w.grad is not None:
-                    w.grad *= kept
+            for w, kept, size in zip(self.trained, self.kept, sizes, strict=True):
+                if w.grad is not None:  # Adam has a constant for gradients that are small, whatever their units
+                    w.grad.mul_(size if kept is None else kept * size)
             optimiser.step()
             if step >= first:
                 for average, w in zip(averages, self.trained, strict=True):

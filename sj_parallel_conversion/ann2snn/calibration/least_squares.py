@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, fx
@@ -11,18 +11,18 @@ from ...neuron import SpikingNode
 from ...neuron.activations import DAQCFS, QCFS
 from ..config import ConversionConfig
 from ..data.batches import CalibrationData
-from ..data.outliers import is_usual
 from ..graph import ShortcutReLU
 from ..placement.sites import Site
 from .amplitude import own_amplitude
+from .level_fit import LevelFit
+from .magnitude import magnitude
+from .samples import Samples
 from .sampling import spread_over
 from .sensitivity import Sensitivity
 from .side_by_side import Batches, Sweep, Visitor
 
 _SAMPLES = 16_384  # a channel; with fewer the rarest and largest values are missed
-_COARSE = 20  # candidates for the full scale, from the mean activation to beyond the largest
-_FINE = (0.88, 0.92, 0.96, 1.04, 1.08, 1.12)
-_ROUNDING = 1e-13  # of the energy of the activations: what float32 makes of values that a level meets exactly
+_PEAK = 0.999  # less than this share of the largest value is another value
 _ENERGY = 0.5  # share of the amplitude that keeps the energy of the activations, see FitNeurons
 
 
@@ -73,6 +73,7 @@ class FitNeurons(Visitor):
         self.max_level = config.node_type.code.max_level(config.time_steps)
         self.sites = {site.name: site for site in sites if not site.is_lossless(self.max_level)}
         self.search = config.threshold == "mse"
+        self.filled = config.filled_levels
         self.generator = config.generator()
 
     def before(self, node: fx.Node, ann_input: Batches, snn_input: Batches) -> None:
@@ -86,19 +87,38 @@ class FitNeurons(Visitor):
             # what it adds has to cancel the negative values that the spiking network has, whatever the ANN's are
             ann_input = snn_input
         places = spread_over([site.count(x) for x in ann_input], _SAMPLES, self.generator)
-
-        def samples(batches: Batches, see: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-            return _samples(site, batches, places, see)
-
-        z1, z0, y = samples(ann_input), samples(snn_input), samples(ann_input, reference)
+        samples = Samples(site, ann_input, snn_input, reference, places)
+        weights = None if self.sensitivity is None else self.sensitivity.weights(site.name)
+        if weights is not None:
+            weights = samples.of([w.expand_as(x) for w, x in zip(weights, ann_input, strict=True)])
+        if samples.weight is not None:
+            weights = samples.weight if weights is None else weights * samples.weight
+        z1, z0, by_channel = samples.of(ann_input), samples.of(snn_input), site.channel_dim is not None
+        if site.known_range is not None:
+            set_shift(neuron, z1, z0, weights, by_channel)
+            return
         # a trained threshold is kept
         search = self.search and not isinstance(site.activation, (QCFS, DAQCFS))
         # a channel's parameters of the activation itself (PReLU) lie along another axis than the neuron's may
-        charge = None if neuron.activation is None else lambda: samples(snn_input, neuron.charge)
-        weights = None if self.sensitivity is None else self.sensitivity.weights(site.name)
-        if weights is not None:
-            weights = samples([w.expand_as(x) for w, x in zip(weights, ann_input, strict=True)])
-        fit_neuron(neuron, z1, z0, y, search, site.channel_dim is not None, charge, self.energy, weights)
+        charge = None if neuron.activation is None else lambda: samples.of(snn_input, neuron.charge)
+        y = samples.y
+        peak, peak_weight = self._unseen_peak(neuron, samples) if search else (None, None)
+        if peak is not None:
+            weights = torch.cat([torch.ones_like(y) if weights is None else weights, peak_weight], 1)
+            z1, z0, y = (torch.cat([values, peak], 1) for values in (z1, z0, y))
+            charge = None if charge is None else lambda: torch.cat([samples.of(snn_input, neuron.charge), peak], 1)
+        fit_neuron(neuron, z1, z0, y, search, by_channel, charge, self.energy, weights, self.filled)
+
+    def _unseen_peak(self, neuron: SpikingNode, samples: Samples) -> tuple[Tensor | None, Tensor | None]:
+        """
+        The largest activation of all calibration images, from which the threshold was set, as one more sample
+        ``[C, 1]`` and its weight, for channels whose samples do not reach it: it belongs to an image that is held out.
+        """
+        peak = (neuron.step.detach() * max(1, round(self.max_level * self.filled))).expand(len(samples.y)).float()
+        unseen = samples.y.abs().amax(1) < _PEAK * peak
+        if not unseen.any():
+            return None, None
+        return torch.where(unseen, peak, 0.0).unsqueeze(1), (unseen * samples.share).unsqueeze(1)
 
 
 def fit_neuron(
@@ -111,98 +131,42 @@ def fit_neuron(
     charge: Callable[[], Tensor] | None = None,
     energy: float = 0.0,
     weight: Tensor | None = None,
+    filled: float = 1.0,
 ) -> None:
     """
     :param neuron: its shift, amplitude and, if ``search``, threshold and initial charge are set
     :param z1: the ANN's input of the activation, ``[C, samples]``
     :param z0: the spiking network's input at the same places
     :param y: the ANN's activation
-    :param search: whether the threshold is searched, for the levels up to the full scale of the code
+    :param search: whether the threshold is searched
     :param by_channel: whether the neuron gets one value a channel; otherwise C = 1
     :param charge: what the neuron quantises at these places, once its shift is set; ``None``: the shifted input
     :param energy: how far the amplitude goes from the least-squares one, 0, to the one that keeps the energy, 1
     :param weight: of the squared errors, ``[C, samples]``; ``None``: 1
+    :param filled: share of the levels that the search fills, those above are left to rare values
     """
-    usual = is_usual(z1.abs()) & is_usual(z0.abs())
-    z1, z0, y = z1 * usual, z0 * usual, y * usual
+    shift = set_shift(neuron, z1, z0, weight, by_channel)
+    z = z0 + shift.unsqueeze(1) if charge is None else charge()
     max_level = neuron.code.max_level(neuron.T)
     per_threshold = neuron.code.levels_per_threshold(neuron.T)
-    shift = (z1 - z0).mean(1) if weight is None else ((z1 - z0) * weight).sum(1) / weight.sum(1)
-    neuron.shift.data = (shift if by_channel else shift[0]).to(neuron.shift.dtype)
-    z = z0 + shift.unsqueeze(1) if charge is None else charge() * usual
-    fit = _LevelFit(z, y, max_level, -max_level if neuron.signed else 0, weight)
-    step = (neuron.v_threshold / per_threshold).expand(len(y)).float()
+    psi = 0.5 if neuron.psi is None else (neuron.psi / neuron.v_threshold).expand(len(y)).unsqueeze(1).float()
+    unit = magnitude((y if weight is None else y * (weight > 0)).abs().amax(1))
+    z, y = z / unit.unsqueeze(1), y / unit.unsqueeze(1)
+    step = (neuron.v_threshold / per_threshold).expand(len(y)).float() / unit
     if search:
-        full_scale = neuron.code.full_scale(neuron.T)
-        step = _LevelFit(z, y, full_scale, -full_scale if neuron.signed else 0, weight).search(step)
+        highest = max(1, round(max_level * filled))
+        step = LevelFit(z, y, highest, -highest if neuron.signed else 0, weight, psi).search(step)
+    fit = LevelFit(z, y, max_level, -max_level if neuron.signed else 0, weight, psi)
     own_amplitude(neuron)
     for parameter, value in (
-        (neuron.v_threshold, step * per_threshold),
-        (neuron.amplitude, fit.amplitude(step, energy) * per_threshold),
+        (neuron.v_threshold, step * unit * per_threshold),
+        (neuron.amplitude, fit.amplitude(step, energy) * unit * per_threshold),
     ):
         parameter.data = (value if by_channel else value[0]).to(parameter.dtype)
 
 
-class _LevelFit:
-    """Squared error of ``amplitude * level`` against the ANN's activation, by channel, for any value of ``step``."""
-
-    def __init__(
-        self, z: Tensor, y: Tensor, max_level: int, min_level: int = 0, weight: Tensor | None = None
-    ) -> None:
-        self.z, self.max_level, self.min_level = z, max_level, min_level
-        # both sides of the fit times the root of the weight
-        self.root = None if weight is None else weight.sqrt()
-        self.largest, self.typical = _range(y)
-        self.y = y if weight is None else y * self.root
-
-    def levels(self, step: Tensor) -> Tensor:
-        """The level at each sample if one level is worth ``step``, times the root of the sample's weight."""
-        k = (self.z / step.unsqueeze(1)).add_(0.5).floor_().clamp_(self.min_level, self.max_level)
-        return k if self.root is None else k.mul_(self.root)
-
-    def error(self, step: Tensor) -> Tensor:
-        """
-        The squared error with the best amplitude that is not negative, from the differences themselves: in what an
-        amplitude explains, the error of many levels is lost to rounding.
-        """
-        k = self.levels(step)
-        best = (k * self.y).sum(1).clamp_min(0) / k.square().sum(1).clamp_min(1e-12)
-        return k.mul_(best.unsqueeze(1)).sub_(self.y).square_().sum(1)
-
-    def amplitude(self, step: Tensor, energy: float) -> Tensor:
-        """The value of one level (see :func:`fit_neuron`); ``step`` where no level is ever reached."""
-        k = self.levels(step)
-        norm = k.square().sum(1)
-        least_squares = (k * self.y).sum(1).clamp_min(0) / norm.clamp_min(1e-12)
-        keeping = (self.y.square().sum(1) / norm.clamp_min(1e-12)).sqrt()
-        return torch.where(norm > 0, torch.lerp(least_squares, keeping, energy), step)
-
-    def search(self, step: Tensor) -> Tensor:
-        """The step with the least error, or ``step`` if no other has less by more than floats can tell."""
-        least = self.error(step) - _ROUNDING * self.y.square().sum(1)
-        low, high = 0.7 * self.typical + 1e-12, 1.15 * self.largest.clamp_min(1e-12)
-        # geometric, so that an outlier of any size leaves candidates for the rest
-        for i in range(_COARSE):
-            step, least = self._better(low * (high / low) ** (i / (_COARSE - 1)) / self.max_level, step, least)
-        coarse = step
-        for factor in _FINE:
-            step, least = self._better(coarse * factor, step, least)
-        return step
-
-    def _better(self, candidate: Tensor, step: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
-        error = self.error(candidate)
-        return torch.where(error < least, candidate, step), torch.minimum(least, error)
-
-
-def _range(y: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest magnitude of each channel, and the mean of those that are not 0."""
-    size = y.abs()
-    return size.amax(1), size.sum(1) / (size > 0).sum(1).clamp_min(1)
-
-
-def _samples(
-    site: Site, batches: Batches, places: Sequence[Tensor], see: Callable[[Tensor], Tensor] | None = None
-) -> Tensor:
-    """``[C, samples]`` of ``see(batch)``, float32, at the ``places`` of each batch."""
-    seen = (x if see is None else see(x) for x in batches)
-    return torch.cat([site.at(x, numbers).float() for x, numbers in zip(seen, places, strict=True)], 1)
+def set_shift(neuron: SpikingNode, z1: Tensor, z0: Tensor, weight: Tensor | None, by_channel: bool) -> Tensor:
+    """As :func:`fit_neuron`, the shift alone. :return: it, ``[C]``"""
+    shift = (z1 - z0).mean(1) if weight is None else ((z1 - z0) * weight).sum(1) / weight.sum(1)
+    neuron.shift.data = (shift if by_channel else shift[0]).to(neuron.shift.dtype)
+    return shift

@@ -32,14 +32,14 @@ class OutputError:
     def __init__(self, ann: nn.Module, parts: Iterable[Batch], spool: Spool, whole: bool) -> None:
         kept = parts if isinstance(parts, Spooled) else spool.keep(parts)
         self.parts, self.targets = _usual(spool, kept, spool.keep(outputs(ann, x) for x in kept), whole)
-        self.variances = _variances(self.targets) if len(self.parts) else []
+        self.deviations = _deviations(self.targets) if len(self.parts) else []
 
     def __len__(self) -> int:
         return len(self.parts)
 
     def of(self, network: nn.Module, part: int, dtype: torch.dtype | None = None) -> Tensor:
         """The mean error of one part; ``dtype``: of the network, if it is another than the inputs'."""
-        return sum(error.mean() for error in self._squares(network, part, dtype)) / len(self.variances)
+        return sum(error.mean() for error in self._squares(network, part, dtype)) / len(self.deviations)
 
     @torch.no_grad()
     def by_image(self, network: nn.Module, dtype: torch.dtype | None = None) -> Tensor:
@@ -57,8 +57,8 @@ class OutputError:
     def _squares(self, network: nn.Module, part: int, dtype: torch.dtype | None) -> list[Tensor]:
         batch = self.parts[part]
         batch = batch if dtype is None else batch.to(batch.tensors[0].device, dtype)
-        pairs = zip(outputs(network, batch), self.targets[part], self.variances, strict=True)
-        return [(y - target).square() / variance for y, target, variance in pairs]
+        pairs = zip(outputs(network, batch), self.targets[part], self.deviations, strict=True)
+        return [((y - target) / deviation).square() for y, target, deviation in pairs]
 
 
 def outputs(model: nn.Module, batch: Batch) -> list[Tensor]:
@@ -109,12 +109,15 @@ def _sizes(targets: Iterable[list[Tensor]]) -> list[Tensor]:
     return [torch.cat(parts) for parts in zip(*by_part, strict=True)]
 
 
-def _variances(targets: Iterable[list[Tensor]]) -> list[Tensor]:
-    """Of each output, over all images; a constant one counts as it is."""
+def _deviations(targets: Iterable[list[Tensor]]) -> list[Tensor]:
+    """The standard deviation of each output, over all images; of a constant one its size, or 1 where that is 0."""
     sums = [torch.stack([_moments(exact(y)) for y in found]) for found in targets]
     count, total, square = sum(sums).unbind(1)
     variance = square / count - (total / count).square()
-    return list(torch.where(variance > 0, variance, 1.0).float())
+    variance = torch.where(variance > 0, variance, square / count)
+    return [
+        d.to(y.device) for d, y in zip(torch.where(variance > 0, variance, 1.0).sqrt().float(), targets[0], strict=True)
+    ]
 
 
 def _moments(y: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ...parameters import exact
 from ..data.outliers import is_usual
+from .magnitude import magnitude_of
 from .patches import count_places, from_weight, input_rows, output_rows, to_weight, weight_rows
 from .pruning import kept_weights
 from .ridge import Rows, Sums
@@ -23,9 +24,9 @@ _ELEMENTS = 2**26  # of the regression's input, which limit its time, and its me
 
 def fit_change(
     layer: nn.Module,
-    inputs: Iterable[Tensor],
+    inputs: Sequence[Tensor],
     outputs: Sequence[Tensor],
-    targets: Iterable[Tensor],
+    targets: Sequence[Tensor],
     weights: Iterable[Tensor | None],
     rectified: bool,
     held_out: Sequence[Tensor],
@@ -54,23 +55,24 @@ def fit_change(
     """
     generator = generator or torch.Generator()
     samples = _without_outliers(list(_samples(layer, outputs, targets, weights, held_out, generator)))
+    units = magnitude_of(inputs), magnitude_of(targets)
     features = layer.weight[0].numel()
     sums_of = Sums if features <= sum(len(sample.root) for sample in samples) else Rows
     kept = kept_weights(layer.weight)
     kept = None if kept is None else from_weight(layer, kept)
     fitted, held, held_rows, centre = sums_of(), sums_of(), [], None
     for sample, u in zip(samples, inputs, strict=True):
-        x = input_rows(layer, u[sample.order], sample.places)
+        x = input_rows(layer, u[sample.order], sample.places).div_(units[0])
         centre = x.mean(1, keepdim=True) if centre is None else centre
         x.sub_(centre).mul_(sample.root)
-        z, target = sample.output * sample.root, sample.target * sample.root
+        z, target = (y / units[1] * sample.root for y in (sample.output, sample.target))
         error = (torch.where(target > 0, target, z.clamp(max=0)) if rectified else target) - z
         for sums, rows in ((fitted, slice(sample.fitted)), (held, slice(sample.fitted, None))):
             sums.add(x[:, rows], error[:, rows], sample.root[rows])
         # a copy, because a view would keep all rows in memory
         held_rows.append((x[:, rows].clone(), z[:, rows], target[:, rows], sample.root[rows].expand(len(x), -1, 1)))
     if not (fitted.rows and held.rows):
-        return _uncentred((fitted + held).solve(_DEFAULT_RIDGE, centre, kept), centre)
+        return _plain((fitted + held).solve(_DEFAULT_RIDGE, centre, kept), centre, *units)
     x, z, target, root = (torch.cat(parts, 1) for parts in zip(*held_rows, strict=True))
     best, lowest = None, _loss(z, target, rectified)
     for ridge in _RIDGES:
@@ -80,7 +82,7 @@ def fit_change(
         loss = _loss(z + x @ change[:, :-1] + root @ change[:, -1:], target, rectified)
         if loss < lowest:
             best, lowest = ridge, loss
-    return None if best is None else _uncentred((fitted + held).solve(best, centre, kept), centre)
+    return None if best is None else _plain((fitted + held).solve(best, centre, kept), centre, *units)
 
 
 def apply_change(layer: nn.Module, change: Tensor) -> None:
@@ -90,12 +92,15 @@ def apply_change(layer: nn.Module, change: Tensor) -> None:
     layer.bias = nn.Parameter(bias if layer.bias is None else layer.bias.detach() + bias)
 
 
-def _uncentred(change: Tensor | None, centre: Tensor) -> Tensor | None:
-    """``change`` for inputs from which ``centre`` ``[groups, 1, features]`` is not subtracted."""
+def _plain(change: Tensor | None, centre: Tensor, input_unit: Tensor, unit: Tensor) -> Tensor | None:
+    """
+    ``change`` for inputs from which ``centre`` ``[groups, 1, features]`` is not subtracted, and for values that are not
+    divided by the units.
+    """
     if change is None:
         return None
     bias = change[:, -1:] - (exact(centre) @ exact(change[:, :-1])).to(change)
-    return torch.cat([change[:, :-1], bias], 1)
+    return torch.cat([change[:, :-1] * (unit / input_unit), bias * unit], 1).float()
 
 
 @dataclass
@@ -139,11 +144,12 @@ def _samples(
 
 
 def _without_outliers(samples: list[_Sample]) -> list[_Sample]:
-    """The samples, with no weight for rows that would decide every sum alone."""
-    sizes = [(sample.output.square().sum(2) + sample.target.square().sum(2)).sum(0).sqrt() for sample in samples]
+    """The samples, with no weight for the rows of images that would decide every sum alone."""
+    rows = [torch.maximum(sample.output.abs(), sample.target.abs()).amax((0, 2)) for sample in samples]
+    sizes = [size.view(len(sample.order), -1).amax(1) for size, sample in zip(rows, samples, strict=True)]
     usual = is_usual(torch.cat(sizes)).split([len(size) for size in sizes])
     for sample, mask in zip(samples, usual, strict=True):
-        sample.root *= mask.unsqueeze(1)
+        sample.root *= mask.repeat_interleave(len(sample.root) // len(mask)).unsqueeze(1)
     return samples
 
 

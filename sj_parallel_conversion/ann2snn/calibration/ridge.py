@@ -123,9 +123,7 @@ class Rows(Sums):
         return torch.cholesky_solve(error, factor).where(failed.view(-1, 1, 1) == 0, torch.nan)
 
 
-def _solve_kept(
-    product: Callable[[Tensor], Tensor], diagonal: Tensor, explained: Tensor, kept: Tensor
-) -> Tensor:
+def _solve_kept(product: Callable[[Tensor], Tensor], diagonal: Tensor, explained: Tensor, kept: Tensor) -> Tensor:
     """
     Conjugate gradients on the weights that are ``kept``: each channel keeps others, so that there is no factorisation
     for all of them.

@@ -12,7 +12,8 @@ from ..data.cache import Spool, Spooled
 from ..data.inputs import Batch
 from ..placement.sites import Site
 
-_TEMPERATURE = 3.0  # margins below it are in danger
+_DANGER = 0.2  # of the mean margin of the first images: margins below that are in danger
+_FEW = 3  # of fewer images none can be told to be in danger
 _FLOOR = 0.1  # of the mean: no place is worth nothing
 _IMAGES = 16  # with gradients at once, which is what limits the memory
 
@@ -24,8 +25,8 @@ class Sensitivity:
 
     .. math:: w = \sqrt{\mathrm{mean}_c\, (\partial m / \partial y)^2 / (1 + m / \tau)}
 
-    (of the squares with a floor; the root, because squares would leave the fits few samples). One pass of the ANN
-    forward and one backward.
+    where tau is a fifth of the mean margin (of the squares with a floor; the root, because squares would leave the fits
+    few samples). One pass of the ANN forward and one backward.
 
     :param ann: the reference
     :param sites: the activations
@@ -42,6 +43,8 @@ class Sensitivity:
     ) -> None:
         self.ann, self.sites, self._parts = ann, sites, parts
         spool = Spool() if spool is None else spool
+        self._margins: list[Tensor] = []  # until they are enough
+        self._temperature: Tensor | None = None
         self._squares: dict[str, Spooled] | None = {site.name: spool.keep([]) for site in sites}
 
     def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
@@ -74,7 +77,7 @@ class Sensitivity:
 
     def _of_part(self, x: Batch) -> dict[str, Tensor] | None:
         try:
-            return _squared_gradients(self.ann, self.sites, x)
+            return _squared_gradients(self.ann, self.sites, x, self._weighted)
         except torch.cuda.OutOfMemoryError:
             raise
         except RuntimeError as error:
@@ -85,6 +88,16 @@ class Sensitivity:
             )
             return None
 
+    def _weighted(self, margin: Tensor) -> Tensor:
+        """Margins ``[N]``, of which the small ones have the larger gradients."""
+        fixed = margin.detach()
+        if self._temperature is None:
+            self._margins.append(fixed)
+            if sum(map(len, self._margins)) < _FEW:
+                return margin
+            self._temperature = _DANGER * torch.cat(self._margins).mean()
+        return margin / (1 + fixed / self._temperature).sqrt() if self._temperature > 0 else margin
+
     def _add(self, parts: list[dict[str, Tensor] | None]) -> None:
         if None in parts:
             self._squares = None
@@ -94,7 +107,9 @@ class Sensitivity:
 
 
 @torch.enable_grad()
-def _squared_gradients(ann: fx.GraphModule, sites: list[Site], x: Batch) -> dict[str, Tensor] | None:
+def _squared_gradients(
+    ann: fx.GraphModule, sites: list[Site], x: Batch, weighted: Callable[[Tensor], Tensor]
+) -> dict[str, Tensor] | None:
     activations: dict[str, Tensor] = {}
 
     def keep(name: str, output: Tensor) -> Tensor:
@@ -116,9 +131,8 @@ def _squared_gradients(ann: fx.GraphModule, sites: list[Site], x: Batch) -> dict
     if not isinstance(output, Tensor) or output.dim() != 2 or output.shape[1] < 2 or not output.requires_grad:
         return None
     margin = output.topk(2, 1).values.diff(dim=1).neg().squeeze(1)
-    weighted = margin / (1 + margin.detach() / _TEMPERATURE).sqrt()
     values = [activations[site.name] for site in sites]
-    gradients = torch.autograd.grad(weighted.sum(), values, allow_unused=True, materialize_grads=True)
+    gradients = torch.autograd.grad(weighted(margin).sum(), values, allow_unused=True, materialize_grads=True)
     return {site.name: _by_place(site, gradient) for site, gradient in zip(sites, gradients, strict=True)}
 
 

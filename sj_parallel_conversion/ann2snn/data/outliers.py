@@ -1,33 +1,45 @@
-"""Values that would decide every sum alone."""
+"""Images whose values are so large that they would decide every sum alone, such as one with a broken pixel."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+import torch
 from torch import Tensor
 
-# Rare strong features must count, and so must the content of images that are empty elsewhere: what is usual is judged
-# by the large values and not by the median.
-_BULK, _FAR = 0.95, 50.0
+from ...functional.quantise import full_precision
+
+# A feature that is rare, but real, is strong in few places, or in few channels, but seldom in so few images alone.
+_SHARE, _FAR = 0.02, 50.0  # the images that may be outliers, one at least, and how far they are from all others
+_FEW = 3  # of fewer images none can be told to be broken
 
 
-def is_usual(size: Tensor, judged_by: Tensor | None = None) -> Tensor:
+def sizes(x: Tensor) -> Tensor:
+    """The largest magnitude in each image of ``x`` ``[N, ...]``, in all its channels and places, ``[N]``."""
+    if x.dim() < 2 or not x.numel():
+        return full_precision(x.reshape(-1).abs())
+    low, high = x.flatten(1).aminmax(dim=1)
+    return full_precision(torch.maximum(high, -low))
+
+
+def is_usual(size: Tensor) -> Tensor:
     """
-    :param size: magnitudes, ``[..., samples]``
-    :param judged_by: some of them, for speed; ``None``: all
-    :return: which of them are no outliers, fifty times larger than nearly all others of their row
+    :param size: largest magnitudes of images, ``[..., images]``
+    :return: which of them are no outliers: fifty times larger than those of 98 % of the images
     """
-    judged_by = size if judged_by is None else judged_by
-    rank = max(1, round(_BULK * judged_by.shape[-1]))
-    limit = _FAR * judged_by.kthvalue(rank, -1, keepdim=True).values
+    images = size.shape[-1]
+    if images < _FEW:
+        return torch.ones_like(size, dtype=torch.bool)
+    rank = images - max(1, int(_SHARE * images))
+    limit = size.kthvalue(rank, -1, keepdim=True).values * _FAR
     return (size <= limit) | (limit == 0)
 
 
-def without_outliers(counts: Tensor, values: Tensor) -> Tensor:
+def usual_images(*values: Iterable[Tensor]) -> list[Tensor] | None:
     """
-    :param counts: histograms ``[..., bins]``
-    :param values: magnitudes of the bins, ascending
-    :return: the same without those of outliers
+    :param values: some values of a network, each batch by batch ``[N, ...]``
+    :return: batch by batch, which images are no outliers in any of them, ``[N]``; ``None``: all
     """
-    cumulated = counts.cumsum(-1)
-    bulk = (cumulated < _BULK * cumulated[..., -1:]).sum(-1, keepdim=True)
-    limit = _FAR * values[bulk]
-    return counts * ((values <= limit) | (limit == 0))
+    batches = [[sizes(x) for x in value] for value in values]
+    usual = torch.stack([is_usual(torch.cat(value)) for value in batches]).all(0)
+    return None if usual.all() else list(usual.split([len(size) for size in batches[0]]))

@@ -9,6 +9,7 @@ from .copying import plain_copy
 from .keeping import check_patterns, mark_kept, names_of
 from .network_graph import graph_of
 from .operations import is_kept
+from .outputs import output_values
 from .passes import fuse_batchnorms, replace_module
 from .registry import (
     bounds,
@@ -38,6 +39,7 @@ __all__ = [
     "membrane_shortcuts",
     "names_of",
     "operation_name",
+    "output_values",
     "plain_copy",
     "pool_after_activation",
     "register_activation",

@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 
 from ...errors import ConversionError
 from ...neuron import DAQCFS, QCFS, SpikingNode
+from ...parameters import exact
 from .. import graph
 from ..config import ConversionConfig
 from ..data.batches import CalibrationData
@@ -68,13 +69,15 @@ class Origin:
         """Keep what distinguishes the weights of ``net`` from those of ``ann``."""
         weights = self.weights(ann, net, example)
         pairs = [(name, value.detach(), weights[name]) for name, value in _tensors(net).items()]
-        changed = {name: value.double() - plain for name, value, plain in pairs if not torch.equal(value, plain)}
-        self.correction = {name: change.float().cpu() for name, change in changed.items()}
+        changed = {name: exact(value) - exact(plain) for name, value, plain in pairs if not torch.equal(value, plain)}
+        self.correction = {name: change.cpu() for name, change in changed.items()}  # float64, so that the sum is exact
 
     def corrected(self, weights: State) -> State:
         """New weights with the correction."""
-        return {name: (w.double() + self.correction[name].to(w.device)).to(w.dtype) if name in self.correction else w
-                for name, w in weights.items()}  # fmt: skip
+        changes = {
+            name: (exact(weights[name]).cpu() + change).to(weights[name]) for name, change in self.correction.items()
+        }
+        return weights | changes
 
 
 def _value(name: str, old: Tensor, own: State, theirs: State, neurons: set[str]) -> Tensor:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, fx, nn
@@ -24,11 +25,13 @@ class Site:
     :param name: its module's name, the same in the ANN's graph and in the spiking one
     :param activation: the ANN's module
     :param channel_dim: the axis of its input that holds the channels, or ``None`` for one parameter a layer
+    :param is_output: whether its values are outputs of the network, moved at most
     """
 
     name: str
     activation: nn.Module
     channel_dim: int | None
+    is_output: bool = False
 
     def by_channel(self, x: Tensor) -> Tensor:
         """``x`` as ``[C, samples]``; C = 1 where the channels are unknown."""
@@ -50,22 +53,44 @@ class Site:
     @property
     def signed(self) -> bool:
         """Whether the activation has negative values."""
-        return graph.bounds(self.activation)[0] < 0
+        return self.bounds[0] < 0
+
+    @property
+    def known_range(self) -> float | None:
+        """
+        The greatest magnitude of an output with known bounds, such as a score from 0 to 1, which its levels span
+        whatever the calibration data show. ``None`` for all other activations.
+        """
+        reach = max(-self.bounds[0], self.bounds[1])
+        return reach if self.is_output and math.isfinite(reach) else None
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The activation's least and greatest value."""
+        return graph.bounds(self.activation)
 
     def is_lossless(self, max_level: int) -> bool:
         """Whether the activation has the levels of the neuron's code, so that nothing is left to calibrate."""
         return isinstance(self.activation, (QCFS, DAQCFS)) and self.activation.levels == max_level
 
 
-def find_sites(model: fx.GraphModule, per_channel: bool = True) -> list[Site]:
+def find_sites(model: fx.GraphModule, per_channel: bool = True, output_neurons: bool = True) -> list[Site]:
     """
     :param model: a captured network with shapes
     :param per_channel: whether thresholds may differ between the channels of a layer
+    :param output_neurons: whether there are sites whose values are outputs of the network and nothing else
     :return: the sites in the order in which they run
     :raises ConversionError: if there are none, or modules that hide activations, or an activation changes the shape, or
         thresholds are not > 0
     """
-    return [_site(model, node, per_channel) for node in graph.activation_sites(model)]
+    outputs, nothing_else = graph.output_values(model)
+    nodes = [n for n in graph.activation_sites(model) if output_neurons or n not in nothing_else]
+    if not nodes:
+        raise ConversionError(
+            "nothing to convert: all activations are outputs of the network, and output_neurons=False leaves those as "
+            "they are. Convert with output_neurons=True"
+        )
+    return [replace(_site(model, node, per_channel), is_output=node in outputs) for node in nodes]
 
 
 def _site(model: fx.GraphModule, node: fx.Node, per_channel: bool) -> Site:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -12,8 +13,7 @@ from ...neuron.activations import DAQCFS
 from ...parameters import exact
 from ..config import percentile_of
 from ..data.batches import CalibrationData
-from ..data.outliers import without_outliers
-from ..graph import bounds
+from ..data.outliers import is_usual, sizes
 from .sites import Site
 
 BINS = 2048
@@ -23,27 +23,43 @@ _CANDIDATES = torch.logspace(-4.5, 0, 150)  # clipping points, relative to the l
 
 @torch.no_grad()
 def observe(
-    model: fx.GraphModule, sites: list[Site], data: CalibrationData, threshold: str, max_level: int
+    model: fx.GraphModule,
+    sites: list[Site],
+    data: CalibrationData,
+    threshold: str,
+    max_level: int,
+    filled: float = 1.0,
+    robust: bool = False,
 ) -> dict[str, Tensor]:
     """
-    Choose for each site the largest value that its spikes shall stand for.
+    Choose for each site the largest value that its spikes shall stand for. For an output with known bounds it is these.
 
     :param model: the ANN
     :param sites: its activations
     :param data: calibration data
     :param threshold: ``"max"``, a percentile, or ``"mse"``: the least squared error of the quantised activation
     :param max_level: the number of levels above zero that the code has
+    :param filled: the share of them that the chosen value fills
+    :param robust: whether images that are outliers do not count for ``"max"``
     :return: a positive tensor ``[C]`` (``[]`` where channels are unknown) for each site's name
     :raises DataError: if an activation is NaN or infinite; the message names the layer
     :raises ConversionError: if an activation leaves its bounds
     """
-    maxima = _maxima(model, sites, data)
+    maxima, images = _maxima(model, sites, data)
+    chosen = {s.name: torch.full_like(maxima[s.name], s.known_range) for s in sites if s.known_range is not None}
+    others = [site for site in sites if site.name not in chosen]
+    if robust:
+        maxima |= _usual_maxima(model, others, data, images)
+    highest = max(1, round(max_level * filled))
+    scale = max_level / highest
     if threshold == "max":
-        return {name: _alive(v_max) for name, v_max in maxima.items()}
-    counts = _histograms(model, sites, data, maxima)
+        return {site.name: _alive(maxima[site.name]) * scale for site in others} | chosen
     percentile = percentile_of(threshold)
-    pick = _least_squares(max_level) if percentile is None else _quantile(percentile / 100)
-    return {name: _alive(v_max * pick(counts[name]).to(v_max.device).view_as(v_max)) for name, v_max in maxima.items()}
+    usual = {s.name: is_usual(images[s.name]) for s in others if percentile is None and _may_have_outliers(s)}
+    counts = _histograms(model, others, data, maxima, usual)
+    pick = _least_squares(highest) if percentile is None else _quantile(percentile / 100)
+    v_max = {name: maxima[name] * pick(counts[name]).to(maxima[name].device).view_as(maxima[name]) for name in counts}
+    return {name: _alive(value) * scale for name, value in v_max.items()} | chosen
 
 
 def _alive(v_max: Tensor) -> Tensor:
@@ -51,6 +67,11 @@ def _alive(v_max: Tensor) -> Tensor:
     alive = v_max > 0
     typical = v_max[alive].mean() if alive.any() else torch.ones_like(v_max.flatten()[0])
     return torch.where(alive, v_max, typical)
+
+
+def _may_have_outliers(site: Site) -> bool:
+    # no value within known bounds is broken, and only where images lie along the first axis they can be told apart
+    return max(-site.bounds[0], site.bounds[1]) == math.inf and site.channel_dim != 0
 
 
 def _run(
@@ -70,8 +91,12 @@ def _run(
             hook.remove()
 
 
-def _maxima(model: fx.GraphModule, sites: list[Site], data: CalibrationData) -> dict[str, Tensor]:
+def _maxima(
+    model: fx.GraphModule, sites: list[Site], data: CalibrationData
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """For each site the largest magnitude of each channel ``[C]`` or ``[]``, and of each image ``[images]``."""
     maxima: dict[str, Tensor] = {}
+    images: dict[str, list[Tensor]] = {site.name: [] for site in sites}
 
     def see(site: Site, output: Tensor) -> None:
         low, high = _extremes(site, output)
@@ -80,9 +105,33 @@ def _maxima(model: fx.GraphModule, sites: list[Site], data: CalibrationData) -> 
             raise DataError(f"layer {site.name!r} gives NaN or infinite activations on the calibration data")
         _check_bounds(site, low.min(), high.max())
         maxima[site.name] = torch.maximum(maxima[site.name], v_max) if site.name in maxima else v_max
+        images[site.name].append(sizes(output))
 
     _run(model, sites, data, "largest activations", see)
-    return {site.name: maxima[site.name] if site.channel_dim is not None else maxima[site.name][0] for site in sites}
+    of_layer = {site.name: maxima[site.name][0] for site in sites if site.channel_dim is None}
+    return maxima | of_layer, {name: torch.cat(found) for name, found in images.items()}
+
+
+def _usual_maxima(
+    model: fx.GraphModule, sites: list[Site], data: CalibrationData, images: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """For each site with outliers among the ``images``, the largest magnitude of each channel in the others."""
+    usual = {site.name: is_usual(images[site.name]) for site in sites if _may_have_outliers(site)}
+    broken = [site for site in sites if site.name in usual and not usual[site.name].all()]
+    seen, maxima = dict.fromkeys(usual, 0), {}
+
+    def see(site: Site, output: Tensor) -> None:
+        mask = usual[site.name][seen[site.name] :][: len(output)]
+        seen[site.name] += len(output)
+        if mask.any():
+            low, high = _extremes(site, output[mask])
+            v_max = torch.maximum(high, -low)
+            maxima[site.name] = torch.maximum(maxima[site.name], v_max) if site.name in maxima else v_max
+
+    if broken:
+        _run(model, broken, data, "largest activations", see)
+    channels = {site.name: site.channel_dim for site in broken}
+    return {name: value if channels[name] is not None else value[0] for name, value in maxima.items()}
 
 
 def _extremes(site: Site, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,7 +146,7 @@ def _extremes(site: Site, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _check_bounds(site: Site, low: Tensor, high: Tensor) -> None:
-    lower, upper = bounds(site.activation)
+    lower, upper = site.bounds
     if isinstance(site.activation, DAQCFS):  # a trained amplitude may have any sign
         return
     slack = torch.finfo(low.dtype).eps ** 0.5
@@ -109,15 +158,28 @@ def _check_bounds(site: Site, low: Tensor, high: Tensor) -> None:
 
 
 def _histograms(
-    model: fx.GraphModule, sites: list[Site], data: CalibrationData, maxima: dict[str, Tensor]
+    model: fx.GraphModule,
+    sites: list[Site],
+    data: CalibrationData,
+    maxima: dict[str, Tensor],
+    usual: dict[str, Tensor],
 ) -> dict[str, Tensor]:
-    """Counts ``[C, BINS + 1]`` of activations by the logarithm of their share of the channel's maximum."""
+    """
+    Counts ``[C, BINS + 1]`` of activations by the logarithm of their share of the channel's maximum, of the ``usual``
+    images ``[images]`` where a site has an entry there.
+    """
     counts: dict[str, Tensor] = {}
+    seen: dict[str, int] = dict.fromkeys(usual, 0)
 
     def see(site: Site, output: Tensor) -> None:
+        if site.name in usual:
+            start = seen[site.name]
+            seen[site.name] += len(output)
+            mask = usual[site.name][start : seen[site.name]]
+            output = output if mask.all() else output[mask]
         values = site.by_channel(output)
-        v_max = maxima[site.name].reshape(-1, 1)
-        octaves = (values.abs().float() / v_max.float().clamp_min(1e-30)).log2_().clamp_(min=-_OCTAVES - 1)
+        v_max = maxima[site.name].reshape(-1, 1).float()
+        octaves = (values.abs().float() / torch.where(v_max > 0, v_max, 1.0)).log2_().clamp_(min=-_OCTAVES - 1)
         bins = ((octaves / _OCTAVES + 1) * BINS).ceil_().clamp_(0, BINS).long()
         bins += torch.arange(len(bins), device=bins.device).unsqueeze(1) * (BINS + 1)
         new = exact(torch.bincount(bins.flatten(), minlength=len(bins) * (BINS + 1)).view(len(bins), -1))
@@ -148,7 +210,6 @@ def _least_squares(max_level: int) -> Callable[[Tensor], Tensor]:
     def pick(counts: Tensor) -> Tensor:
         clip = _CANDIDATES.to(counts).unsqueeze(1)
         values = _edges(counts)
-        counts = without_outliers(counts, values)
         quantised = (values * max_level / clip + 0.5).floor().clamp(max=max_level) * clip / max_level
         errors = counts @ (quantised - values).square().T
         return clip[errors.argmin(1), 0].to(torch.get_default_dtype())

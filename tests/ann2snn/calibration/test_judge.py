@@ -94,11 +94,11 @@ def test_errors_are_relative_and_by_image() -> None:
     torch.testing.assert_close(float(errors.max()), float(1 / targets.var(correction=0)))
 
 
-def test_a_mean_takes_no_digits_from_the_variance() -> None:
+def test_a_mean_takes_no_digits_from_the_deviation() -> None:
     x = torch.randn(1000, 4) + 1e4
     error = judge_of([x]).error
     targets = torch.cat([t[0] for t in error.targets])
-    torch.testing.assert_close(error.variances[0], targets.double().var(correction=0).float())
+    torch.testing.assert_close(error.deviations[0], targets.double().std(correction=0).float())
 
 
 def test_several_outputs_count_alike() -> None:
@@ -107,11 +107,11 @@ def test_several_outputs_count_alike() -> None:
             return x, 100 * x.unsqueeze(2), 0 * x + 7
 
     judge = judge_of([images(64)], model=Outputs())
-    assert judge.error.variances[2] == 1
-    torch.testing.assert_close(judge.error.variances[1], 1e4 * judge.error.variances[0])
+    assert judge.error.deviations[2] == 7
+    torch.testing.assert_close(judge.error.deviations[1], 100 * judge.error.deviations[0])
     network = Outputs()
     network.forward = lambda x: (x, 100 * x.unsqueeze(2) + 100, 0 * x + 7)
-    expected = 1 / float(judge.error.variances[0]) / 3
+    expected = float(judge.error.deviations[0]) ** -2 / 3
     torch.testing.assert_close(judge.errors(network), torch.full((8,), expected, dtype=torch.float64))
 
 

@@ -57,6 +57,16 @@ def test_a_given_threshold_is_kept() -> None:
     assert not torch.equal(node.amplitude, node.v_threshold)
 
 
+@pytest.mark.parametrize("psi", [0.0, 0.2, 0.9])
+def test_the_amplitude_is_that_of_the_levels_with_the_charge_of_the_neuron(psi: float) -> None:
+    torch.manual_seed(0)
+    z, theta = torch.randn(3, 2000), torch.tensor([0.3, 0.5, 0.7])
+    node = sjpc.ParallelConversionNode(4, theta, psi=psi * theta)
+    fit_neuron(node, z, z, z.relu(), search=False)
+    k = node.level(z.T).T
+    torch.testing.assert_close(node.unit.data, (k * z.relu()).sum(1) / k.square().sum(1))
+
+
 @pytest.mark.parametrize("samples", [2, 3, 20, 500])
 @pytest.mark.parametrize("T", [8, 12, 16])
 def test_many_levels_are_told_apart(T: int, samples: int) -> None:

@@ -80,7 +80,8 @@ def test_samples_of_a_neuron_are_pairs(calibration: str, monkeypatch: pytest.Mon
     options = {"calibration": calibration, "distillation_epochs": 0, "show_progress": False}
     sjpc.ParallelConverter(loader, **options).convert(ann)
     z1 = seen["z1"]
-    assert z1.shape == (2, 500)
+    assert z1.shape[1] > 500, "the largest value of each image comes after the samples"
+    z1, seen["z0"], seen["y"] = z1[:, :500], seen["z0"][:, :500], seen["y"][:, :500]
     assert len(z1[0].floor().unique()) == 49, "all places"
     assert len(z1[0].frac().mul(1000).round().unique()) == 84, "all images but the twelve that judge"
     torch.testing.assert_close(z1[1], 2 * z1[0])
@@ -90,7 +91,7 @@ def test_samples_of_a_neuron_are_pairs(calibration: str, monkeypatch: pytest.Mon
 
 def test_weights_of_the_errors_are_of_the_same_places(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    monkeypatch.setattr(least_squares, "fit_neuron", lambda *args: seen.append((args[1], args[-1])))
+    monkeypatch.setattr(least_squares, "fit_neuron", lambda *args: seen.append((args[1], args[8])))
     monkeypatch.setattr(least_squares, "_SAMPLES", 300)
 
     class Weights:
@@ -105,5 +106,4 @@ def test_weights_of_the_errors_are_of_the_same_places(monkeypatch: pytest.Monkey
     visitor = least_squares.FitNeurons(ann, snn, [site], sjpc.ConversionConfig(), Weights())
     visitor.before(node, batches, batches)
     ((z1, weight),) = seen
-    assert z1.shape == (1, 300)
-    torch.testing.assert_close(weight, 3 * z1)
+    torch.testing.assert_close(weight[:, :300], 3 * z1[:, :300])

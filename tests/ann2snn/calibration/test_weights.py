@@ -82,7 +82,7 @@ def test_the_branch_that_can_take_the_error_back_does(
     how: str, corrects: str, does_not: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Judge, "of", lambda *args: None)  # so small a network may do as well without a correction
-    ann, x = Block(how), images()
+    ann, x = Block(how), images(256)  # with few the held-out ones may speak against any change
     found = changed(ann, convert(ann, x, fold=False, shortcut="spikes"))
     assert f"{corrects}.weight" in found and f"{does_not}.weight" not in found
 

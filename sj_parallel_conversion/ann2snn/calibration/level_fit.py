@@ -1,0 +1,67 @@
+"""The threshold and the amplitude of a neuron that fit its levels to the ANN's activations."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_COARSE = 20  # candidates for the full scale, from the mean activation to beyond the largest
+_FINE = (0.88, 0.92, 0.96, 1.04, 1.08, 1.12)
+_ROUNDING = 1e-13  # of the energy of the activations: what float32 makes of values that a level meets exactly
+
+
+class LevelFit:
+    """Squared error of ``amplitude * level`` against the ANN's activation, by channel, for any value of ``step``."""
+
+    def __init__(
+        self, z: Tensor, y: Tensor, max_level: int, min_level: int, weight: Tensor | None, psi: float | Tensor
+    ) -> None:
+        self.z, self.max_level, self.min_level, self.psi = z, max_level, min_level, psi
+        # both sides of the fit times the root of the weight
+        self.root = None if weight is None else weight.sqrt()
+        self.largest, self.typical = _range(y if weight is None else y * (weight > 0))
+        self.y = y if weight is None else y * self.root
+
+    def levels(self, step: Tensor) -> Tensor:
+        """The level at each sample if one level is worth ``step``, times the root of the sample's weight."""
+        k = (self.z / step.unsqueeze(1)).add_(self.psi).floor_().clamp_(self.min_level, self.max_level)
+        return k if self.root is None else k.mul_(self.root)
+
+    def error(self, step: Tensor) -> Tensor:
+        """
+        The squared error with the best amplitude that is not negative, from the differences themselves: in what an
+        amplitude explains, the error of many levels is lost to rounding.
+        """
+        k = self.levels(step)
+        best = (k * self.y).sum(1).clamp_min(0) / k.square().sum(1).clamp_min(1e-12)
+        return k.mul_(best.unsqueeze(1)).sub_(self.y).square_().sum(1)
+
+    def amplitude(self, step: Tensor, energy: float) -> Tensor:
+        """The value of one level (see :func:`fit_neuron`); ``step`` where no level is ever reached."""
+        k = self.levels(step)
+        norm = k.square().sum(1)
+        least_squares = (k * self.y).sum(1).clamp_min(0) / norm.clamp_min(1e-12)
+        keeping = (self.y.square().sum(1) / norm.clamp_min(1e-12)).sqrt()
+        return torch.where(norm > 0, torch.lerp(least_squares, keeping, energy), step)
+
+    def search(self, step: Tensor) -> Tensor:
+        """The step with the least error, or ``step`` if no other has less by more than floats can tell."""
+        least = self.error(step) - _ROUNDING * self.y.square().sum(1)
+        low, high = 0.7 * self.typical + 1e-12, 1.15 * self.largest.clamp_min(1e-12)
+        # geometric, so that an outlier of any size leaves candidates for the rest
+        for i in range(_COARSE):
+            step, least = self._better(low * (high / low) ** (i / (_COARSE - 1)) / self.max_level, step, least)
+        coarse = step
+        for factor in _FINE:
+            step, least = self._better(coarse * factor, step, least)
+        return step
+
+    def _better(self, candidate: Tensor, step: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
+        error = self.error(candidate)
+        return torch.where(error < least, candidate, step), torch.minimum(least, error)
+
+
+def _range(y: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest magnitude of each channel, and the mean of those that are not 0."""
+    size = y.abs()
+    return size.amax(1), size.sum(1) / (size > 0).sum(1).clamp_min(1)
