@@ -1,9 +1,9 @@
 """What a converted network is made of, and how it does."""
 
+from .count_operations import LayerOperations, OperationCount, count_operations
 from .evaluate import Evaluation, evaluate
 from .inspect import Inspection, Row, inspect
 from .layer_errors import LayerError, LayerErrors, layer_errors, verify
-from .operations import LayerOperations, OperationCount, count_operations
 
 __all__ = [
     "Evaluation",
