@@ -94,7 +94,7 @@ def test_with_many_levels_it_is_the_ann(mode: str) -> None:
 @pytest.mark.parametrize("calibration", ["none", "da_qcfs", "least_squares", "weights"])
 @torch.no_grad()
 def test_less_error_than_with_spikes_on_the_shortcut(calibration: str) -> None:
-    x = torch.randn(64, 3, 12, 12, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(128, 3, 12, 12, generator=torch.Generator().manual_seed(1))
     ann = blocks()
     errors = []
     for shortcut in ("membrane", "spikes"):
