@@ -123,7 +123,7 @@ def test_a_model_gives_its_methods_and_an_inference_mode_does_no_harm(tmp_path: 
     with torch.inference_mode():
         other = round_trip(snn, tmp_path, model=ann)
     assert other.colour == "red" and same(other.twice(TOKENS), snn.predict(TOKENS) * 2)
-    other.predict(TOKENS).sum().backward()
+    other.requires_grad_().predict(TOKENS).sum().backward()
 
 
 @pytest.mark.parametrize("make", [sjpc.prepack, sjpc.to_int8])
@@ -139,6 +139,7 @@ def test_prepacked_and_int8(make: object, tmp_path: Path) -> None:
 
 def test_it_can_be_trained_copied_and_saved_again(tmp_path: Path) -> None:
     snn, x = small()
+    snn.requires_grad_()
     other = round_trip(round_trip(snn, tmp_path), tmp_path)
     for network in (snn, other):
         network.predict(x).square().sum().backward()
