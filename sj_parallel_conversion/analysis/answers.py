@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
+from ..ann2snn.cpu.int8 import Int8Conv2d, Int8Linear
 from ..ann2snn.data.batches import TARGET_KEYS, model_call
 from ..ann2snn.data.inputs import Call, InputForm, placement
 from ..ann2snn.network.parts import PartlySpikingNetwork
@@ -180,6 +181,14 @@ def _named(form: InputForm) -> Callable:
     parameters += [inspect.Parameter(name, kind, default=form.defaults.get(name)) for name in optional]
     forward.__signature__ = inspect.Signature(parameters)
     return forward
+
+
+def check_converted(caller: str, snn: object) -> None:
+    """:raises DataError: if ``snn`` is no converted network, or one with int8 kernels, which cannot be looked into"""
+    if not isinstance(snn, (SpikingNetwork, PartlySpikingNetwork)):
+        raise DataError(f"{caller} needs a converted network, got {type(snn).__name__}")
+    if any(isinstance(module, (Int8Conv2d, Int8Linear)) for module in snn.modules()):
+        raise DataError(f"{caller} cannot look into int8 kernels: give it the network that to_int8 was given")
 
 
 def synchronise(device: torch.device) -> None:

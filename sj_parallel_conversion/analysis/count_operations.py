@@ -8,7 +8,6 @@ from dataclasses import astuple, dataclass, fields, replace
 import torch
 from tqdm import tqdm
 
-from ..ann2snn.cpu.int8 import Int8Conv2d, Int8Linear
 from ..ann2snn.data.inputs import Batch, Call
 from ..ann2snn.data.source import checked
 from ..ann2snn.graph.signals import CONSTANT, NODE, WIRE, Signals
@@ -16,7 +15,7 @@ from ..ann2snn.network.parts import PartlySpikingNetwork
 from ..ann2snn.network.spiking_network import SpikingNetwork
 from ..errors import DataError
 from ..neuron.spiking_activation import SpikingActivation
-from .answers import Network
+from .answers import Network, check_converted
 from .energy import checked_device
 from .events import EventCounter, Events
 from .macs import count_macs, record_calls, samples_in
@@ -154,10 +153,7 @@ def count_operations(
     :raises DataError: if ``snn`` is no converted network in floats, or a batch cannot be used
     :raises ConfigError: if ``device`` cannot be used
     """
-    if not isinstance(snn, (SpikingNetwork, PartlySpikingNetwork)):
-        raise DataError(f"count_operations needs a converted network, got {type(snn).__name__}")
-    if any(isinstance(module, (Int8Conv2d, Int8Linear)) for module in snn.modules()):
-        raise DataError("count_operations cannot look into int8 kernels: give it the network that to_int8 was given")
+    check_converted("count_operations", snn)
     costs, totals, samples = checked_device(device), {}, 0
     network = Network(snn)
     with network.evaluating():

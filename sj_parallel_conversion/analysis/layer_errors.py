@@ -8,12 +8,11 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
 
-from ..ann2snn.cpu.int8 import Int8Conv2d, Int8Linear
 from ..ann2snn.network.parts import PartlySpikingNetwork
 from ..ann2snn.network.spiking_network import SpikingNetwork
-from ..errors import ConversionError, DataError
+from ..errors import ConversionError
 from ..torch_compat import tree_leaves
-from .answers import Network
+from .answers import Network, check_converted
 from .neuron_errors import Sums, sums_of
 from .reference import Pair, pairs_of
 
@@ -98,10 +97,7 @@ def layer_errors(
     :raises DataError: if ``snn`` is no converted network in floats, or the data cannot be used
     :raises ConversionError: if ``ann`` is another one
     """
-    if not isinstance(snn, (SpikingNetwork, PartlySpikingNetwork)):
-        raise DataError(f"layer_errors needs a converted network, got {type(snn).__name__}")
-    if any(isinstance(module, (Int8Conv2d, Int8Linear)) for module in snn.modules()):
-        raise DataError("layer_errors cannot look into int8 kernels: give it the network that to_int8 was given")
+    check_converted("layer_errors", snn)
     rows: list[LayerError] = []
     for pair in pairs_of(snn, ann, dataloader, show_progress):
         rows += _errors_of(pair)

@@ -41,8 +41,8 @@ class _Firing:
 def sums_of(pair: Pair) -> dict[str, Sums]:
     """
     :param pair: a converted network and its ANN
-    :return: for each neuron, by the name of its module, and for the network's outputs under :data:`OUTPUT`, sums over
-        all values of all batches: squares of the errors and of what they are relative to, and counts
+    :return: sums over all values of all batches, by the name of a neuron's module, or :data:`OUTPUT`. They are squares
+        of the errors, squares of what these are relative to, and counts
     """
     sites = {name: m for name, m in pair.snn.net.named_modules() if isinstance(m, SpikingActivation)}
     totals: dict[str, Sums] = {}

@@ -111,8 +111,8 @@ class FitNeurons(Visitor):
 
     def _unseen_peak(self, neuron: SpikingNode, samples: Samples) -> tuple[Tensor | None, Tensor | None]:
         """
-        The largest activation of all calibration images, from which the threshold was set, as one more sample
-        ``[C, 1]`` and its weight, for channels whose samples do not reach it: it belongs to an image that is held out.
+        One more sample ``[C, 1]`` and its weight, for channels whose samples do not reach the largest activation of all
+        calibration images. That belongs to an image that is held out. The threshold was set from it.
         """
         peak = (neuron.step.detach() * max(1, round(self.max_level * self.filled))).expand(len(samples.y)).float()
         unseen = samples.y.abs().amax(1) < _PEAK * peak

@@ -72,8 +72,8 @@ def _has_kernel(conv: nn.Conv2d) -> bool:
 
 class PrepackedConv2d(nn.Conv2d):
     """
-    A convolution that packs its weight at the first call without a gradient, and again when the weight has changed or
-    had a gradient recorded in between (optimisers that run as one kernel do not count a weight's versions).
+    A convolution that packs its weight at the first call without a gradient. It packs again when the weight changed
+    or had a gradient recorded in between. Optimisers that run as one kernel do not count a weight's versions.
     """
 
     packs = True  # False: as nn.Conv2d, for what counts torch's own operations
