@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from ..ann2snn.cpu.int8 import Int8Conv2d, Int8Linear
 from ..ann2snn.data.inputs import Batch, Call, placement
 from ..ann2snn.graph.signals import ANALOGUE, CONSTANT, INPUT, KEPT, LAYER, NODE, SPIKES, WIRE, Signals
 from ..ann2snn.network.parts import PartlySpikingNetwork
@@ -16,6 +15,7 @@ from ..ann2snn.network.spiking_network import SpikingNetwork
 from ..errors import DataError
 from ..neuron.spiking_activation import SpikingActivation
 from ..torch_compat import tree_map
+from .answers import check_converted
 from .macs import count_macs, record_calls, samples_in
 
 
@@ -148,10 +148,7 @@ def inspect(snn: nn.Module, *inputs: object, show: bool = True, **named: object)
     :return: the rows of the table, and totals
     :raises DataError: if ``snn`` is not a converted network, or cannot take the input
     """
-    if not isinstance(snn, (SpikingNetwork, PartlySpikingNetwork)):
-        raise DataError(f"inspect needs a converted network, got {type(snn).__name__}")
-    if any(isinstance(module, (Int8Conv2d, Int8Linear)) for module in snn.modules()):
-        raise DataError("inspect cannot count what int8 kernels do: give it the network that to_int8 was given")
+    check_converted("inspect", snn)
     call = Call(inputs, named)
     if isinstance(snn, PartlySpikingNetwork):
         call = call if inputs or named else _sample(snn)

@@ -88,12 +88,11 @@ class ConversionConfig:
     :param distillation_epochs: how often gradient steps on the weights go through the calibration data at the end, see
         :func:`~sj_parallel_conversion.ann2snn.calibration.distillation.distil`. ``None``: 3 in a classifier with
         ``calibration="weights"`` whose outputs are more than 0.5 % off, otherwise 0
-    :param shortcut: what an identity shortcut around a residual block carries: ``"spikes"``, or ``"membrane"``: the
-        current that the neuron before it receives, and the spikes of a second neuron for its negative part, which has
-        less error where that part is small (:mod:`~sj_parallel_conversion.ann2snn.graph.shortcut`). ``"auto"``: with
-        ``mode="parallel"``, whose levels are few, and ``calibration="weights"``, which changes the network anyway,
-        ``"membrane"`` where the first batch of the calibration data has no more than twice as much energy in the
-        negative part as in the positive one, and otherwise ``"spikes"``
+    :param shortcut: what an identity shortcut around a residual block carries. ``"spikes"``: those of the neuron before
+        it. ``"membrane"``: the current that this neuron receives, and the spikes of a second neuron for its negative
+        part. That has less error where the part is small (:mod:`~sj_parallel_conversion.ann2snn.graph.shortcut`).
+        ``"auto"``: ``"spikes"``, but ``"membrane"`` with ``mode="parallel"`` and ``calibration="weights"`` where the
+        first batch has no more than twice as much energy in the negative part as in the positive one
     :param free_sizes: whether other sizes than the batch's (of images, of sequences) stay free where the ANN's own code
         allows it. ``None``: yes, unless the network cuts its maps into windows, for which that takes minutes
     :param seed: of every random choice of a conversion, that of a shuffling dataloader included. With the same seed and
