@@ -43,6 +43,10 @@ class Network:
         if converted and time_steps not in (None, module.time_steps):
             raise ConfigError(f"this network was converted with T = {module.time_steps}, got time_steps={time_steps!r}")
         self._neurons = [] if converted else list(_neurons(module))
+        if time_steps is not None and not (converted or self._neurons):
+            raise ConfigError(
+                f"time_steps={time_steps!r}: {type(module).__name__} has no spiking neurons, so it has no time"
+            )
         self._steps = _checked_steps(module, time_steps) if self._neurons else None
 
     def call_of(self, batch: object, index: int) -> Call:

@@ -19,6 +19,7 @@ from .answers import Network, check_converted
 from .energy import checked_device
 from .events import EventCounter, Events
 from .macs import count_macs, record_calls, samples_in
+from .table import aligned
 
 _SAMPLES = 16  # at once: the trains of a layer are kept
 
@@ -108,15 +109,10 @@ class OperationCount:
         head = tuple(f.name for f in fields(LayerOperations))
         lines = [head, *(tuple(_cell(getattr(row, name)) for name in head) for row in self.rows)]
         lines.append(("total", "", *(_cell(self.total(name)) for name in head[2:])))
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        table = [
-            "  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
-            for line in lines
-        ]
         nj = {name: f"{value / 1000:,.1f} nJ" for name, value in self.energy.items()}
         return "\n".join(
             [
-                *table,
+                *aligned(lines, left=2),
                 f"firing rate: {self.firing_rate:.2%} at each of T = {self.time_steps} steps",
                 f"arithmetic of a sample, floats: {nj['snn']}, the ANN {nj['ann']}",
                 f"with 8-bit weights: {nj['snn_int8']}, the ANN {nj['ann_int8']}",

@@ -17,6 +17,7 @@ from ..neuron.spiking_activation import SpikingActivation
 from ..torch_compat import tree_map
 from .answers import check_converted
 from .macs import count_macs, record_calls, samples_in
+from .table import aligned
 
 
 @dataclass(frozen=True)
@@ -112,8 +113,7 @@ class Inspection:
     def __str__(self) -> str:
         header = ("name", "kind", "operation", "receives", "threshold", "MACs")
         lines = [header, *(row.cells for row in self.rows)]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-        table = ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines]
+        table = aligned(lines, left=len(header))
         table.insert(1, "-" * max(map(len, table)))
         return "\n".join([*table, *self._totals()])
 

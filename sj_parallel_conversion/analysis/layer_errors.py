@@ -15,6 +15,7 @@ from ..torch_compat import tree_leaves
 from .answers import Network, check_converted
 from .neuron_errors import Sums, sums_of
 from .reference import Pair, pairs_of
+from .table import aligned
 
 _SHARES = ("clipped", "silent", "rate")
 
@@ -67,13 +68,7 @@ class LayerErrors:
     def __str__(self) -> str:
         head = tuple(f.name for f in fields(LayerError))
         lines = [head, *(tuple(_cell(row, name) for name in head) for row in self.worst)]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        return "\n".join(
-            "  ".join(
-                cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))
-            )
-            for line in lines
-        )
+        return "\n".join(aligned(lines, left=1))
 
 
 def _cell(row: LayerError, name: str) -> str:

@@ -177,3 +177,5 @@ def test_what_cannot_be_used_is_refused() -> None:
         evaluate(lambda x: x)
     with pytest.raises(sjpc.ConfigError, match="converted with T = 2"):
         evaluate(convert(classifier()), time_steps=4)
+    with pytest.raises(sjpc.ConfigError, match="has no spiking neurons, so it has no time"):
+        evaluate(classifier(), time_steps=4)
