@@ -18,6 +18,7 @@ from torch._ops import HigherOrderOperator
 from torch.export import Dim, ExportedProgram
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
+from torch.fx.experimental.symbolic_shapes import DimConstraints
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map, tree_map_only, tree_unflatten
 from torch.utils._sympy.printers import PythonPrinter
@@ -39,7 +40,7 @@ def export(model: torch.nn.Module, tensors: tuple[Tensor, ...], free: tuple[dict
     :return: what it computes, on ATen operators, none of them in place
     """
     # Without gradients, no_grad regions are nothing special.
-    with torch.no_grad(), _without_logs(), warnings.catch_warnings(), _pools_of_any_size():
+    with torch.no_grad(), _without_logs(), warnings.catch_warnings(), _patched():
         # What the model warns of has been seen when it ran. What torch warns of is checked afterwards: the program has
         # to give what the model gives.
         warnings.simplefilter("ignore")
@@ -68,15 +69,23 @@ def _without_logs() -> Iterator[None]:
 
 
 @contextmanager
-def _pools_of_any_size() -> Iterator[None]:
-    """Within it, pooling does not fix whether a size is a multiple of its stride, as torch 2.6 does without need."""
-    file = torch._meta_registrations
-    before = file.div_rtn
-    file.div_rtn = operator.floordiv
+def _patched() -> Iterator[None]:
+    """
+    Within it, two functions of torch are others.
+
+    - Pooling does not fix whether a size is a multiple of its stride, as torch 2.6 does without need.
+    - Conditions on sizes are not solved. The solution is for messages about sizes that a caller has named, and here
+      none has a name. It costs time, and it fails where a pool is as wide as a map.
+    """
+    places = [(torch._meta_registrations, "div_rtn", operator.floordiv), (DimConstraints, "solve", lambda self: None)]
+    before = [getattr(owner, name) for owner, name, _ in places]
     try:
+        for owner, name, function in places:
+            setattr(owner, name, function)
         yield
     finally:
-        file.div_rtn = before
+        for (owner, name, _), function in zip(places, before, strict=True):
+            setattr(owner, name, function)
 
 
 def size_conditions(program: ExportedProgram) -> list[object]:

@@ -59,12 +59,13 @@ class Samples:
         usual: list[Tensor] | None,
     ) -> None:
         even = torch.ones_like(self.y) if self.weight is None else self.weight
-        places = [_by_image(self._site, activation(x)).abs().argmax(2, keepdim=True) for x in ann_input]
-        peaks = _at(self._site, places, ann_input, activation)
-        counts = peaks.abs() > (self.y.abs() * (even > 0)).amax(1, keepdim=True)
+        images = (_by_image(self._site, activation(x)) for x in ann_input)
+        peaks = torch.cat([torch.maximum(x.amax(2), -x.amin(2)) for x in images]).T.float()
+        counts = peaks > (self.y.abs() * (even > 0)).amax(1, keepdim=True)
         counts = counts if usual is None else counts & torch.cat(usual)
         if counts.any():  # a sample that is chosen evenly stands for 1 / share of them
-            self._peaks, self.y = places, torch.cat([self.y, peaks], 1)
+            self._peaks = [_by_image(self._site, activation(x)).abs().argmax(2, keepdim=True) for x in ann_input]
+            self.y = torch.cat([self.y, _at(self._site, self._peaks, ann_input, activation)], 1)
             self.weight = torch.cat([even, counts * self.share], 1)
 
 

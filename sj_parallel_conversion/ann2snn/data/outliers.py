@@ -18,8 +18,8 @@ def sizes(x: Tensor) -> Tensor:
     """The largest magnitude in each image of ``x`` ``[N, ...]``, in all its channels and places, ``[N]``."""
     if x.dim() < 2 or not x.numel():
         return full_precision(x.reshape(-1).abs())
-    low, high = x.flatten(1).aminmax(dim=1)
-    return full_precision(torch.maximum(high, -low))
+    x = x.flatten(1)
+    return full_precision(torch.maximum(x.amax(1), -x.amin(1)))  # aminmax(dim=1) takes 25 times as long on a CPU
 
 
 def is_usual(size: Tensor) -> Tensor:

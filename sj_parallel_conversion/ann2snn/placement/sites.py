@@ -43,8 +43,9 @@ class Site:
         """``by_channel(x)[:, places]``, without a copy of all of ``x``."""
         if len(places) == self.count(x):
             return self.by_channel(x)
-        x = x.unsqueeze(0) if self.channel_dim is None else x.movedim(self.channel_dim, 0)
-        return x[(slice(None), *torch.unravel_index(places.to(x.device), x.shape[1:]))]
+        # with the channels last, one place of all channels is looked up at once
+        x = x.unsqueeze(-1) if self.channel_dim is None else x.movedim(self.channel_dim, -1)
+        return x[torch.unravel_index(places.to(x.device), x.shape[:-1])].T
 
     def count(self, x: Tensor) -> int:
         """How many samples ``by_channel(x)`` has."""

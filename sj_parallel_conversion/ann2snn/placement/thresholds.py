@@ -141,8 +141,9 @@ def _extremes(site: Site, y: Tensor) -> tuple[Tensor, Tensor]:
         return low.unsqueeze(0), high.unsqueeze(0)
     # along the memory first: bringing the channels to the front would copy everything
     channel = site.channel_dim % y.dim()
-    low, high = y.unsqueeze(-1).flatten(channel + 1).aminmax(dim=-1)
-    return low.unsqueeze(0).flatten(0, channel).amin(0), high.unsqueeze(0).flatten(0, channel).amax(0)
+    y = y.unsqueeze(-1).flatten(channel + 1)
+    # not aminmax(dim=-1), which takes 25 times as long on a CPU
+    return y.amin(-1).unsqueeze(0).flatten(0, channel).amin(0), y.amax(-1).unsqueeze(0).flatten(0, channel).amax(0)
 
 
 def _check_bounds(site: Site, low: Tensor, high: Tensor) -> None:
