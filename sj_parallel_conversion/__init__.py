@@ -44,7 +44,7 @@ from .neuron import (
     TSANode,
 )
 from .registration import register, unregister
-from .training import replace_activations
+from .training import FineTuning, fine_tune, replace_activations
 from .version import __version__ as __version__
 
 __all__ = [
@@ -57,6 +57,7 @@ __all__ = [
     "DataError",
     "Evaluation",
     "FileError",
+    "FineTuning",
     "Inspection",
     "LayerErrors",
     "OperationCount",
@@ -76,6 +77,7 @@ __all__ = [
     "convertible_submodules",
     "count_operations",
     "evaluate",
+    "fine_tune",
     "inspect",
     "layer_errors",
     "load",

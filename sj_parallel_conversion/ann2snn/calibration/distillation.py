@@ -11,15 +11,14 @@ import torch
 from torch import Tensor, fx, nn
 from tqdm import tqdm
 
-from ...parameters import exact
 from ..config import ConversionConfig
 from ..data.batches import CalibrationData
 from ..data.cache import Spooled
 from ..graph import is_kept
+from .descent import Descent
 from .judge import Judge
 from .output_error import OutputError, outputs, packed
 from .patches import LAYERS
-from .pruning import kept_weights
 from .sampling import spread
 
 _EPOCHS = 3  # of calibration="weights", where there is something to gain
@@ -105,7 +104,6 @@ class _Distillation:
         half = any(w.dtype in (torch.float16, torch.bfloat16) for w in self.weights)
         self.network, self.dtype = (copy.deepcopy(snn).float(), torch.float32) if half else (snn, None)
         self.trained = _trained_weights(self.network)
-        self.kept = [kept_weights(w) for w in self.trained]
         self.checked = spread(len(error), -(-len(error) // _CHECKED), generator)[0].tolist()
 
     def run(self, epochs: int | None, progress: bool) -> str:
@@ -143,24 +141,13 @@ class _Distillation:
 
     def _descend(self, epochs: int, rate: float, progress: bool) -> list[Tensor]:
         """Train, with steps of ``rate`` times the weights. :return: the averages of the weights"""
-        sizes = [float(exact(w.detach()).square().mean().sqrt()) for w in self.trained]
-        groups = [{"params": [w], "lr": rate * size} for w, size in zip(self.trained, sizes, strict=True)]
-        optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99))
+        descent = Descent(self.trained, rate)
         shuffled = [torch.randperm(len(self.error), generator=self.generator) for _ in range(epochs)]
         order = torch.cat(shuffled).tolist()
         first = int(len(order) * (1 - _AVERAGED))
-        averages = [torch.zeros_like(w) for w in self.trained]
         for step, part in enumerate(tqdm(order, desc="distil", disable=not progress, leave=False)):
-            optimiser.zero_grad()
-            self.error.of(self.network, part, self.dtype).backward()
-            for w, kept, size in zip(self.trained, self.kept, sizes, strict=True):
-                if w.grad is not None:  # Adam has a constant for gradients that are small, whatever their units
-                    w.grad.mul_(size if kept is None else kept * size)
-            optimiser.step()
-            if step >= first:
-                for average, w in zip(averages, self.trained, strict=True):
-                    average.lerp_(w.detach(), 1 / (step - first + 1))
-        return averages
+            descent.step(self.error.of(self.network, part, self.dtype), average=step >= first)
+        return descent.averages()
 
     @torch.no_grad()
     def _checked_error(self) -> float:

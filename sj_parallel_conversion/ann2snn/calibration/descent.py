@@ -1,0 +1,71 @@
+"""Gradient steps whose size is relative to that of what they change."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ...parameters import exact
+from .pruning import kept_weights
+
+
+class Descent:
+    """
+    Adam, with a step for each parameter that is proportional to its root mean square. So one rate does for layers of
+    all scales. The zeros of a pruned parameter stay zeros. A parameter of nothing but zeros has no scale: its rate is
+    taken as it is.
+
+    The parameters are averaged from a chosen step on: gradients through a quantiser are noisy, and the average of the
+    parameters is better than the last ones.
+
+    :param parameters: they are changed, and need gradients
+    :param rate: size of a step, relative to a parameter; the attribute can be set later
+    """
+
+    def __init__(self, parameters: list[nn.Parameter], rate: float = 0.0) -> None:
+        self.parameters, self.rate = parameters, rate
+        self._kept = [kept_weights(p) if p.any() else None for p in parameters]
+        sizes = [float(exact(p.detach()).square().mean().sqrt()) for p in parameters]
+        self._sizes = [size if size > 0 else 1.0 for size in sizes]
+        self._optimiser = torch.optim.Adam([{"params": [p]} for p in parameters], betas=(0.9, 0.99))
+        self._averages = [p.detach().clone() for p in parameters]
+        self._averaged = 0
+
+    def step(self, loss: Tensor, share: float = 1.0, average: bool = True) -> None:
+        """
+        :param loss: its gradient is followed
+        :param share: of the rate
+        :param average: whether the average includes the parameters after this step
+        """
+        self._optimiser.zero_grad()
+        loss.backward()
+        for p, kept, size in zip(self.parameters, self._kept, self._sizes, strict=True):
+            if p.grad is not None:  # Adam has a constant for gradients that are small, whatever their units
+                p.grad.mul_(size if kept is None else kept * size)
+        for group, size in zip(self._optimiser.param_groups, self._sizes, strict=True):
+            group["lr"] = self.rate * size * share
+        self._optimiser.step()
+        if average:
+            self._averaged += 1
+            for mean, p in zip(self._averages, self.parameters, strict=True):
+                mean.lerp_(p.detach(), 1 / self._averaged)
+
+    def averages(self) -> list[Tensor]:
+        """The averages of the parameters; what they were at the beginning, before anything is averaged."""
+        return [mean.clone() for mean in self._averages]
+
+    def state_dict(self) -> dict[str, object]:
+        """All that :meth:`load_state_dict` needs to go on, but for the parameters."""
+        return {
+            "optimiser": self._optimiser.state_dict(),
+            "sizes": list(self._sizes),
+            "averages": self.averages(),
+            "averaged": self._averaged,
+        }
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        """:param state: of :meth:`state_dict`"""
+        self._optimiser.load_state_dict(state["optimiser"])
+        self._sizes, self._averaged = list(state["sizes"]), state["averaged"]
+        for mean, saved in zip(self._averages, state["averages"], strict=True):
+            mean.copy_(saved)

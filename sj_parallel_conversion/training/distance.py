@@ -1,0 +1,74 @@
+"""What fine-tuning makes less: the distance of outputs from the ANN's, or a loss of the user's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from ..analysis.answers import Network, main_tensor
+from ..errors import ConfigError, DataError, as_data_error
+from ..parameters import exact
+from ..torch_compat import tree_leaves
+from .tuning_data import Sample
+
+Loss = Callable[[Sample, object], Tensor]  # of some samples and what the network answers to them
+
+
+def distance_from(ann: Network, held: Iterable[Sample]) -> Loss:
+    r"""
+    :param ann: the reference, in evaluation mode
+    :param held: samples that say how large its outputs are
+    :return: the relative squared error of the outputs, a mean over the floating ones among them,
+        :math:`\overline{(y - y^*)^2} / \mathrm{var}(y^*)`
+    :raises DataError: if the ANN returns no tensor of floats
+    """
+    with torch.no_grad(), as_data_error(lambda: "the ANN cannot be run on the held-out samples"):
+        answers = [_floats(ann.answer(sample.call)) for sample in held]
+    deviations = [_deviation(outputs) for outputs in zip(*answers, strict=True)]
+    if not deviations:
+        raise DataError("the ANN returns no tensor of floats, so there is nothing to come nearer to: give loss=")
+
+    def distance(sample: Sample, answer: object) -> Tensor:
+        with torch.no_grad():
+            targets = _floats(ann.answer(sample.call))
+        pairs = zip(_floats(answer), targets, deviations, strict=True)
+        return sum(((y - target) / deviation).square().mean() for y, target, deviation in pairs) / len(deviations)
+
+    return distance
+
+
+def loss_of(function: Callable[[object, object], Tensor]) -> Loss:
+    """
+    :param function: takes what the network returns, and the target that the loader gives beside the input
+    :return: its values
+    """
+
+    def loss(sample: Sample, answer: object) -> Tensor:
+        device = main_tensor(answer).device
+        target = sample.target.to(device) if isinstance(sample.target, Tensor) else sample.target
+        value = function(answer, target)
+        if (
+            not isinstance(value, Tensor)
+            or value.numel() != 1
+            or not (value.requires_grad or not torch.is_grad_enabled())
+        ):
+            raise ConfigError(
+                f"loss: a tensor of one number, with a gradient, is needed; the function returned {value!r}"
+            )
+        return value.reshape(())
+
+    return loss
+
+
+def _floats(answer: object) -> list[Tensor]:
+    leaves = (leaf for leaf in tree_leaves(answer) if isinstance(leaf, Tensor) and leaf.is_floating_point())
+    return [leaf if leaf.dtype == torch.float64 else leaf.float() for leaf in leaves if leaf.numel()]
+
+
+def _deviation(outputs: tuple[Tensor, ...]) -> float:
+    """The standard deviation of one output over all samples; of a constant one its size, or 1 where that is 0."""
+    values = torch.cat([exact(y).flatten() for y in outputs])
+    deviation = float(values.std(correction=0))
+    return deviation or float(values.abs().max()) or 1.0

@@ -1,0 +1,273 @@
+"""Fine-tuning brings a converted network nearer to the ANN, or makes a loss less, and leaves the rest as it was."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from in_parts import IMAGES, PARTS, detector
+from in_parts import convert as convert_parts
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+import sj_parallel_conversion as sjpc
+
+
+def network() -> nn.Module:
+    torch.manual_seed(1)
+    body = [nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 6, 3, padding=1), nn.ReLU()]
+    return nn.Sequential(*body, nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(96, 5)).eval()
+
+
+def images(n: int = 128, seed: int = 2) -> Tensor:
+    return torch.randn(n, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+
+ANN, X, UNSEEN = network(), images(256), images(256, seed=3)
+BATCHES = list(X.split(32))
+
+
+@pytest.fixture(scope="module")
+def converted() -> sjpc.SpikingNetwork:
+    return convert()
+
+
+def convert(**options: object) -> sjpc.SpikingNetwork:
+    options = {"time_steps": 1, "calibration": "none", "show_progress": False} | options
+    return sjpc.ParallelConverter(BATCHES, **options).convert(ANN)
+
+
+def tune(snn: nn.Module, batches: object = BATCHES, ann: nn.Module | None = ANN, **options: object) -> sjpc.FineTuning:
+    return sjpc.fine_tune(snn, ann, batches, **{"epochs": 3, "show_progress": False} | options)
+
+
+def error(snn: sjpc.SpikingNetwork, x: Tensor = UNSEEN) -> float:
+    with torch.no_grad():
+        y = ANN(x)
+        return float((snn.predict(x) - y).square().mean() / y.var())
+
+
+def same(first: nn.Module, second: nn.Module) -> bool:
+    pairs = zip(first.parameters(), second.parameters(), strict=True)
+    return all(torch.equal(p, q) for p, q in pairs)
+
+
+@pytest.mark.parametrize("mode", ["parallel", "spikepack", "css"])
+@pytest.mark.parametrize("fold", [True, False])
+def test_brings_unseen_outputs_nearer(mode: str, fold: bool) -> None:
+    snn = convert(mode=mode, fold=fold)
+    before = error(snn)
+    result = tune(snn)
+    assert error(snn) < 0.95 * before
+    assert result.best > 0 and result.losses[result.best] == min(result.losses) and len(result.losses) == 4
+    snn.execution = "packed"
+    packed = snn.predict(UNSEEN)
+    snn.execution = "stepwise"
+    torch.testing.assert_close(snn.predict(UNSEEN), packed)
+    assert "kept" in str(result).splitlines()[result.best + 1]
+
+
+def test_what_is_not_trained_stays(converted: sjpc.SpikingNetwork) -> None:
+    snn, ann, state = copy.deepcopy(converted), copy.deepcopy(ANN).train(), torch.get_rng_state()
+    snn.train()
+    snn.execution = "stepwise"
+    flags = [(name, p.requires_grad) for name, p in snn.named_parameters()]
+    sjpc.fine_tune(snn, ann, BATCHES, epochs=1, show_progress=False)
+    assert same(ann, ANN) and ann.training and snn.training and snn.execution == "stepwise"
+    assert [(name, p.requires_grad) for name, p in snn.named_parameters()] == flags
+    assert all(p.grad is None for p in [*snn.parameters(), *ann.parameters()])
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_a_window_begins_anew(converted: sjpc.SpikingNetwork) -> None:
+    snn = copy.deepcopy(converted)
+    snn(UNSEEN)
+    tune(snn)
+    assert torch.equal(snn(UNSEEN), snn.predict(UNSEEN))
+
+
+def test_only_parameters_that_ask_for_a_gradient(converted: sjpc.SpikingNetwork) -> None:
+    snn = copy.deepcopy(converted)
+    last = snn.net.get_submodule("6")
+    last.weight.requires_grad_(True)
+    tune(snn)
+    changed = [n for (n, p), q in zip(snn.named_parameters(), converted.parameters(), strict=True) if not p.equal(q)]
+    assert changed == ["net.6.weight"] and last.weight.requires_grad
+
+
+def test_steps_that_do_harm_are_not_kept(converted: sjpc.SpikingNetwork) -> None:
+    snn = copy.deepcopy(converted)
+    with pytest.warns(UserWarning, match="has not made the network better"):
+        result = tune(snn, learning_rate=0.9, epochs=2)
+    assert result.best == 0 and same(snn, converted)
+
+
+def test_the_best_epoch_is_kept(converted: sjpc.SpikingNetwork) -> None:
+    snn = copy.deepcopy(converted)
+    held_out = [UNSEEN]
+    result = tune(snn, held_out=held_out, epochs=4, learning_rate=0.05)
+    assert error(snn) == pytest.approx(min(result.losses), rel=2e-3)  # variances of samples, and of all
+
+
+def test_labels(converted: sjpc.SpikingNetwork) -> None:
+    snn = copy.deepcopy(converted)
+    labels = X.mean((2, 3)).argmax(1)
+    data = DataLoader(TensorDataset(X, labels), 32)
+    before = F.cross_entropy(snn.predict(X), labels)
+    tune(snn, data, ann=None, loss=F.cross_entropy, learning_rate=0.02)
+    assert F.cross_entropy(snn.predict(X), labels) < before - 0.1
+
+
+def test_zeros_of_pruned_layers_stay() -> None:
+    snn = convert()
+    layer = snn.net.get_submodule("2")
+    mask = torch.rand(layer.weight.shape, generator=torch.Generator().manual_seed(0)) < 0.5
+    layer.weight.data[mask] = 0
+    before = layer.weight.detach().clone()
+    tune(snn)
+    assert not layer.weight[mask].any() and not torch.equal(layer.weight, before)
+
+
+def test_prepacked_networks_notice(converted: sjpc.SpikingNetwork) -> None:
+    snn, packed = copy.deepcopy(converted), sjpc.prepack(converted)
+    with torch.no_grad():
+        packed.predict(UNSEEN)
+        tune(snn)
+        tune(packed)
+        torch.testing.assert_close(packed.predict(UNSEEN), snn.predict(UNSEEN))
+        assert not torch.allclose(packed.predict(UNSEEN), converted.predict(UNSEEN))
+
+
+def test_dicts_and_parts() -> None:
+    ann = detector()
+    snn = convert_parts(ann, PARTS)
+    distance = _distance(snn, ann)
+    result = sjpc.fine_tune(snn, ann, [IMAGES], held_out=[IMAGES], epochs=3, show_progress=False)
+    assert result.best > 0 and _distance(snn, ann) < distance
+
+
+@torch.no_grad()
+def _distance(snn: nn.Module, ann: nn.Module) -> float:
+    pairs = zip(snn(IMAGES), ann(IMAGES), strict=True)
+    return sum(float((p["scores"] - q["scores"]).square().sum()) for p, q in pairs)
+
+
+def shuffled() -> DataLoader:
+    return DataLoader(TensorDataset(X), 32, shuffle=True)
+
+
+class Interrupted(Exception):
+    pass
+
+
+class Breaks:
+    """A loader that breaks off at its third reading: the choice of held-out samples is the first."""
+
+    def __init__(self, loader: DataLoader) -> None:
+        self.loader, self.readings = loader, 0
+
+    def __iter__(self) -> Iterator[object]:
+        self.readings += 1
+        for i, batch in enumerate(self.loader):
+            if self.readings == 3 and i == 2:
+                raise Interrupted
+            yield batch
+
+
+def test_goes_on_after_a_break(converted: sjpc.SpikingNetwork, tmp_path: Path) -> None:
+    whole, broken, resumed = (copy.deepcopy(converted) for _ in range(3))
+    torch.manual_seed(5)
+    expected = tune(whole, shuffled(), epochs=4)
+    torch.manual_seed(5)
+    path = tmp_path / "run.pt"
+    with pytest.raises(Interrupted):
+        tune(broken, Breaks(shuffled()), epochs=4, checkpoint=path)
+    torch.manual_seed(5)  # the choice of held-out samples reads the loader, which draws
+    result = tune(resumed, shuffled(), epochs=4, checkpoint=path)
+    assert result == expected and same(resumed, whole)
+    again = copy.deepcopy(converted)
+    assert tune(again, shuffled(), epochs=4, checkpoint=path) == expected and same(again, whole)
+
+
+def test_checkpoints_of_other_runs(converted: sjpc.SpikingNetwork, tmp_path: Path) -> None:
+    path = tmp_path / "run.pt"
+    tune(copy.deepcopy(converted), epochs=1, checkpoint=path)
+    content = path.read_bytes()
+    for options, words in ({"epochs": 2}, "epochs=1 instead of 2"), ({"learning_rate": 0.1}, "learning_rate"):
+        with pytest.raises(sjpc.FileError, match=words):
+            tune(copy.deepcopy(converted), **{"epochs": 1, "checkpoint": path} | options)
+    with pytest.raises(sjpc.FileError, match="parameters"):
+        tune(convert(fold=False), epochs=1, checkpoint=path)
+    for damaged in (content[:-100], b"", b"not a checkpoint"):
+        path.write_bytes(damaged)
+        with pytest.raises(sjpc.FileError, match="no checkpoint of fine_tune, or a damaged one"):
+            tune(copy.deepcopy(converted), epochs=1, checkpoint=path)
+    with pytest.raises(sjpc.FileError, match="there is no such folder"):
+        tune(copy.deepcopy(converted), epochs=1, checkpoint=tmp_path / "none" / "run.pt")
+
+
+def test_patience(converted: sjpc.SpikingNetwork) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = tune(copy.deepcopy(converted), epochs=8, patience=2, learning_rate=0.9)
+    assert len(result.losses) - 1 - result.best == 2
+
+
+def test_nan(converted: sjpc.SpikingNetwork) -> None:
+    snn = copy.deepcopy(converted)
+    calls = []
+
+    def loss(output: Tensor, target: object) -> Tensor:
+        calls.append(None)
+        return output.square().mean() * (float("nan") if len(calls) > 8 else 1)
+
+    with pytest.raises(sjpc.ConfigError, match="the loss is nan"):
+        tune(snn, loss=loss)
+    assert all(p.isfinite().all() for p in snn.parameters())
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"epochs": 0}, "epochs must be an integer >= 1, got 0"),
+        ({"epochs": 1.5}, "epochs must be"),
+        ({"patience": 0}, "patience must be"),
+        ({"learning_rate": 0}, "learning_rate must be between 0 and 1"),
+        ({"learning_rate": "fast"}, "learning_rate must be"),
+        ({"loss": "mse"}, "loss must be a function"),
+        ({"loss": lambda output, target: 1.0}, "a tensor of one number"),
+        ({"loss": lambda output, target: output}, "a tensor of one number"),
+        ({"ann": None}, "fine_tune needs the ANN, or loss="),
+    ],
+)
+def test_wrong_arguments(converted: sjpc.SpikingNetwork, options: dict, words: str) -> None:
+    snn = copy.deepcopy(converted)
+    with pytest.raises(sjpc.ConfigError, match=words):
+        tune(snn, **options)
+    assert same(snn, converted)
+
+
+@pytest.mark.parametrize(
+    ("batches", "words"),
+    [
+        ([], "dataloader is empty"),
+        ([X[:3]], "too few samples to hold one out"),
+        (None, "dataloader=None"),
+        ([X[:, :2]], "the ANN cannot be run on the held-out samples: .*3 channels"),
+    ],
+)
+def test_wrong_data(converted: sjpc.SpikingNetwork, batches: object, words: str) -> None:
+    with pytest.raises(sjpc.DataError, match=words):
+        tune(copy.deepcopy(converted), batches)
+
+
+def test_wrong_networks(converted: sjpc.SpikingNetwork) -> None:
+    with pytest.raises(sjpc.DataError, match="needs a converted network"):
+        tune(ANN)
+    with pytest.raises(sjpc.ConfigError, match="half precision"):
+        tune(copy.deepcopy(converted).bfloat16())
