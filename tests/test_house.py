@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from configparser import ConfigParser
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -201,6 +202,15 @@ def test_no_imports_in_a_circle(tmp_path: Path) -> None:
         neuron__tsa="from sj_parallel_conversion.neuron.base import SpikingNode",
     )
     assert set(circle(package)) == {"neuron.base", "neuron.serial", "neuron.tsa"}
+
+
+def test_wheels_have_all_files() -> None:
+    settings = ConfigParser()
+    settings.read(PACKAGE.parent / "setup.cfg")
+    patterns = settings["options.package_data"]["sj_parallel_conversion"].split(",")
+    packed = {path for pattern in patterns for path in PACKAGE.glob(pattern.strip())}
+    files = {path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert packed == files and len(files) >= 3
 
 
 def test_no_file_is_too_long(tmp_path: Path) -> None:

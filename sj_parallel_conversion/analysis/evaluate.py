@@ -21,7 +21,8 @@ class Evaluation:
     What :func:`evaluate` found. ``print`` shows it.
 
     :param images: the number of samples
-    :param accuracy: share of targets met by the class with the largest logit, 0 to 1; ``None`` without such targets
+    :param accuracy: share of targets met by the class with the largest logit, 0 to 1; ``None`` without such targets or
+        with a single logit
     :param agreement: share of classes that are those of the ANN, 0 to 1; ``None`` without ``ann``
     :param images_per_second: samples over the time of all calls but the first, which warms up
     :param metrics: what the metrics that were given have computed, by name
@@ -159,7 +160,7 @@ class _Scores:
         """
         logits = main_tensor(answer)
         count = logits.shape[0] if logits.dim() else 1
-        if logits.dim() > 1 and logits.is_floating_point():
+        if logits.dim() > 1 and logits.shape[1] > 1 and logits.is_floating_point():  # one column is no choice
             classes = logits.argmax(1)
             if _are_classes(target, classes):
                 self._met += int((classes == target.to(classes.device)).sum())
