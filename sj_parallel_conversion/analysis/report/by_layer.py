@@ -35,7 +35,7 @@ class LayerAxes:
         else:
             self.axes.set_xlabel("layers from input to output")
         self.axes.grid(axis="y" if self.named else "x", visible=False)
-        self._number(MaxNLocator(5))
+        self._number(MaxNLocator(5, steps=[1, 2, 5, 10]))
 
     @staticmethod
     def height(layers: int, legend: bool = False) -> int:

@@ -31,10 +31,11 @@ def figures_of(metrics: Metrics) -> dict[str, str]:
 
 def _curve(metrics: Metrics) -> str | None:
     points, results = metrics["curve"], metrics["results"]
-    if len(points) < 2:
+    known = {what: [p for p in points if p[what] is not None] for what in ("accuracy", "agreement")}
+    what = max(known, key=lambda name: len(known[name]))  # accuracy, if both are known
+    shown = known[what]
+    if len(shown) < 2:
         return None
-    what = "accuracy" if all(p["accuracy"] is not None for p in points) else "agreement"
-    shown = [p for p in points if p[what] is not None]
     lines = dict.fromkeys(p["line"] for p in shown)
     steps = sorted({p["time_steps"] for p in shown})
 
@@ -43,7 +44,7 @@ def _curve(metrics: Metrics) -> str | None:
         for i, line in enumerate(lines):
             own = sorted((p["time_steps"], 100 * p[what]) for p in shown if p["line"] == line)
             # Lines may lie on each other: those that come later are thinner, and broken.
-            style = {"color": _COLOURS[i % 3], "linestyle": _DASHES[i % 3], "marker": "o^s"[i % 3]}
+            style = {"color": _COLOURS[i % 3], "linestyle": _DASHES[(i + i // 3) % 3], "marker": "o^s"[i % 3]}
             axes.plot(*zip(*own, strict=True), markersize=6 - i % 3, linewidth=2.2, label=line, **style)
         if what == "accuracy" and results["ann_accuracy"] is not None:
             axes.axhline(100 * results["ann_accuracy"], color=INK, linewidth=1, linestyle=(0, (4, 3)), label="the ANN")
@@ -56,7 +57,7 @@ def _curve(metrics: Metrics) -> str | None:
         axes.minorticks_off()
         axes.set_xlabel("time-steps T")
         axes.set_ylabel("accuracy, %" if what == "accuracy" else "same answer as the ANN, %")
-        axes.legend(loc="lower right")
+        axes.legend()
 
     said = ", ".join(f"{p['line']} at T = {p['time_steps']}: {p[what]:.1%}" for p in shown)
     return svg.draw("curve", 300, f"{what} over time-steps. {said}.", plot)

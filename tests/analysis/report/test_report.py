@@ -193,6 +193,7 @@ def test_a_model_in_parts(tmp_path: Path) -> None:
     found = report(snn, model, tmp_path, [IMAGES])
     page = Page(found.html.read_text())
     assert found.metrics["network"]["parts"] == PARTS and "converted in parts" in page.text
+    assert found.metrics["results"]["agreement"] is None and found.metrics["data"]["samples"] == len(IMAGES)
     assert f"submodules={PARTS!r}" in found.metrics["conversion"]["call"]
     errors = {row["name"] for row in found.metrics["errors"]}
     assert {row["name"] for row in found.metrics["neurons"]} <= errors

@@ -20,6 +20,7 @@ from sj_parallel_conversion.analysis.report.numbers import count, energy, percen
 from sj_parallel_conversion.analysis.report.origin import call_of, fingerprint, options_of
 
 X = torch.randn(12, 6, generator=torch.Generator().manual_seed(0))
+PATHS = {"PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH")]))}
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
@@ -83,7 +84,6 @@ def test_the_package_is_imported_without_the_libraries() -> None:
     assert done.stdout.strip() == "set()", done.stderr
 
 
-PATHS = {"PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH")]))}
 POINT = {"mode": "css", "time_steps": 4, "accuracy": 0.9, "agreement": 0.8}
 REFUSED = [
     ({"curve": 3}, "curve: got int. Give converted networks"),
