@@ -8,25 +8,17 @@ from numbers import Real
 from torch import nn
 
 from ...ann2snn.config import MODES
-from ...ann2snn.network.parts import PartlySpikingNetwork
-from ...ann2snn.network.spiking_network import SpikingNetwork
 from ...errors import ConfigError
 from ...parameters import as_integer
 from ..evaluate import evaluate
+from .networks import NETWORKS, Converted, mode_of
 
-_NETWORKS = (SpikingNetwork, PartlySpikingNetwork)
 _WANTED = (
     "Give converted networks, points with mode, time_steps, accuracy and agreement, or a dict of such by name. What "
     "suggest_time_steps returns is taken as well"
 )
 Point = dict[str, object]
 Entry = tuple[str | None, object]  # the name of a line, and a network or a point
-
-
-def mode_of(snn: SpikingNetwork | PartlySpikingNetwork) -> str:
-    """The mode of a converted network; that of its first part, if it has parts."""
-    whole = snn if isinstance(snn, SpikingNetwork) else next(iter(snn.parts.values()))
-    return whole.config.mode
 
 
 def entries_of(curve: object) -> Iterator[Entry]:
@@ -49,7 +41,7 @@ def entries_of(curve: object) -> Iterator[Entry]:
     for name, value in curve.items():
         if not isinstance(name, str):
             raise ConfigError(f"curve: the keys of a dict name the lines and are strings, got {name!r}")
-        many = isinstance(value, Iterable) and not isinstance(value, (Mapping, str, bytes, tuple(_NETWORKS)))
+        many = isinstance(value, Iterable) and not isinstance(value, (Mapping, str, bytes, *NETWORKS))
         for entry in value if many else [value]:
             yield name, _checked(entry, f"curve[{name!r}]")
 
@@ -59,22 +51,28 @@ def checked_curve(curve: object) -> Iterable[Entry]:
     return entries_of(curve) if isinstance(curve, Iterator) else list(entries_of(curve))
 
 
-def measured(entries: Iterable[Entry], ann: nn.Module, data: Iterable, show_progress: bool) -> list[Point]:
+def points_of(
+    entries: Iterable[Entry], snn: Converted, own: Point, ann: nn.Module, data: Iterable, show_progress: bool
+) -> list[Point]:
     """
     :param entries: as :func:`entries_of` gives them
+    :param snn: the network of the report, which is not evaluated again
+    :param own: its point; its line is renamed, if the entries have a name for it
     :param ann: the ANN to agree with
-    :param data: what networks are evaluated on
+    :param data: what the other networks are evaluated on
     :param show_progress: whether progress bars are drawn
-    :return: the points of the curve; ``source`` says whether a point was ``"measured"`` here or ``"given"``
+    :return: ``own`` and the other points; ``source`` says whether a point was ``"measured"`` here or ``"given"``
     """
-    points = []
+    points = [own]
     for name, entry in entries:
-        if isinstance(entry, _NETWORKS):
+        if entry is snn:
+            own["line"] = name or own["line"]
+        elif isinstance(entry, NETWORKS):
             found = evaluate(entry, data, ann=ann, show_progress=show_progress)
-            line = mode_of(entry) if name is None else name
-            points.append(point(line, mode_of(entry), entry.time_steps, found.accuracy, found.agreement, "measured"))
+            mode = mode_of(entry)
+            points.append(point(name or mode, mode, entry.time_steps, found.accuracy, found.agreement, "measured"))
         else:
-            points.append({**entry, "line": entry["mode"] if name is None else name})
+            points.append({**entry, "line": name or entry["mode"]})
     return points
 
 
@@ -89,7 +87,7 @@ def point(
 
 
 def _checked(entry: object, where: str) -> object:
-    if isinstance(entry, _NETWORKS):
+    if isinstance(entry, NETWORKS):
         return entry
     mode, steps, accuracy, agreement = (_part(entry, name) for name in ("mode", "time_steps", "accuracy", "agreement"))
     if mode is None and steps is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -13,17 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from ...ann2snn.data.source import Source
-from ...ann2snn.network.parts import PartlySpikingNetwork
-from ...ann2snn.network.spiking_network import SpikingNetwork
 from ..answers import Network
 from ..count_operations import LayerOperations, OperationCount, count_operations
 from ..evaluate import Evaluation, evaluate
 from ..layer_errors import LayerErrors, layer_errors
 from ..macs import samples_in
 from ..neuron_errors import OUTPUT
-from .curve import measured, mode_of, point
+from .curve import point, points_of
+from .networks import Converted, first_part, mode_of, parts_of, spiking_layers
 from .origin import call_of, fingerprint, options_of, versions
-from .trains import in_every_code, record_trains, spiking_layers
+from .trains import in_every_code, record_trains
 
 SCHEMA_VERSION = 1
 _SAMPLES = 1000  # errors by layer and operations are means, which change little with more
@@ -43,7 +43,7 @@ class Subject:
     :param show_progress: whether progress bars are drawn
     """
 
-    snn: SpikingNetwork | PartlySpikingNetwork
+    snn: Converted
     ann: nn.Module
     data: Source
     detail_batches: int | None
@@ -52,7 +52,7 @@ class Subject:
     @property
     def parts(self) -> list[str]:
         """The submodules that were converted; none, if all of the model was."""
-        return [] if isinstance(self.snn, SpikingNetwork) else list(self.snn.parts)
+        return [name for name in parts_of(self.snn) if name]
 
 
 @torch.no_grad()
@@ -68,13 +68,16 @@ def measure(
     :return: plain data, see docs/report.md
     """
     snn, ann, data, show = subject.snn, subject.ann, subject.data, subject.show_progress
+    metrics_of_ann = copy.deepcopy(metrics)  # a metric may add up all that it has ever seen
     found = evaluate(snn, data, ann=ann, metrics=metrics, show_progress=show)
-    of_ann = evaluate(ann, data, metrics=metrics, show_progress=show)
+    of_ann = evaluate(ann, data, metrics=metrics_of_ann, show_progress=show)
     detail, sizes = _detail(subject)
     errors = layer_errors(snn, ann, detail, show_progress=show)
     operations = count_operations(snn, detail, device=costs, show_progress=show)
     own = point(mode_of(snn), mode_of(snn), snn.time_steps, found.accuracy, found.agreement, "this network")
-    trains = record_trains(snn, Network(snn).call_of(data.first(), 0))
+    network = Network(snn)
+    with network.evaluating():
+        trains = record_trains(snn, network.call_of(data.first(), 0))
     options = options_of(snn)
     return _finite(
         {
@@ -84,9 +87,9 @@ def measure(
             "network": _network(subject),
             "data": {"samples": found.images, "detail_batches": len(sizes), "detail_samples": sum(sizes)},
             "results": _results(found, of_ann, errors),
-            "curve": [own, *measured(curve, ann, data, show)],
+            "curve": points_of(curve, snn, own, ann, data, show),
             "errors": [asdict(row) for row in errors.rows],
-            "neurons": _neurons(snn, operations),
+            "neurons": list(_neurons(snn, operations)),
             "operations": _operations(operations),
             "trains": trains,
             "codes": {"layer": _middle(trains)["name"], "trains": in_every_code(_middle(trains))} if trains else None,
@@ -109,13 +112,12 @@ def _detail(subject: Subject) -> tuple[Source, list[int]]:
 
 
 def _network(subject: Subject) -> Metrics:
-    snn, mode = subject.snn, mode_of(subject.snn)
-    first = snn if isinstance(snn, SpikingNetwork) else next(iter(snn.parts.values()))
+    snn = subject.snn
     return {
         "ann": type(subject.ann).__name__,
         "parts": subject.parts,
-        "mode": mode,
-        "code": first.config.node_type.code.name,
+        "mode": mode_of(snn),
+        "code": first_part(snn).config.node_type.code.name,
         "time_steps": snn.time_steps,
         "execution": snn.execution,
         "neuron_layers": len(snn.neurons()),
@@ -137,14 +139,8 @@ def _results(found: Evaluation, of_ann: Evaluation, errors: LayerErrors) -> Metr
     }
 
 
-def _neurons(snn: SpikingNetwork | PartlySpikingNetwork, operations: OperationCount) -> list[Metrics]:
+def _neurons(snn: Converted, operations: OperationCount) -> Iterator[Metrics]:
     counts = {row.name: row for row in operations.rows if row.neurons}
-    return list(_rows_of_neurons(snn, counts))
-
-
-def _rows_of_neurons(
-    snn: SpikingNetwork | PartlySpikingNetwork, counts: dict[str, LayerOperations]
-) -> Iterator[Metrics]:
     for name, site in spiking_layers(snn):
         if name in counts:  # a part that is never called has none
             thresholds, row = site.node.v_threshold.double(), counts[name]

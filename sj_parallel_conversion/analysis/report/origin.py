@@ -13,17 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from ...ann2snn.config import ConversionConfig
-from ...ann2snn.network.parts import PartlySpikingNetwork
-from ...ann2snn.network.spiking_network import SpikingNetwork
 from ...version import __version__
+from .networks import Converted, first_part
 
 _OF_THE_RUN = ("show_progress", "max_memory")  # options that change nothing about the network
 
 
-def options_of(snn: SpikingNetwork | PartlySpikingNetwork) -> dict[str, object]:
-    """The options of the conversion as plain data; those of the first part, if there are parts."""
-    whole = snn if isinstance(snn, SpikingNetwork) else next(iter(snn.parts.values()))
-    options = whole.config.as_dict() | {"keep": list(whole.config.keep)}
+def options_of(snn: Converted) -> dict[str, object]:
+    """The options of the conversion as plain data."""
+    config = first_part(snn).config
+    options = config.as_dict() | {"keep": list(config.keep)}
     return {name: value for name, value in options.items() if name not in _OF_THE_RUN}
 
 

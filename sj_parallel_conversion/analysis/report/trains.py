@@ -9,30 +9,20 @@ import torch
 from torch import Tensor, nn
 
 from ...ann2snn.data.inputs import Batch, Call
-from ...ann2snn.network.parts import PartlySpikingNetwork
 from ...ann2snn.network.spiking_network import SpikingNetwork
 from ...functional import CODES, Code, decode, encode
 from ...neuron import SpikingNode
 from ...neuron.spiking_activation import SpikingActivation
 from ..macs import record_calls
 from ..neuron_errors import in_levels
+from .networks import Converted, spiking_layers
 
 _LAYERS = 3
 _NEURONS = 8  # of each layer
 _WEIGHTED_STEPS = 8  # 256 levels, more than a picture can show
 
 
-def spiking_layers(snn: SpikingNetwork | PartlySpikingNetwork) -> Iterator[tuple[str, SpikingActivation]]:
-    """The neurons' places, with their names in the ANN, in the order in which they run."""
-    parts = {"": snn} if isinstance(snn, SpikingNetwork) else {f"{name}.": part for name, part in snn.parts.items()}
-    for prefix, part in parts.items():
-        for node, name in zip(part.net.graph.nodes, part.operation_names, strict=True):
-            module = part.net.get_submodule(node.target) if node.op == "call_module" else None
-            if isinstance(module, SpikingActivation):
-                yield prefix + name, module
-
-
-def record_trains(snn: SpikingNetwork | PartlySpikingNetwork, call: Call) -> list[dict[str, object]]:
+def record_trains(snn: Converted, call: Call) -> list[dict[str, object]]:
     """
     :param snn: a converted network
     :param call: its first sample is run
@@ -66,14 +56,12 @@ def _recorder(found: dict[SpikingActivation, tuple[Tensor, Tensor]]) -> object:
     def record(module: nn.Module, args: tuple) -> None:
         node, x = module.node, args[0].clone()
         if module not in found:
-            found[module] = node.spikes(node.constant(x)), in_levels(node, x)
+            found[module] = node.spikes(node.constant(x)).cpu(), in_levels(node, x).cpu()
 
     return record
 
 
-def _first_samples(
-    snn: SpikingNetwork | PartlySpikingNetwork, call: Call
-) -> Iterator[tuple[SpikingNetwork, Batch]]:
+def _first_samples(snn: Converted, call: Call) -> Iterator[tuple[SpikingNetwork, Batch]]:
     if isinstance(snn, SpikingNetwork):
         yield snn, _first_sample(snn, snn.signature.batch(*call))
         return
