@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -11,6 +12,10 @@ from .figures import figures_of
 from .numbers import count, energy, percent, points, significant
 
 _NONE = "–"
+_OPERATIONS = {
+    "mac": "multiply-accumulate", "mac_int8": "multiply-accumulate of 8 bits", "access": "memory access",
+    "accumulate_int8": "accumulate of 8 bits",
+}  # fmt: skip
 
 
 def render(metrics: dict[str, object]) -> str:
@@ -18,7 +23,8 @@ def render(metrics: dict[str, object]) -> str:
     :param metrics: of a report
     :return: the page in HTML, which needs no other file
     """
-    def number(text: object) -> object:
+
+    def number(text: Callable[..., str]) -> Callable[..., Markup]:
         """A filter whose result carries the exact value of what it shows."""
 
         def show(value: float | None, *options: object) -> Markup:
@@ -34,14 +40,10 @@ def render(metrics: dict[str, object]) -> str:
     )  # fmt: skip
     environment.filters |= {
         "percent": number(percent), "points": number(points), "energy": number(energy), "count": number(count),
-        "significant": number(significant), "words": _words,
+        "significant": number(significant), "operation": lambda name: _OPERATIONS.get(name, name),
     }  # fmt: skip
     figures = {name: Markup(figure) for name, figure in figures_of(metrics).items()}
     return environment.get_template("page.html").render(**metrics, figures=figures, worst=_worst(metrics))
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
 
 
 def _worst(metrics: dict[str, object]) -> dict[str, object] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -52,7 +52,7 @@ def in_every_code(layer: dict[str, object]) -> list[dict[str, object]]:
     return [_in_code(code, layer) for code in CODES.values()]
 
 
-def _recorder(found: dict[SpikingActivation, tuple[Tensor, Tensor]]) -> object:
+def _recorder(found: dict[SpikingActivation, tuple[Tensor, Tensor]]) -> Callable[[nn.Module, tuple], None]:
     def record(module: nn.Module, args: tuple) -> None:
         node, x = module.node, args[0].clone()
         if module not in found:
