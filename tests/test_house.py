@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from configparser import ConfigParser
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -13,8 +14,8 @@ PACKAGE = Path(__file__).parents[1] / "sj_parallel_conversion"
 # Lowest first. A module may import from its own room and from those before it. A folder is one room; that of the
 # package and that of ann2snn hold rooms, so there only the __init__ is one.
 ROOMS = (
-    "version", "errors", "hooks", "torch_inplace", "torch_compat", "compat", "parameters", "functional", "kernels",
-    "neuron",
+    "version", "errors", "atomic_file", "hooks", "torch_inplace", "torch_compat", "compat", "parameters", "functional",
+    "kernels", "neuron",
     "ann2snn.config", "ann2snn.data", "ann2snn.graph", "ann2snn.placement", "ann2snn.calibration", "ann2snn.folding",
     "ann2snn.network", "ann2snn.cpu", "ann2snn.__init__", "analysis", "ann2snn.draft", "ann2snn.choice",
     "ann2snn.recipe", "ann2snn.converter",
@@ -201,6 +202,15 @@ def test_no_imports_in_a_circle(tmp_path: Path) -> None:
         neuron__tsa="from sj_parallel_conversion.neuron.base import SpikingNode",
     )
     assert set(circle(package)) == {"neuron.base", "neuron.serial", "neuron.tsa"}
+
+
+def test_wheels_have_all_files() -> None:
+    settings = ConfigParser()
+    settings.read(PACKAGE.parent / "setup.cfg")
+    patterns = settings["options.package_data"]["sj_parallel_conversion"].split(",")
+    packed = {path for pattern in patterns for path in PACKAGE.glob(pattern.strip())}
+    files = {path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert packed == files and len(files) >= 3
 
 
 def test_no_file_is_too_long(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from .count_operations import LayerOperations, OperationCount, count_operations
 from .evaluate import Evaluation, evaluate
 from .inspect import Inspection, Row, inspect
 from .layer_errors import LayerError, LayerErrors, layer_errors, verify
+from .report import Report, report
 
 __all__ = [
     "Evaluation",
@@ -12,10 +13,12 @@ __all__ = [
     "LayerErrors",
     "LayerOperations",
     "OperationCount",
+    "Report",
     "Row",
     "count_operations",
     "evaluate",
     "inspect",
     "layer_errors",
+    "report",
     "verify",
 ]

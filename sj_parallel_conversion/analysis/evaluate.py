@@ -13,6 +13,7 @@ from tqdm import tqdm
 from ..ann2snn.data.source import checked
 from ..errors import ConfigError, DataError, as_data_error
 from .answers import Network, main_tensor, synchronise, targets_of
+from .macs import samples_in
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,10 @@ class Evaluation:
     What :func:`evaluate` found. ``print`` shows it.
 
     :param images: the number of samples
-    :param accuracy: share of targets met by the class with the largest logit, 0 to 1; ``None`` without such targets
-    :param agreement: share of classes that are those of the ANN, 0 to 1; ``None`` without ``ann``
+    :param accuracy: share of targets met by the class with the largest logit, 0 to 1; ``None`` without such targets,
+        and where outputs are no scores of classes, as those of detectors
+    :param agreement: share of classes that are those of the ANN, 0 to 1; ``None`` without ``ann``, or
+        without scores
     :param images_per_second: samples over the time of all calls but the first, which warms up
     :param metrics: what the metrics that were given have computed, by name
     """
@@ -98,7 +101,7 @@ def _run(
             synchronise(runner.device)
             seconds = time.perf_counter() - start
             other = None if reference is None else reference.answer(reference.call_of(batch, index))
-        scores.add(answer, other, targets_of(batch, call), seconds)
+        scores.add(answer, other, targets_of(batch, call), samples_in(call), seconds)
     if not scores.images:
         raise DataError("dataloader is empty: evaluate needs at least one batch")
 
@@ -150,16 +153,16 @@ class _Scores:
         self._met = self._targets = self._agreed = self._classes = 0
         self._calls: list[tuple[int, float]] = []
 
-    def add(self, answer: object, reference: object, target: object, seconds: float) -> None:
+    def add(self, answer: object, reference: object, target: object, count: int, seconds: float) -> None:
         """
         :param answer: of the network
         :param reference: of the ANN, or ``None``
         :param target: of the batch, or ``None``
+        :param count: of the samples in the batch
         :param seconds: that the network took
         """
         logits = main_tensor(answer)
-        count = logits.shape[0] if logits.dim() else 1
-        if logits.dim() > 1 and logits.is_floating_point():
+        if _are_logits(answer, logits, count):
             classes = logits.argmax(1)
             if _are_classes(target, classes):
                 self._met += int((classes == target.to(classes.device)).sum())
@@ -184,6 +187,13 @@ class _Scores:
             images_per_second=speed,
             metrics={name: metric.result() for name, metric in self.metrics.items()},
         )
+
+
+def _are_logits(answer: object, logits: Tensor, count: int) -> bool:
+    """Whether there are scores of two classes or more for each sample, and not objects that were found in images."""
+    if isinstance(answer, (list, tuple)) and answer and isinstance(answer[0], Mapping):
+        return False
+    return logits.is_floating_point() and logits.dim() > 1 and len(logits) == count and logits.shape[1] > 1
 
 
 def _are_classes(target: object, classes: Tensor) -> bool:

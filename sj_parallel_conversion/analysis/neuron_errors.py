@@ -101,14 +101,23 @@ def _listening(sites: dict[str, SpikingActivation]) -> Iterator[dict[str, _Firin
 
 def _firing(node: SpikingNode, x: Tensor, output: Tensor) -> _Firing:
     level = node.level(x)
-    if node.folded_input:  # x counts in levels, with the shift and the initial charge in it
-        psi = 0.5 if node.psi is None else node.psi / node.v_threshold
-        psi = psi if isinstance(psi, float) else _along(node, psi, x)
-        value = before = (x - psi) * _along(node, node.step, x)
-    else:
-        value, before = node.charge(x), x + _along(node, node.shift, x)
+    value = in_levels(node, x) * _along(node, node.step, x)
+    before = value if node.folded_input else x + _along(node, node.shift, x)
     output = output * _along(node, node.unit, output) if node.folded_output else output
     return _Firing(before, value, level, output.to(x.dtype))
+
+
+def in_levels(node: SpikingNode, x: Tensor) -> Tensor:
+    """
+    :param node: a neuron
+    :param x: its input
+    :return: the value that it quantises, in units of one level
+    """
+    if not node.folded_input:
+        return node.charge(x) / _along(node, node.step, x)
+    # x counts in levels, with the shift and the initial charge in it
+    psi = 0.5 if node.psi is None else node.psi / node.v_threshold
+    return x - (psi if isinstance(psi, float) else _along(node, psi, x))
 
 
 def _sums(

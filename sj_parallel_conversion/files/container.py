@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import re
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..atomic_file import replacing
 from ..errors import FileError, SJPCError
 from ..version import __version__
 from .tensors import TensorReader
@@ -72,37 +72,16 @@ def write(path: Path, structure: dict[str, object], tensors: dict[str, Tensor]) 
     :param structure: JSON
     :param tensors: contiguous, on the CPU
     """
-    path = Path(os.path.realpath(path))  # a link stays a link
     words = json.dumps(structure, separators=(",", ":"))
     if len(words) > _LONGEST_HEADER // 2:
         raise FileError("the structure of the network is too long for a file")
     metadata = {"format": FORMAT, "version": str(VERSION), "package": __version__, "checksum": _EMPTY, "network": words}
-    new = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex}.tmp")
-    try:
-        new.touch(exist_ok=False)
-        mode = (path if path.exists() else new).stat().st_mode & 0o777
+    with replacing(path) as new:
         save_file(tensors, new, metadata)
         with open(new, "r+b") as file:
             start, checksum = _checksum(file)
             file.seek(start)
             file.write(checksum.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(new, mode)
-        os.replace(new, path)
-    finally:
-        new.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _checksum(file: object) -> tuple[int, str]:

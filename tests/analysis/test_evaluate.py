@@ -88,6 +88,23 @@ def test_maps_of_classes_are_compared_place_by_place() -> None:
         assert evaluate(ann, [(x, y)]).accuracy == pytest.approx(share(ann(x).argmax(1) == y))
 
 
+def test_a_single_logit_is_no_choice_of_a_class() -> None:
+    ann = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 1)).eval()
+    found = evaluate(ann, [(X, torch.zeros(30, dtype=torch.long))], ann=ann)
+    assert (found.images, found.accuracy, found.agreement) == (30, None, None)
+
+
+def test_objects_found_in_images_are_no_scores() -> None:
+    class Detector(nn.Module):
+        def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
+            return [{"boxes": torch.zeros(n, 4), "labels": torch.zeros(n, dtype=torch.long)} for n in (0, 3)]
+
+    loader = [([torch.zeros(3, 4, 4), torch.zeros(3, 5, 5)], [{"boxes": torch.zeros(1, 4)}] * 2)]
+    found = evaluate(Detector(), loader, ann=Detector(), metrics=lambda answer, target: len(answer) + len(target))
+    assert (found.images, found.accuracy, found.agreement) == (2, None, None)
+    assert found.metrics == {"<lambda>": 4.0}
+
+
 def test_targets_that_are_no_classes_give_no_accuracy() -> None:
     assert evaluate(classifier(), [(X, torch.randn(30, 4))]).accuracy is None
     assert evaluate(classifier(), [X]).accuracy is None

@@ -102,7 +102,7 @@ class Source(Batches):
             self._rest = self._read()
             self._found = list(islice(self._rest, 1))
         if not self._found:
-            raise DataError("dataloader is empty: conversion needs at least one batch of calibration data")
+            raise DataError("dataloader is empty: it has to give at least one batch")
         return self._found[0]
 
     def __iter__(self) -> Iterator[object]:
