@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from ..atomic_file import replacing
 from ..errors import FileError
 
 _FORMAT = 1
@@ -53,11 +54,9 @@ class TuningCheckpoint:
         """:param state: tensors and numbers. An old file stays until the new one is whole"""
         if self._path is None:
             return
-        new = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
+        content = {"settings": self._settings, "state": state, "generator": torch.get_rng_state()}
         try:
-            torch.save({"settings": self._settings, "state": state, "generator": torch.get_rng_state()}, new)
-            os.replace(new, self._path)
+            with replacing(self._path) as new:
+                torch.save(content, new)
         except (OSError, RuntimeError) as error:
             raise FileError(f"{self._path}: the checkpoint cannot be written: {error}") from error
-        finally:
-            new.unlink(missing_ok=True)
