@@ -38,6 +38,10 @@ class UnsupportedReleaseError(SJPCError, ImportError):
     """The installed SpikingJelly is missing or not supported."""
 
 
+class MissingExtraError(SJPCError, ImportError):
+    """A library that only an extra of this package installs is missing."""
+
+
 _FROM_TORCH = (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError)
 
 

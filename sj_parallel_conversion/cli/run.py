@@ -1,0 +1,58 @@
+"""From the words of a command line to an exit code: what goes wrong is one line, warnings are one line each."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+
+from ..errors import ConfigError, SJPCError, StateDictError
+from .commands import COMMANDS
+from .parser import UsageError, make_parser, read_arguments
+
+_FAILED, _WRONG_USE, _INTERRUPTED = 1, 2, 130
+
+
+def run(words: list[str]) -> int:
+    """
+    :param words: what follows ``sjpc``
+    :return: the exit code
+    """
+    words = words or ["--help"]
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            command, arguments = read_arguments(make_parser(COMMANDS), COMMANDS, words)
+            command(**arguments)
+    except SystemExit as stop:  # --help, --version and --print_config
+        return stop.code or 0
+    except KeyboardInterrupt:
+        return _complain("interrupted", _INTERRUPTED)
+    except Exception as error:
+        if "--traceback" in words:
+            raise
+        return _complain(_in_words(error), _code(error))
+    return 0
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"sjpc: {_one_line(message)}", file=sys.stderr)
+    return code
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, (SJPCError, UsageError)):
+        return str(error)
+    return f"{type(error).__name__}: {error} (--traceback shows where)"
+
+
+def _code(error: Exception) -> int:
+    wrong_use = isinstance(error, (UsageError, ConfigError)) and not isinstance(error, StateDictError)
+    return _WRONG_USE if wrong_use else _FAILED
+
+
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())
+
+
+def _show_warning(message: Warning | str, *_: object) -> None:
+    print(f"sjpc: warning: {_one_line(message)}", file=sys.stderr)
