@@ -18,7 +18,8 @@ from torch.utils.data import Dataset, TensorDataset
 
 def tiny(classes=3, channels=3):
     generator = torch.Generator().manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(channels, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, classes))
+    pool = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    net = nn.Sequential(nn.Conv2d(channels, 4, 3), nn.ReLU(), *pool, nn.Linear(4, classes))
     for parameter in net.parameters():
         nn.init.normal_(parameter, std=0.5, generator=generator)
     return net
@@ -66,10 +67,10 @@ class Commands:
 
 def write_files(folder: Path) -> None:
     """
-    :param folder: gets ``models.py`` (:data:`MODELS`), ``train.npz`` and ``grey.npz`` (40 images of 8 x 8), and
+    :param folder: gets ``nets_here.py`` (:data:`MODELS`), ``train.npz`` and ``grey.npz`` (40 images of 8 x 8), and
         ``tiny.pt``, weights of ``tiny()`` that are not those that it has itself
     """
-    (folder / "models.py").write_text(MODELS)
+    (folder / "nets_here.py").write_text(MODELS)
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (40, 8, 8, 3), dtype=np.uint8), np.arange(40) % 3
     np.savez(folder / "train.npz", images=images, labels=labels)

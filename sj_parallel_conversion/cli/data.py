@@ -126,5 +126,6 @@ def _own(place: str) -> Iterable:
     found = thing(place, "data")
     source = found() if callable(found) and not isinstance(found, (DataLoader, Dataset)) else found
     if not isinstance(source, (Iterable, Dataset)):
-        raise ConfigError(f"data {place!r} gives a {type(source).__name__}, and neither a Dataset nor batches")
+        kind = type(source).__name__
+        raise ConfigError(f"data {place!r} gives something of type {kind}, and neither a Dataset nor batches")
     return source

@@ -115,7 +115,7 @@ def _own(place: str, options: ModelOptions) -> nn.Module:
     found = thing(place, "model")
     network = found if isinstance(found, nn.Module) else _made(found, place, options)
     if not isinstance(network, nn.Module):
-        raise ConfigError(f"model {place!r} gives a {type(network).__name__}, and no torch.nn.Module")
+        raise ConfigError(f"model {place!r} gives something of type {type(network).__name__}, and no torch.nn.Module")
     return network
 
 
@@ -124,7 +124,7 @@ _KINDS = {"torchvision": _torchvision, "timm": _timm, "hf": _transformers}
 
 def _made(factory: Callable[..., nn.Module], name: str, options: ModelOptions) -> nn.Module:
     if not callable(factory):
-        raise ConfigError(f"model {name!r} is a {type(factory).__name__}, and neither a model nor what makes one")
+        raise ConfigError(f"model {name!r} is of type {type(factory).__name__}, and neither a model nor what makes one")
     try:
         return factory(**(options.model_args or {}))
     except (TypeError, ValueError) as error:

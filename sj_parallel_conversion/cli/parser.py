@@ -16,6 +16,7 @@ from jsonargparse import ActionYesNo, ArgumentParser, DefaultHelpFormatter, Name
 from ..version import __version__
 
 _COLUMNS = 78
+_KINDS = {"int": "an integer", "float": "a number", "bool": "true, false", "NoneType": "null"}
 _MARKUP = re.compile(r":\w+:`~?(?:[\w.]*\.)?(\w+)`|``(.+?)``")  # :func:`~a.b.c` and ``code`` in docstrings
 
 
@@ -175,6 +176,11 @@ def _explained(message: str) -> str:
     given = re.search(r"(?:Given value|Got value): (.*)", message)
     if key is None or given is None:
         return re.sub(r"(?<=[ ,])\w+\.(?=\w+(, |$))", "", message) if "are required" in message else message
-    types = re.findall(r"Expected a <class '(?:\w+\.)*(\w+)'>", message)
-    kinds = " or ".join(dict.fromkeys("null" if name == "NoneType" else name for name in types)) or "another value"
+    types = re.findall(r"Expected a (?:<class '|typing\.)(?:\w+\.)*(\w+(?:\[.*?\])?)", message)
+    kinds = " or ".join(dict.fromkeys(_in_words(name) for name in types)) or "another value"
     return f"--{key[1].replace('_', '-')} takes {kinds}, got {given[1]!r}"
+
+
+def _in_words(kind: str) -> str:
+    name, _, values = kind.partition("[")
+    return f"one of {values.rstrip(']')}" if name == "Literal" else _KINDS.get(name, name)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError
@@ -73,7 +72,7 @@ def plain(options: ImageOptions, channels: int = 3, same_size: bool = False) -> 
     :return: resizing and cropping, and the mean and standard deviation of ImageNet for colours
     :raises ConfigError: if the mean or the standard deviation have another number of channels
     """
-    v2 = library("torchvision.transforms.v2", "reading images")
+    transforms = library("torchvision.transforms", "reading images")
     size, resize = options.image_size, options.resize_size
     if size is None and not same_size:
         size = _USUAL_SIZE if resize is None else round(resize / _MARGIN)
@@ -81,9 +80,9 @@ def plain(options: ImageOptions, channels: int = 3, same_size: bool = False) -> 
         resize = size if same_size else round(size * _MARGIN)
     usual = _IMAGENET if channels == 3 else {"mean": (0.0,), "std": (1.0,)}
     mean, std = (_by_channel(name, getattr(options, name) or usual[name], channels) for name in ("mean", "std"))
-    steps = [v2.Resize(resize)] if resize else []
-    steps += [v2.CenterCrop(size)] if size else []
-    transform = v2.Compose([*steps, v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
+    steps = [transforms.Resize(resize)] if resize else []
+    steps += [transforms.CenterCrop(size)] if size else []
+    transform = transforms.Compose([*steps, transforms.ToTensor(), transforms.Normalize(mean, std)])
     sizes = [f"shorter side {resize}"] if resize else ["size as it is"]
     sizes += [f"crop {size}"] if size else []
     return Prepared(transform, f"{', '.join(sizes)}, mean {_numbers(mean)}, std {_numbers(std)}")
