@@ -43,20 +43,21 @@ def convert(
         package.module:loader or file.py:loader
     :param output: the file. Default: the model's name with .sjpc, here
     :param submodules: names of the submodules to convert, with wildcards, where the whole model cannot be converted
-    :param test: test data, on which both networks are evaluated
+    :param test: test data, as DATA. Both networks are evaluated on all of them
     :param device: where it runs. Default: cuda if there is one, otherwise cpu
     """
     device = _device(device)
     trained = load_model(ann, model)
     path = _writable(output or f"{trained.name}.sjpc")
     reader = Reader(loading, images, trained.preparation, config.seed)
+    loader, test_loader = reader.to_calibrate(data), None if test is None else reader.to_test(test)
     options = {field.name: getattr(config, field.name) for field in fields(config)}
-    converter = sjpc.ParallelConverter(reader.to_calibrate(data), device=device, **options)
+    converter = sjpc.ParallelConverter(loader, device=device, **options)
     snn = converter.convert(trained.network.to(device), submodules)
     sjpc.save(snn, path)
     print(f"saved: {path}")
-    if test is not None:
-        _print_evaluation(snn, trained.network, reader.to_evaluate(test), config.show_progress)
+    if test_loader is not None:
+        _print_evaluation(snn, trained.network, test_loader, config.show_progress)
 
 
 def evaluate(
@@ -107,7 +108,9 @@ def report(
     loading: DataOptions,
     images: ImageOptions,
     folder: str = "report",
+    curve: Sequence[str] = (),
     device: str | None = None,
+    show_progress: bool = True,
 ) -> None:
     """
     Write a report of a saved network into a folder: accuracy, the errors of its layers, operations, energy.
@@ -116,14 +119,16 @@ def report(
     :param ann: the trained network, as for convert
     :param data: test data, as for convert
     :param folder: where the report goes
+    :param curve: further files of convert, with other numbers of time-steps or modes, to compare with
     :param device: where it runs. Default: cuda if there is one, otherwise cpu
+    :param show_progress: whether progress bars are drawn
     """
     device = _device(device)
     trained = load_model(ann, model)
-    snn = _load(file, trained, device)
+    snn, *others = (_load(name, trained, device) for name in (file, *curve))
     loader = Reader(loading, images, trained.preparation).to_evaluate(data)
-    sjpc.report(snn, trained.network.to(device), loader, folder)
-    print(f"report: {folder}")
+    points = [snn, *others] if others else None
+    print(sjpc.report(snn, trained.network.to(device), loader, folder, curve=points, show_progress=show_progress))
 
 
 def suggest(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,7 @@ class DataOptions:
     """
     How data are read.
 
-    :param images: how many are used, a random choice. Default: 1024 in a calibration, otherwise all
+    :param images: how many are used, a random choice. Default: 1024 to calibrate on, all to evaluate on
     :param batch_size: default: 64
     :param workers: processes that read images; 0: the command's own
     :param download: whether CIFAR is downloaded, if it is not there
@@ -75,6 +75,10 @@ class Reader:
     def to_evaluate(self, data: str) -> Iterable:
         """As :meth:`to_calibrate`, but test images in their order, and all of them if no number was given."""
         return self._open(data, train=False, most=self.options.images)
+
+    def to_test(self, data: str) -> Iterable:
+        """All test images: the number that was given is that of a calibration."""
+        return replace(self, options=replace(self.options, images=None)).to_evaluate(data)
 
     def _open(self, data: str, train: bool, most: int | None) -> Iterable:
         source, words = self._source(data, train)

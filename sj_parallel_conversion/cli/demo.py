@@ -26,12 +26,11 @@ def demo(time_steps: Sequence[int] = (2, 4, 8, 16), epochs: int = 10, output: st
     :param output: a file for the last spiking network; it is not saved by default
     """
     digits = library("sklearn.datasets", "the demonstration").load_digits()
-    with torch.random.fork_rng([]):
-        torch.manual_seed(0)
-        order = torch.randperm(len(digits.images))  # neighbours were written by the same people
-        data = TensorDataset(torch.from_numpy(digits.images).float()[:, None] / 16, torch.from_numpy(digits.target))
-        train, test = (TensorDataset(*data[part]) for part in (order[:_TRAINING_IMAGES], order[_TRAINING_IMAGES:]))
-        ann = _trained(train, epochs)
+    torch.manual_seed(0)
+    order = torch.randperm(len(digits.images))  # neighbours were written by the same people
+    data = TensorDataset(torch.from_numpy(digits.images).float()[:, None] / 16, torch.from_numpy(digits.target))
+    train, test = (TensorDataset(*data[part]) for part in (order[:_TRAINING_IMAGES], order[_TRAINING_IMAGES:]))
+    ann = _trained(train, epochs)
     rows = [("network", "T", "accuracy", "same class as the ANN")]
     loader = DataLoader(test, 100)
     rows.append(("ANN", "", f"{sjpc.evaluate(ann, loader, show_progress=False).accuracy:.2%}", ""))
