@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from sj_parallel_conversion.cli import main, run
 from sj_parallel_conversion.cli.commands import COMMANDS
 from sj_parallel_conversion.cli.parser import make_parser, read_arguments
 
-PACKAGE = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[2]
 FIELDS = {field.name: field for field in dataclasses.fields(ConversionConfig)}
 # A value for each option other than its default: in YAML, and as words of a command line.
 VALUES = {
@@ -103,6 +104,22 @@ def test_examples_can_be_understood(parser: ArgumentParser, name: str, sjpc: Com
         assert function is COMMANDS[name].function and set(arguments)
 
 
+def test_command_lines_of_the_docs_can_be_understood(parser: ArgumentParser, folder: Path) -> None:
+    text = "".join((ROOT / name).read_text() for name in ("docs/command-line.md", "README.md"))
+    (keys,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    (folder / "resnet20.yaml").write_text(keys)
+    lines = re.findall(r"^sjpc (.*)$", text, re.MULTILINE)
+    assert len(lines) >= 5
+    for line in lines:
+        function, arguments = read_arguments(parser, COMMANDS, line.split())
+        assert function is COMMANDS[line.split()[0]].function and set(arguments)
+
+
+def test_the_docs_have_every_command() -> None:
+    text = (ROOT / "docs/command-line.md").read_text()
+    assert re.findall(r"^\| `(\w+)", text.partition("## ANN")[0], re.MULTILINE) == list(COMMANDS)
+
+
 WRONG = {
     "nonsense": "invalid choice: 'nonsense'",
     "convert": "the following arguments are required: ann, data",
@@ -170,7 +187,7 @@ def test_the_package_does_not_need_the_command_line() -> None:
         "assert not {'jsonargparse', 'sj_parallel_conversion.cli'} & set(sys.modules)\n"
         "runpy.run_module('sj_parallel_conversion', run_name='__main__')"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stdout.split()[-1:]) == (0, [__version__]), done.stderr
 
 
