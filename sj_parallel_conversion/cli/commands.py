@@ -48,7 +48,7 @@ def convert(
     """
     device = _device(device)
     trained = load_model(ann, model)
-    path = _writable(output or f"{trained.name}.sjpc")
+    path = _writable(output or f"{trained.name}.sjpc", may_be_folder=False)
     reader = Reader(loading, images, trained.preparation, config.seed)
     loader, test_loader = reader.to_calibrate(data), None if test is None else reader.to_test(test)
     options = {field.name: getattr(config, field.name) for field in fields(config)}
@@ -170,7 +170,7 @@ def export(
     :param output: the file, or the folder of integers. Default: named as the saved network, here
     :param ann: the trained network, as for convert, if it was converted in parts
     """
-    path = _writable(output or Path(file).stem + EXPORTS[format])
+    path = _writable(output or Path(file).stem + EXPORTS[format], may_be_folder=format == "integers")
     snn = _load(file, _trained(ann, model), "cpu")
     if format == "torch":
         torch.save(sjpc.to_torch(snn), path)
@@ -188,10 +188,12 @@ def _device(name: str | None) -> str:
     return name
 
 
-def _writable(path: str) -> Path:
-    """:raises FileError: if there is no folder to write into; better before a conversion than after it"""
+def _writable(path: str, may_be_folder: bool) -> Path:
+    """:raises FileError: if nothing can be written there; better before a conversion than after it"""
     if not Path(path).parent.is_dir():
         raise FileError(f"{path}: there is no folder {Path(path).parent}")
+    if Path(path).is_dir() and not may_be_folder:
+        raise FileError(f"{path} is a folder, and a file is to be written")
     return Path(path)
 
 

@@ -63,7 +63,7 @@ def load_model(ann: str, options: ModelOptions) -> Model:
     network, preparation = load(name, options) if load else (_own(ann, options), None)
     if options.weights not in (None, _RANDOM) and _is_file(options.weights):
         load_weights(network, options.weights)
-    return Model(network.eval(), Path(name).name.rpartition(":")[2], preparation)
+    return Model(network.eval(), Path(name).resolve().name.rpartition(":")[2], preparation)
 
 
 def _is_file(weights: str) -> bool:

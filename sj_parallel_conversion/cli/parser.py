@@ -174,8 +174,10 @@ def _explained(message: str) -> str:
     """A message of jsonargparse as one line, in the words of a user of flags."""
     key = re.match(r'Parser key "([^"]+)"( element \d+)?', message)
     given = re.search(r"(?:Given value|Got value): (.*)", message)
+    if "are required" in message:
+        return re.sub(r"(?<= )\w+\.(?=\w)", "", message)  # the command before each name
     if key is None or given is None:
-        return re.sub(r"(?<=[ ,])\w+\.(?=\w+(, |$))", "", message) if "are required" in message else message
+        return re.sub(r'^Parser key "(\w+)":', r"--\1:", message)
     types = re.findall(r"Expected a (?:<class '|typing\.)(?:\w+\.)*(\w+(?:\[.*?\])?)", message)
     kinds = " or ".join(dict.fromkeys(_in_words(name) for name in types)) or "another value"
     return f"--{key[1].replace('_', '-')} takes {kinds}, got {given[1]!r}"

@@ -23,8 +23,8 @@ class ImageOptions:
 
     :param image_size: height and width of inputs, cropped from the centre. Default: 224 for folders, and no cropping
         for images that are all of one size
-    :param resize_size: the shorter side before cropping. Default: image_size * 256 / 224 for folders, otherwise
-        image_size
+    :param resize_size: the shorter side before cropping. Default: image_size for images that are all of one size,
+        otherwise larger by the model's usual share, or by 256 / 224
     :param mean: subtracted from pixels of 0 to 1, by channel
     :param std: what they are divided by then, by channel
     """
@@ -40,7 +40,9 @@ class ImageOptions:
                 raise ConfigError(f"{name} must be at least 1, got {value}")
         if self.std is not None and not all(value > 0 for value in self.std):
             raise ConfigError(f"std must be above 0, got {list(self.std)}")
-        if self.resize_size is not None and self.image_size is not None and self.resize_size < self.image_size:
+        if self.resize_size is not None and self.image_size is None:
+            raise ConfigError(f"resize_size={self.resize_size} needs image_size, the size after cropping")
+        if self.resize_size is not None and self.resize_size < self.image_size:
             raise ConfigError(f"resize_size={self.resize_size} is smaller than image_size={self.image_size}")
 
     @property
@@ -73,13 +75,12 @@ def plain(options: ImageOptions, channels: int = 3, same_size: bool = False) -> 
     :raises ConfigError: if the mean or the standard deviation have another number of channels
     """
     transforms = library("torchvision.transforms", "reading images")
-    size, resize = options.image_size, options.resize_size
-    if size is None and not same_size:
-        size = _USUAL_SIZE if resize is None else round(resize / _MARGIN)
+    size = options.image_size or (None if same_size else _USUAL_SIZE)
+    resize = options.resize_size
     if resize is None and size is not None:
         resize = size if same_size else round(size * _MARGIN)
     usual = _IMAGENET if channels == 3 else {"mean": (0.0,), "std": (1.0,)}
-    mean, std = (_by_channel(name, getattr(options, name) or usual[name], channels) for name in ("mean", "std"))
+    mean, std = (_by_channel(name, (usual | options.given)[name], channels) for name in ("mean", "std"))
     steps = [transforms.Resize(resize)] if resize else []
     steps += [transforms.CenterCrop(size)] if size else []
     transform = transforms.Compose([*steps, transforms.ToTensor(), transforms.Normalize(mean, std)])
@@ -94,8 +95,11 @@ def of_torchvision(weights: object) -> Preparation:
     def prepare(options: ImageOptions) -> Prepared:
         given = {"crop_size" if name == "image_size" else name: value for name, value in options.given.items()}
         try:
+            if "crop_size" in given and "resize_size" not in given:
+                usual = weights.transforms()
+                given["resize_size"] = round(options.image_size * usual.resize_size[0] / usual.crop_size[0])
             transform = weights.transforms(**given)
-        except TypeError as error:
+        except (TypeError, AttributeError) as error:  # those of detection and video have other settings
             raise ConfigError(f"images of {weights} cannot be prepared with {_flags(options)}: {error}") from error
         return Prepared(transform, f"as for {weights}{_changed(options)}")
 

@@ -30,7 +30,7 @@ def run(words: list[str]) -> int:
     except Exception as error:
         if "--traceback" in words:
             raise
-        return _complain(_in_words(error), _code(error))
+        return _complain(_in_words(error, words[0]), _code(error))
     return 0
 
 
@@ -39,8 +39,10 @@ def _complain(message: str, code: int) -> int:
     return code
 
 
-def _in_words(error: Exception) -> str:
-    if isinstance(error, (SJPCError, UsageError)):
+def _in_words(error: Exception, command: str) -> str:
+    if isinstance(error, UsageError):
+        return f"{error} (sjpc {command} --help)" if command in COMMANDS else f"{error} (sjpc --help)"
+    if isinstance(error, SJPCError):
         return str(error)
     return f"{type(error).__name__}: {error} (--traceback shows where)"
 

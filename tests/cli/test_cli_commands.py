@@ -15,7 +15,6 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import sj_parallel_conversion as package
-from sj_parallel_conversion.ann2snn import converter
 from sj_parallel_conversion.cli import commands, main
 
 NET = ["nets_here.py:tiny", "--weights", "tiny.pt"]
@@ -197,7 +196,6 @@ def test_demo_names_its_extra(sjpc: Commands, monkeypatch: pytest.MonkeyPatch) -
 def test_the_device(sjpc: Commands, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert failed(sjpc("evaluate", "tiny.sjpc", "train.npz", "--device", "abacus"), 2, "device='abacus'")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(converter, "check_device", lambda name: None)
     assert commands._device(None) == "cuda" and commands._device("cpu") == "cpu"
 
 
@@ -216,6 +214,7 @@ WRONG = {
     "convert nets_here.py:tiny grey.npz": (1, "to have 3 channels, but got 1"),
     "convert nets_here.py:tiny train.npz --model-args.classes 4 --weights tiny.pt": (1, "shapes: 4.weight [3, 4]"),
     "convert nets_here.py:tiny train.npz --test gone": (2, "data: there is no gone"),
+    "convert nets_here.py:tiny train.npz --output .": (1, ". is a folder, and a file is to be written"),
     "export tiny.sjpc --output gone/tiny.onnx": (1, "there is no folder gone"),
 }
 

@@ -222,6 +222,8 @@ def test_numbers_for_each_channel() -> None:
     for name in ("mean", "std"):
         with pytest.raises(ConfigError, match=f"{name} needs 1 or 3 numbers, one for each channel, got 2"):
             plain(ImageOptions(**{name: [0.5, 0.5]}))
+        with pytest.raises(ConfigError, match=f"{name} needs 1 or 3 numbers, one for each channel, got 0"):
+            plain(ImageOptions(**{name: []}))
     assert "mean 0.5 0.5 0.5" in plain(ImageOptions(mean=[0.5])).words
 
 

@@ -17,7 +17,7 @@ from torchvision import models as zoo
 
 from sj_parallel_conversion import ConfigError, FileError, MissingExtraError
 from sj_parallel_conversion.cli.models import ModelOptions, load_model
-from sj_parallel_conversion.cli.preparation import ImageOptions
+from sj_parallel_conversion.cli.preparation import ImageOptions, of_torchvision
 
 NET = "nets_here.py:tiny"
 
@@ -54,7 +54,7 @@ def transformers(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Stands for transformers: ``here`` is a model with a processor of images, ``bare`` one without."""
 
     def known(path: str) -> str:
-        if path not in ("here", "bare"):
+        if not path.endswith(("here", "bare")):
             raise OSError(f"{path} is not a local folder and is not a valid model identifier")
         return path
 
@@ -79,6 +79,12 @@ def test_the_users_own(folder: Path, ann: str) -> None:
     assert found.name == "tiny" and found.preparation is None
 
 
+def test_names_for_files(folder: Path, transformers: SimpleNamespace) -> None:
+    (folder / "here").mkdir()
+    assert load_model("hf:./here/../here", ModelOptions()).name == "here"
+    assert load_model("torchvision:squeezenet1_1", ModelOptions("random")).name == "squeezenet1_1"
+
+
 def test_arguments_and_modules_as_they_are(folder: Path) -> None:
     assert load(NET, classes=7)[-1].out_features == 7
     assert load("nets_here.py:instance")[-1].out_features == 3
@@ -99,7 +105,8 @@ def test_weights_by_name_bring_their_preparation(monkeypatch: pytest.MonkeyPatch
     asked = []
     monkeypatch.setattr(zoo, "get_model", lambda name, weights: asked.append((name, weights)) or nn.Identity())
     weights = zoo.ResNet50_Weights
-    cases = {"DEFAULT": (weights.IMAGENET1K_V2, 232), "IMAGENET1K_V1": (weights.IMAGENET1K_V1, 256)}
+    # 64 * 232 / 224 and 64 * 256 / 224
+    cases = {"DEFAULT": (weights.IMAGENET1K_V2, 66), "IMAGENET1K_V1": (weights.IMAGENET1K_V1, 73)}
     for name, (expected, resize) in cases.items():
         found = load_model("torchvision:resnet50", ModelOptions(name))
         assert asked[-1] == ("resnet50", expected)
@@ -109,6 +116,13 @@ def test_weights_by_name_bring_their_preparation(monkeypatch: pytest.MonkeyPatch
         changed = found.preparation(ImageOptions(image_size=64, mean=[0, 0, 0]))
         other = expected.transforms(crop_size=64, resize_size=resize, mean=[0, 0, 0])
         assert torch.equal(changed.transform(image), other(image)) and "--image-size, --mean" in changed.words
+
+
+def test_images_of_other_tasks_take_no_flags() -> None:
+    prepare = of_torchvision(zoo.segmentation.FCN_ResNet50_Weights.DEFAULT)
+    assert prepare(ImageOptions()).words == "as for FCN_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1"
+    with pytest.raises(ConfigError, match=r"FCN_ResNet50_Weights\S+ cannot be prepared with --image-size"):
+        prepare(ImageOptions(image_size=64))
 
 
 def test_timm(timm: SimpleNamespace, folder: Path) -> None:

@@ -121,8 +121,8 @@ def test_the_docs_have_every_command() -> None:
 
 
 WRONG = {
-    "nonsense": "invalid choice: 'nonsense'",
-    "convert": "the following arguments are required: ann, data",
+    "nonsense": "(sjpc --help)",
+    "convert": "the following arguments are required: ann, data (sjpc convert --help)",
     "evaluate a.sjpc": "the following arguments are required: data",
     "convert a b c": "unrecognized arguments: c",
     "convert a b --tim 3": "unrecognized arguments: --tim 3",
@@ -139,7 +139,8 @@ WRONG = {
     "convert a b --images 0": "images must be at least 1, got 0",
     "convert a b --std 0": "std must be above 0, got [0.0]",
     "convert a b --image-size 32 --resize-size 16": "resize_size=16 is smaller than image_size=32",
-    "convert a b --config none.yaml": "File does not exist",
+    "convert a b --resize-size 16": "resize_size=16 needs image_size, the size after cropping",
+    "convert a b --config none.yaml": "sjpc: --config: File does not exist",
     "convert --config wrong.yaml": "does not accept option 'tim_steps'",
     "convert --config broken.yaml": "Problems parsing config",
     "export a.sjpc --format pdf": "--format takes one of 'onnx', 'onnx-int8', 'torch', 'integers', got 'pdf'",
