@@ -40,8 +40,8 @@ class DataOptions:
     download: bool = False
 
     def __post_init__(self) -> None:
-        for name, value, least in (("images", self.images, 1), ("batch_size", self.batch_size, 1),
-                                   ("workers", self.workers, 0)):  # fmt: skip
+        for name, least in (("images", 1), ("batch_size", 1), ("workers", 0)):
+            value = getattr(self, name)
             if value is not None and value < least:
                 raise ConfigError(f"{name} must be at least {least}, got {value}")
 
@@ -83,7 +83,8 @@ class Reader:
     def _open(self, data: str, train: bool, most: int | None) -> Iterable:
         source, words = self._source(data, train)
         if not isinstance(source, Dataset) or isinstance(source, IterableDataset):
-            self._refuse(data, images=self.options.images, batch_size=self.options.batch_size)
+            given = self.options
+            self._refuse(data, images=given.images, batch_size=given.batch_size, workers=given.workers or None)
             return source
         if len(source) == 0:
             raise DataError(f"data {data!r}: it is empty")

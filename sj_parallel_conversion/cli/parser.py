@@ -8,7 +8,7 @@ import re
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import is_dataclass
-from typing import NoReturn, get_args, get_origin, get_type_hints
+from typing import NamedTuple, NoReturn, get_args, get_origin, get_type_hints
 
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ActionYesNo, ArgumentParser, DefaultHelpFormatter, Namespace
@@ -18,6 +18,20 @@ from ..version import __version__
 _COLUMNS = 78
 _KINDS = {"int": "an integer", "float": "a number", "bool": "true, false", "NoneType": "null"}
 _MARKUP = re.compile(r":\w+:`~?(?:[\w.]*\.)?(\w+)`|``(.+?)``")  # :func:`~a.b.c` and ``code`` in docstrings
+
+
+class Call(NamedTuple):
+    """
+    What a command line asks for.
+
+    :param function: to be called
+    :param arguments: with these
+    :param traceback: whether an error is to be shown in full
+    """
+
+    function: Callable[..., None]
+    arguments: dict[str, object]
+    traceback: bool
 
 
 class UsageError(Exception):
@@ -104,20 +118,18 @@ def make_parser(commands: Mapping[str, Command]) -> ArgumentParser:
     return parser
 
 
-def read_arguments(
-    parser: ArgumentParser, commands: Mapping[str, Command], words: Sequence[str]
-) -> tuple[Callable[..., None], dict[str, object]]:
+def read_call(parser: ArgumentParser, commands: Mapping[str, Command], words: Sequence[str]) -> Call:
     """
     :param parser: of :func:`make_parser`
     :param commands: the same
     :param words: what follows ``sjpc``
-    :return: the function to call and its arguments
+    :return: what they ask for
     :raises UsageError: if the words cannot be understood
     :raises ConfigError: if a value is out of range
     """
     values = parser.parse_args([_with_dashes(word) for word in words])
-    command = commands[values.command]
-    return command.function, command.arguments(values[values.command])
+    command, of_command = commands[values.command], values[values.command]
+    return Call(command.function, command.arguments(of_command), of_command.traceback)
 
 
 def _add(target: object, source: Callable, skip: Iterable[str] = ()) -> None:

@@ -7,7 +7,7 @@ import warnings
 
 from ..errors import ConfigError, SJPCError, StateDictError
 from .commands import COMMANDS
-from .parser import UsageError, make_parser, read_arguments
+from .parser import UsageError, make_parser, read_call
 
 _FAILED, _WRONG_USE, _INTERRUPTED = 1, 2, 130
 
@@ -18,17 +18,19 @@ def run(words: list[str]) -> int:
     :return: the exit code
     """
     words = words or ["--help"]
+    traceback = "--traceback" in words
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            command, arguments = read_arguments(make_parser(COMMANDS), COMMANDS, words)
-            command(**arguments)
+            call = read_call(make_parser(COMMANDS), COMMANDS, words)
+            traceback = call.traceback
+            call.function(**call.arguments)
     except SystemExit as stop:  # --help, --version and --print_config
         return stop.code or 0
     except KeyboardInterrupt:
         return _complain("interrupted", _INTERRUPTED)
     except Exception as error:
-        if "--traceback" in words:
+        if traceback:
             raise
         return _complain(_in_words(error, words[0]), _code(error))
     return 0

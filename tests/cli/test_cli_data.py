@@ -212,7 +212,7 @@ def test_wrong_data(folder: Path, data: str) -> None:
     assert message in str(error.value)
 
 
-@pytest.mark.parametrize("option", ["images", "batch_size", "image_size", "download"])
+@pytest.mark.parametrize("option", ["images", "batch_size", "workers", "image_size", "download"])
 def test_options_that_would_change_nothing(folder: Path, option: str) -> None:
     with pytest.raises(ConfigError, match=f"--{option.replace('_', '-')} changes nothing in data from nets_here"):
         reader(**{option: 8}).to_evaluate("nets_here.py:listed")

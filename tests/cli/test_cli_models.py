@@ -241,8 +241,11 @@ def test_wrong_weights(folder: Path) -> None:
         assert message in str(error.value)
 
 
-def test_errors_of_a_factory(sjpc: Commands) -> None:
+def test_errors_of_a_factory(sjpc: Commands, folder: Path) -> None:
     done = sjpc("convert", "nets_here.py:broken", "train.npz")
     assert done == (1, "", "sjpc: RuntimeError: the factory is broken (--traceback shows where)\n")
     with pytest.raises(RuntimeError, match="the factory\nis broken"):
         sjpc("convert", "nets_here.py:broken", "train.npz", "--traceback")
+    (folder / "c.yaml").write_text("ann: nets_here.py:broken\ndata: train.npz\ntraceback: true\n")
+    with pytest.raises(RuntimeError, match="the factory\nis broken"):
+        sjpc("convert", "--config", "c.yaml")

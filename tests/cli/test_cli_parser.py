@@ -16,7 +16,7 @@ from jsonargparse import ArgumentParser
 from sj_parallel_conversion import ConversionConfig, __version__
 from sj_parallel_conversion.cli import main, run
 from sj_parallel_conversion.cli.commands import COMMANDS
-from sj_parallel_conversion.cli.parser import make_parser, read_arguments
+from sj_parallel_conversion.cli.parser import make_parser, read_call
 
 ROOT = Path(__file__).parents[2]
 FIELDS = {field.name: field for field in dataclasses.fields(ConversionConfig)}
@@ -39,7 +39,7 @@ def parser() -> ArgumentParser:
 
 def config_of(parser: ArgumentParser, *words: str) -> ConversionConfig:
     """The options that a command line gives to a conversion."""
-    return read_arguments(parser, COMMANDS, ["convert", *words])[1]["config"]
+    return read_call(parser, COMMANDS, ["convert", *words]).arguments["config"]
 
 
 def words_of(name: str) -> list[str]:
@@ -88,9 +88,9 @@ def test_a_printed_configuration_is_one_to_read(sjpc: Commands, folder: Path, pa
     done = sjpc("convert", *words, "--print_config")
     assert done.code == 0 and done.err == ""
     (folder / "c.yaml").write_text(done.out)
-    again = read_arguments(parser, COMMANDS, ["convert", "--config", "c.yaml"])
-    assert again == read_arguments(parser, COMMANDS, ["convert", *words])
-    assert again[1]["model"].model_args == {"classes": 3} and again[1]["images"].mean == [0.5]
+    again = read_call(parser, COMMANDS, ["convert", "--config", "c.yaml"])
+    assert again == read_call(parser, COMMANDS, ["convert", *words])
+    assert again.arguments["model"].model_args == {"classes": 3} and again.arguments["images"].mean == [0.5]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -100,8 +100,7 @@ def test_examples_can_be_understood(parser: ArgumentParser, name: str, sjpc: Com
     examples = [line.split()[1:] for line in done.out.partition("examples:")[2].strip().splitlines()]
     assert done.code == 0 and len(examples) == len(COMMANDS[name].examples) >= 1
     for words in examples:
-        function, arguments = read_arguments(parser, COMMANDS, words)
-        assert function is COMMANDS[name].function and set(arguments)
+        assert read_call(parser, COMMANDS, words).function is COMMANDS[name].function
 
 
 def test_command_lines_of_the_docs_can_be_understood(parser: ArgumentParser, folder: Path) -> None:
@@ -111,8 +110,7 @@ def test_command_lines_of_the_docs_can_be_understood(parser: ArgumentParser, fol
     lines = re.findall(r"^sjpc (.*)$", text, re.MULTILINE)
     assert len(lines) >= 5
     for line in lines:
-        function, arguments = read_arguments(parser, COMMANDS, line.split())
-        assert function is COMMANDS[line.split()[0]].function and set(arguments)
+        assert read_call(parser, COMMANDS, line.split()).function is COMMANDS[line.split()[0]].function
 
 
 def test_the_docs_have_every_command() -> None:
@@ -178,7 +176,7 @@ def test_an_interruption_is_one_line(sjpc: Commands, monkeypatch: pytest.MonkeyP
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, "read_arguments", interrupted)
+    monkeypatch.setattr(run, "read_call", interrupted)
     assert sjpc("demo") == (130, "", "sjpc: interrupted\n")
 
 
