@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 
@@ -29,6 +30,8 @@ def run(words: list[str]) -> int:
         return stop.code or 0
     except KeyboardInterrupt:
         return _complain("interrupted", _INTERRUPTED)
+    except BrokenPipeError:  # a reader such as `head` has enough
+        _print_nowhere()
     except Exception as error:
         if traceback:
             raise
@@ -39,6 +42,11 @@ def run(words: list[str]) -> int:
 def _complain(message: str, code: int) -> int:
     print(f"sjpc: {_one_line(message)}", file=sys.stderr)
     return code
+
+
+def _print_nowhere() -> None:
+    """What is left to print would raise the error again at the end of the process."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _in_words(error: Exception, command: str) -> str:

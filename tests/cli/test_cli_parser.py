@@ -172,12 +172,17 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     )
 
 
-def test_an_interruption_is_one_line(sjpc: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
+def test_interruptions(sjpc: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise error
 
-    monkeypatch.setattr(run, "read_call", interrupted)
-    assert sjpc("demo") == (130, "", "sjpc: interrupted\n")
+    redirected = []
+    monkeypatch.setattr(run, "read_call", fail)
+    monkeypatch.setattr(run, "_print_nowhere", lambda: redirected.append(1))
+    error = KeyboardInterrupt()
+    assert sjpc("demo") == (130, "", "sjpc: interrupted\n") and redirected == []
+    error = BrokenPipeError()  # of `sjpc inspect ... | head`
+    assert sjpc("demo") == (0, "", "") and redirected == [1]
 
 
 def test_the_package_does_not_need_the_command_line() -> None:
