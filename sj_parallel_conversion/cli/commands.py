@@ -13,7 +13,7 @@ from torch import nn
 import sj_parallel_conversion as sjpc
 
 from ..ann2snn.converter import check_device
-from ..errors import ConfigError, FileError
+from ..errors import ConfigError, ConversionError, FileError
 from .data import DataOptions, Reader
 from .demo import demo
 from .models import Model, ModelOptions, load_model
@@ -51,8 +51,7 @@ def convert(
     path = _writable(output or f"{trained.name}.sjpc", may_be_folder=False)
     reader = Reader(loading, images, trained.preparation, config.seed)
     loader, test_loader = reader.to_calibrate(data), None if test is None else reader.to_test(test)
-    options = {field.name: getattr(config, field.name) for field in fields(config)}
-    converter = sjpc.ParallelConverter(loader, device=device, **options)
+    converter = sjpc.ParallelConverter(loader, device=device, **_options(config))
     snn = converter.convert(trained.network.to(device), submodules)
     sjpc.save(snn, path)
     print(f"saved: {path}")
@@ -137,21 +136,43 @@ def suggest(
     model: ModelOptions,
     loading: DataOptions,
     images: ImageOptions,
+    config: sjpc.ConversionConfig,
     tolerance: float = 0.01,
+    cost: Literal["spikes", "time"] = "spikes",
+    modes: Sequence[str] | None = None,
+    time_steps: Sequence[int] | None = None,
+    output: str | None = None,
     device: str | None = None,
 ) -> None:
     """
-    Find the smallest number of time-steps whose accuracy is close enough to the ANN's.
+    Find the cheapest mode and number of time-steps of a classifier whose accuracy is close enough to the ANN's.
 
     :param ann: the trained network, as for convert
-    :param data: calibration data, as for convert
+    :param data: calibration data, as for convert. Without labels, agreement with the ANN stands for accuracy
     :param tolerance: how much accuracy may be lost: 0.01 is one percentage point
+    :param cost: what is to be least: "spikes" of a sample, or "time", the number of time-steps
+    :param modes: the modes to try. Default: all
+    :param time_steps: the numbers of time-steps to try. Default: those with 3, 7, 15, 31 and 63 levels
+    :param output: a file for the network that is chosen. Default: it is not saved
     :param device: where it runs. Default: cuda if there is one, otherwise cpu
     """
     device = _device(device)
+    path = None if output is None else _writable(output, may_be_folder=False)
     trained = load_model(ann, model)
-    loader = Reader(loading, images, trained.preparation).to_calibrate(data)
-    print(sjpc.suggest_time_steps(trained.network.to(device), loader, tolerance=tolerance))
+    loader = Reader(loading, images, trained.preparation, config.seed).to_calibrate(data)
+    options = _options(config) | {"tolerance": tolerance, "cost": cost, "time_steps": time_steps, "device": device}
+    options |= {} if modes is None else {"modes": modes}
+    del options["mode"]
+    try:
+        found = sjpc.suggest_time_steps(trained.network.to(device), loader, **options)
+    except ConversionError as error:
+        message, _, table = str(error).partition("\n")  # of what was tried
+        print(table)
+        raise ConversionError(message) from error
+    print(found)
+    if path is not None:
+        sjpc.save(found.network, path)
+        print(f"saved: {path}")
 
 
 def export(
@@ -186,6 +207,10 @@ def _device(name: str | None) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     check_device(name)
     return name
+
+
+def _options(config: sjpc.ConversionConfig) -> dict[str, object]:
+    return {field.name: getattr(config, field.name) for field in fields(config)}
 
 
 def _writable(path: str, may_be_folder: bool) -> Path:
@@ -230,7 +255,10 @@ COMMANDS = {
     ]),
     "inspect": Command(inspect, ["inspect resnet18.sjpc"]),
     "report": Command(report, ["report resnet18.sjpc torchvision:resnet18 imagenet/val --weights DEFAULT"]),
-    "suggest": Command(suggest, ["suggest torchvision:resnet18 imagenet/train --weights DEFAULT --tolerance 0.01"]),
+    "suggest": Command(suggest, [
+        "suggest torchvision:resnet18 imagenet/val --weights DEFAULT --tolerance 0.01",
+        "suggest models.py:resnet20 train.npz --weights resnet20.pt --modes parallel --output resnet20.sjpc",
+    ], without=("mode", "time_steps")),
     "export": Command(export, ["export resnet18.sjpc --format onnx-int8 --output resnet18.onnx"]),
     "demo": Command(demo, ["demo", "demo --time-steps 4 8"]),
 }  # fmt: skip

@@ -63,10 +63,11 @@ class Command:
     :param function: runs it. Parameters whose type is a dataclass are groups of flags; others are flags, or, without a
         default, arguments by position
     :param examples: command lines with it, as they stand in its help
+    :param without: fields of these dataclasses that are no flags of this command, and keep their defaults
     """
 
-    def __init__(self, function: Callable[..., None], examples: Sequence[str]) -> None:
-        self.function, self.examples = function, examples
+    def __init__(self, function: Callable[..., None], examples: Sequence[str], without: Sequence[str] = ()) -> None:
+        self.function, self.examples, self.without = function, examples, without
         hints = get_type_hints(function)
         parameters = inspect.signature(function).parameters
         self.groups = {name: hints[name] for name in parameters if is_dataclass(hints[name])}
@@ -80,7 +81,7 @@ class Command:
         _add(parser, self.function, skip=self.groups)
         for group in self.groups.values():
             title, _, more = _summary(group).partition(". ")
-            _add(parser.add_argument_group(title.rstrip("."), _wrapped(more) or None), group)
+            _add(parser.add_argument_group(title.rstrip("."), _wrapped(more) or None), group, skip=self.without)
         return parser
 
     def arguments(self, values: Namespace) -> dict[str, object]:
@@ -91,7 +92,7 @@ class Command:
         """
         own = {name: values[name] for name in inspect.signature(self.function).parameters if name not in self.groups}
         of_groups = {
-            name: group(**{key: values[key] for key in inspect.signature(group).parameters})
+            name: group(**{key: values[key] for key in inspect.signature(group).parameters if key not in self.without})
             for name, group in self.groups.items()
         }
         return own | of_groups

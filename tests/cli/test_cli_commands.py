@@ -142,15 +142,40 @@ def test_report(saved: Path, sjpc: Commands, monkeypatch: pytest.MonkeyPatch) ->
     assert [net.time_steps for net in others["curve"]] == [3, 4] and others["show_progress"] is False
 
 
-def test_suggest(folder: Path, sjpc: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_suggest(saved: Path, sjpc: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Suggestion:
+        network = package.load("4.sjpc")
+
+        def __str__(self) -> str:
+            return "T = 4"
+
     calls = []
     monkeypatch.setattr(
-        package, "suggest_time_steps", lambda *a, **k: calls.append((*a, k)) or "T = 5", raising=False
+        package, "suggest_time_steps", lambda *a, **k: calls.append((*a, k)) or Suggestion(), raising=False
     )
-    done = sjpc("suggest", *NET, "train.npz", "--tolerance", "0.02")
-    assert done.code == 0 and done.out.endswith("\nT = 5\n")
-    ((ann, loader, options),) = calls
-    assert type(ann) is nn.Sequential and len(loader.dataset) == 40 and options == {"tolerance": 0.02}
+    done = sjpc("suggest", *NET, "train.npz", "--images", "30")
+    assert done.code == 0 and done.out.endswith("\nT = 4\n")
+    more = ["--modes", "css", "parallel", "--time-steps", "2", "4", "--cost", "time", "--no-fold", "--device", "cpu"]
+    assert sjpc("suggest", *NET, "train.npz", "--tolerance", "0.02", *more, "--output", "s.sjpc").code == 0
+    assert package.load("s.sjpc").time_steps == 4
+    (ann, loader, plain), (_, _, given) = calls
+    assert type(ann) is nn.Sequential and len(loader.dataset) == 30
+    usual = package.ConversionConfig().as_dict() | {"tolerance": 0.01, "cost": "spikes", "time_steps": None}
+    usual["device"] = commands._device(None)
+    del usual["mode"]
+    assert plain == usual
+    chosen = {"tolerance": 0.02, "cost": "time", "modes": ["css", "parallel"], "time_steps": [2, 4], "fold": False}
+    assert given == usual | chosen | {"device": "cpu"}
+
+
+def test_nothing_to_suggest(folder: Path, sjpc: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_found(*_: object, **__: object) -> None:
+        raise package.ConversionError("no setting is within tolerance=0.01\nmode  T\ncss   4")
+
+    monkeypatch.setattr(package, "suggest_time_steps", none_found, raising=False)
+    done = sjpc("suggest", *NET, "train.npz")
+    assert failed(done, 1, "no setting is within tolerance=0.01\n") and done.out.endswith("\nmode  T\ncss   4\n")
+    assert failed(sjpc("suggest", *NET, "train.npz", "--mode", "css"), 2, "unrecognized arguments: --mode css")
 
 
 FORMS = {
