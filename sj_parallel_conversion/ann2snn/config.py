@@ -62,13 +62,14 @@ class ConversionConfig:
     """
     The options of a conversion.
 
-    :param mode: the neuron and its code, a row of :data:`MODES`
+    :param mode: the neuron and its code: ``"parallel"``, ``"spikepack"`` or ``"css"``, the rows of :data:`MODES`
     :param time_steps: T, the number of time-steps of the spiking network
-    :param threshold: how thresholds are chosen from the activations of the calibration data
-    :param calibration: how the conversion error is corrected, a row of
-        :data:`~sj_parallel_conversion.ann2snn.calibration.CALIBRATIONS`. From 32 images on one in eight, at most 64, is
-        left out of the fits of ``"least_squares"`` and ``"weights"``. If a cheaper calibration does better on these,
-        the result is that one's, with a warning
+    :param threshold: how thresholds are chosen from the activations of the calibration data: ``"mse"``, ``"max"`` or a
+        percentile such as ``"99.9%"``
+    :param calibration: how the conversion error is corrected: ``"none"``, ``"da_qcfs"``, ``"least_squares"`` or
+        ``"weights"``, the rows of :data:`~sj_parallel_conversion.ann2snn.calibration.CALIBRATIONS`. From 32 images on
+        one in eight, at most 64, is left out of the fits of ``"least_squares"`` and ``"weights"``. If a cheaper
+        calibration does better on these, the result is that one's, with a warning
     :param per_channel: one threshold a channel, or one a layer
     :param fold: whether the neurons' arithmetic becomes part of the weights around them, which is faster; ``False``
         keeps the weights of the ANN, and neurons whose parameters can be changed and trained

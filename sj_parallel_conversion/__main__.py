@@ -1,0 +1,8 @@
+"""``python -m sj_parallel_conversion`` is the command ``sjpc``."""
+
+import sys
+
+from .cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
