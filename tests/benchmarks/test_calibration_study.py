@@ -6,7 +6,7 @@ import argparse
 
 import pytest
 import torch
-from calibration_study import draw, over_draws, setting, study, table
+from calibration_study import draw, over_draws, setting, study, table, views
 from comparison import Comparison, Row, Score
 from helpers.models import cifar_resnet, digits_cnn
 from spikingjelly_recipes import Passes, with_modules
@@ -82,6 +82,14 @@ def test_draws_differ_and_can_be_repeated() -> None:
     drawn = [[x.tolist() for x, _ in draw(images, 10, seed, 4)] for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
     assert [len(batch) for batch in drawn[0]] == [4, 4, 2] and len({i for batch in drawn[0] for i in batch}) == 10
+
+
+def test_views() -> None:
+    x = torch.arange(2 * 3 * 5 * 7.0).view(2, 3, 5, 7)
+    seen, labels = views([x, torch.tensor([4, 6])])
+    assert labels.tolist() == [4, 6] * 4 and torch.equal(seen[:2], x)
+    assert torch.equal(seen[2:4, ..., 0], x[..., -1])
+    assert torch.equal(seen[4:6, :, 2:], x[:, :, :-2]) and torch.equal(seen[6:, ..., :-2], x[..., 2:])
 
 
 def test_settings_of_the_command_line() -> None:
