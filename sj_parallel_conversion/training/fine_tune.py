@@ -22,7 +22,6 @@ from .distance import Loss, distance_from, loss_of
 from .tuning_checkpoint import TuningCheckpoint
 from .tuning_data import TuningData
 
-_AVERAGED = 1 / 3  # share of the steps, the last, over which parameters are averaged
 _RATE, _RATE_OF_A_LOSS = 0.012, 0.003
 _SMALLEST = 0.01  # of a threshold's first value: it stays positive
 
@@ -63,9 +62,8 @@ def fine_tune(
 
     The network runs packed: levels pass between the neurons, so a step takes the same time and memory for every T. The
     gradient of the rounding is taken to be 1 (straight-through). Steps are Adam's, relative to the size of each
-    parameter, and shrink to 0 along half a cosine. From two thirds on, parameters are averaged. Held-out samples are
-    checked after each epoch, and the network ends with the parameters that did best there, which may be those that it
-    began with.
+    parameter, and shrink to 0 along half a cosine. Held-out samples are checked after each epoch, and the network ends
+    with the parameters that did best there, which may be those that it began with.
 
     Trained are the parameters that ask for a gradient. If none does, all are that have an effect.
 
@@ -144,7 +142,9 @@ class _Tuner:
                 if patience is not None and epoch - self.kept >= patience:
                     break
                 self._epoch(epoch, epochs, progress)
-                self._judge(epoch + 1, averaged=(epoch + 1) / epochs > 1 - _AVERAGED)
+                self.losses.append(self._check())
+                if self.losses[-1] < self.losses[self.kept]:
+                    self.best, self.kept = self._values(), epoch + 1
                 checkpoint.write(self._state())
         finally:
             self._set(self.best)
@@ -159,20 +159,10 @@ class _Tuner:
                 with as_data_error(lambda step=step: f"dataloader: the network cannot be trained on batch {step}"):
                     value = self.loss(sample, self.network.answer(sample.call))
                     self._refuse_nan(float(value.detach()))
-                    self.descent.step(value, (1 + math.cos(math.pi * done)) / 2, average=done >= 1 - _AVERAGED)
+                    self.descent.step(value, (1 + math.cos(math.pi * done)) / 2)
                 with torch.no_grad():
                     for p, least in self.least:
                         p.clamp_(min=least)
-
-    def _judge(self, epoch: int, averaged: bool) -> None:
-        """Check what the epoch has led to, and keep it if it is the best."""
-        last = self._values()
-        if averaged:
-            self._set(dict(zip(self.trained, self.descent.averages(), strict=True)))
-        self.losses.append(self._check())
-        if self.losses[-1] < self.losses[self.kept]:
-            self.best, self.kept = self._values(), epoch
-        self._set(last)
 
     @torch.no_grad()
     def _check(self) -> float:

@@ -15,8 +15,8 @@ class Descent:
     all scales. The zeros of a pruned parameter stay zeros. A parameter of nothing but zeros has no scale: its rate is
     taken as it is.
 
-    The parameters are averaged from a chosen step on: gradients through a quantiser are noisy, and the average of the
-    parameters is better than the last ones.
+    Parameters can be averaged over some of the steps. Gradients through a quantiser are noisy, and where steps stay
+    large the average of the parameters is better than the last ones.
 
     :param parameters: they are changed, and need gradients
     :param rate: size of a step, relative to a parameter; the attribute can be set later
@@ -31,7 +31,7 @@ class Descent:
         self._averages = [p.detach().clone() for p in parameters]
         self._averaged = 0
 
-    def step(self, loss: Tensor, share: float = 1.0, average: bool = True) -> None:
+    def step(self, loss: Tensor, share: float = 1.0, average: bool = False) -> None:
         """
         :param loss: its gradient is followed
         :param share: of the rate

@@ -24,8 +24,8 @@ def test_steps_are_relative(scale: float) -> None:
     p, q = parameter(), parameter(scale)
     descents = Descent([p], 0.01), Descent([q], 0.01)
     for share in (1.0, 0.5, 0.1):
-        descents[0].step(loss(p), share)
-        descents[1].step(loss(q, scale), share)
+        descents[0].step(loss(p), share, average=True)
+        descents[1].step(loss(q, scale), share, average=True)
     torch.testing.assert_close(q / scale, p, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(descents[1].averages()[0] / scale, descents[0].averages()[0], rtol=1e-4, atol=1e-5)
 
@@ -68,5 +68,5 @@ def test_goes_on_from_its_state() -> None:
     q.data.copy_(saved)
     other.load_state_dict(state)
     for _ in range(3):
-        other.step(loss(q))
+        other.step(loss(q), average=True)
     assert torch.equal(q, p) and torch.equal(other.averages()[0], descent.averages()[0])
