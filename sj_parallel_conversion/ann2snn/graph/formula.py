@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, fx, nn
 
-from ...torch_compat import is_random
+from ...torch_compat import is_random, packet_name
 from .plain import PlainGraph, put, value_of
 
 _WIDER = 8.0  # that many times the range of its inputs is looked at
@@ -105,11 +105,19 @@ class Formula(nn.Module):
             copies[node] = graph.node_copy(node, copied)
         graph.output(copies[nodes[-1]])
         formula = Formula(PlainGraph(root, graph))
-        shapes = [value.shape for value in [*root.parameters(), *root.buffers()]]
+        dims = len(source.meta["shape"])
+        shapes = [_constant_shape(root, node, dims) for node in graph.nodes if node.op == "get_attr"]
         if any(math.prod(shape) > 1 for shape in shapes):
-            dims = len(source.meta["shape"])
             formula.example = tuple(torch.broadcast_shapes([1] * dims, *shapes))
         return formula
+
+
+def _constant_shape(root: nn.Module, node: fx.Node, dims: int) -> tuple[int, ...]:
+    """The shape of a constant as it meets a value of ``dims`` axes: the slopes of a PReLU lie along the channels."""
+    value = getattr(root, node.target)
+    if value.dim() == 1 and dims > 2 and any(packet_name(user.target) == "prelu" for user in node.users):
+        return (len(value), *[1] * (dims - 2))
+    return tuple(value.shape)
 
 
 def _constant(model: fx.GraphModule, graph: fx.Graph, root: nn.Module, node: fx.Node) -> fx.Node:

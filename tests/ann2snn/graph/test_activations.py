@@ -195,6 +195,21 @@ def test_a_trained_formula_by_channel_knows_where_the_channels_lie() -> None:
     assert formula.example == (1, 4, 1, 1)
 
 
+@pytest.mark.parametrize("others", [[nn.ReLU()], [nn.PReLU(4)], [nn.PReLU(4), nn.Tanh()]])
+@pytest.mark.parametrize("first", [True, False])
+def test_slopes_of_a_prelu_among_others_lie_along_the_channels(others: list[nn.Module], first: bool) -> None:
+    torch.manual_seed(0)
+    prelu = nn.PReLU(4)
+    prelu.weight.data.uniform_(0.1, 0.9)
+    for layer, x in ((nn.Conv2d(3, 4, 1), torch.randn(64, 3, 5, 5)), (nn.Linear(3, 4), torch.randn(256, 3))):
+        ann = nn.Sequential(layer, *([prelu, *others] if first else [*others, prelu])).eval()
+        snn = sjpc.ParallelConverter([x], time_steps=64, show_progress=False).convert(ann)
+        (site,) = snn.neurons()
+        assert isinstance(site.node.activation, Formula)
+        with torch.no_grad():
+            assert (snn.predict(x) - ann(x)).square().mean() < 1e-3 * ann(x).var()
+
+
 class ConstantBranch(nn.Module):
     """An activation of a table that is the same for every input, as in Swin's position bias."""
 
