@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 from torch import Tensor, fx, nn
 
@@ -45,6 +46,7 @@ def weights(
     sweep = Sweep(ann, snn, {site.name for site in sites}, layers, data.spool)
     batches = held_out.watch(sensitivity.watch(data.batches("read calibration data")))
     sweep.run(batches, visitor, config.show_progress)
+    visitor.say_what_is_out_of_reach()
 
 
 class CorrectWeights(FitNeurons):
@@ -64,6 +66,7 @@ class CorrectWeights(FitNeurons):
         super().__init__(ann, snn, sites, config, sensitivity)
         self.held_out = held_out
         self.inputs: dict[str, Batches] = {}
+        self.out_of_reach: list[str] = []  # neurons before which there is no layer to correct
 
     def before(self, node: fx.Node, ann_input: Batches, snn_input: Batches) -> None:
         """Correct the layer that feeds the neuron at ``node``, then fit the neuron."""
@@ -74,6 +77,8 @@ class CorrectWeights(FitNeurons):
                 rectified = is_rectifier(self.sites[node.target].activation)
                 weights = self.sensitivity.weights(node.target)
                 self._correct(layer, inputs[layer], ann_input, snn_input, rectified, weights)
+            else:
+                self.out_of_reach.append(node.target)
         super().before(node, ann_input, snn_input)
 
     def after(self, node: fx.Node, snn_input: Batches, ann_output: Batches, snn_output: Batches) -> None:
@@ -84,6 +89,19 @@ class CorrectWeights(FitNeurons):
             self.inputs[node.target] = snn_input
         else:
             self._correct(node.target, snn_input, ann_output, snn_output, rectified=False)
+
+    def say_what_is_out_of_reach(self) -> None:
+        """Warn if the errors before most neurons stay, because nothing is corrected there."""
+        count = len(self.out_of_reach)
+        if 2 * count <= len(self.sites):
+            return
+        names = ", ".join(self.out_of_reach[:3]) + (f" and {count - 3} more" if count > 3 else "")
+        warnings.warn(
+            f"calibration='weights' corrects no layer before {count} of {len(self.sites)} neurons ({names}): no "
+            "convolution or linear layer reaches them through additions alone, or it has hooks. There the network is "
+            "calibrated as with 'least_squares'",
+            stacklevel=2,
+        )
 
     def _correct(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -140,3 +141,23 @@ def test_copies_of_few_images_do_no_harm() -> None:
     few, unseen = torch.randn(4, 3, 8, 8), torch.randn(128, 3, 8, 8)
     errors = [error(convert(ann, x), ann, unseen) for x in (few, few.repeat(16, 1, 1, 1))]
     assert errors[1] < 1.2 * errors[0]
+
+
+def normalised(count: int) -> nn.Module:
+    """Four activations, of which ``count`` follow a normalisation of each image, which is no layer to correct."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for i in range(4):
+        layers += [nn.Linear(6, 6), nn.LayerNorm(6) if i < count else nn.Identity(), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(6, 3)).eval()
+
+
+@pytest.mark.parametrize("count", [0, 2, 3, 4])
+def test_what_is_out_of_reach_is_said(count: int) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        convert(normalised(count), images())
+    found = [str(w.message) for w in caught if "corrects no layer" in str(w.message)]
+    assert len(found) == (count > 2)
+    if found:
+        assert f"before {count} of 4 neurons (2, 5, 8{' and 1 more' if count == 4 else ''})" in found[0]
