@@ -67,7 +67,8 @@ def fine_tune(
 
     Trained are the parameters that ask for a gradient. If none does, all are that have an effect.
 
-    :param snn: changed in place. Its training flags, execution and gradient flags stay
+    :param snn: changed in place. Its training flags, execution and gradient flags stay. ``load_ann`` is not possible
+        afterwards
     :param ann: what the outputs come nearer to; it is not changed. ``None`` with a ``loss`` that needs none
     :param dataloader: batches as for a conversion, read once an epoch. It may shuffle and augment
     :param epochs: how often
@@ -120,7 +121,7 @@ class _Tuner:
         data: TuningData,
         trained: dict[str, nn.Parameter],
     ) -> None:
-        self.network, self.loss, self.data, self.trained = network, loss, data, trained
+        self.snn, self.network, self.loss, self.data, self.trained = snn, network, loss, data, trained
         self.descent = Descent(list(trained.values()))
         thresholds = {id(site.node.v_threshold): site.node.v_threshold for site in snn.neurons()}
         self.least = [(p, p.detach() * _SMALLEST) for p in trained.values() if id(p) in thresholds]
@@ -148,6 +149,8 @@ class _Tuner:
                 checkpoint.write(self._state())
         finally:
             self._set(self.best)
+            for part in _parts(self.snn) if self.kept else ():
+                part.origin = None  # what training has done to the weights is not known to it
         return FineTuning(self.losses, self.kept)
 
     def _epoch(self, epoch: int, epochs: int, progress: bool) -> None:
@@ -234,7 +237,7 @@ def _evaluating(network: Network | None) -> Iterator[None]:
 @contextmanager
 def _packed(snn: SpikingNetwork | PartlySpikingNetwork) -> Iterator[None]:
     """Within it the network runs packed; afterwards as it ran, in a new window."""
-    parts = [snn] if isinstance(snn, SpikingNetwork) else list(snn.parts.values())
+    parts = _parts(snn)
     before = [part.execution for part in parts]
     try:
         for part in parts:
@@ -243,8 +246,11 @@ def _packed(snn: SpikingNetwork | PartlySpikingNetwork) -> Iterator[None]:
     finally:
         for part, execution in zip(parts, before, strict=True):
             part.execution = execution
-            part.origin = None  # what training has done to the weights is not known to it
             part.reset()
+
+
+def _parts(snn: SpikingNetwork | PartlySpikingNetwork) -> list[SpikingNetwork]:
+    return [snn] if isinstance(snn, SpikingNetwork) else list(snn.parts.values())
 
 
 @contextmanager

@@ -105,6 +105,14 @@ def test_steps_that_do_harm_are_not_kept(converted: sjpc.SpikingNetwork) -> None
     with pytest.warns(UserWarning, match="has not made the network better"):
         result = tune(snn, learning_rate=0.9, epochs=2)
     assert result.best == 0 and same(snn, converted)
+    snn.load_ann(ANN)  # its weights are still the ANN's
+
+
+def test_a_trained_network_takes_no_other_weights(converted: sjpc.SpikingNetwork) -> None:
+    snn = copy.deepcopy(converted)
+    tune(snn)
+    with pytest.raises(sjpc.ConversionError, match="not known"):
+        snn.load_ann(ANN)
 
 
 def test_the_best_epoch_is_kept(converted: sjpc.SpikingNetwork) -> None:
