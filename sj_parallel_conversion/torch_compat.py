@@ -28,6 +28,7 @@ from .torch_inplace import made_functional, read_what_is_copied
 _PASSED_ON = (HigherOrderOperator, TorchDispatchMode, TreeSpec, tree_flatten, tree_leaves, tree_map, tree_map_only)
 _PASSED_ON += (tree_unflatten,)
 FREE = Dim.AUTO  # a size that torch.export finds out about by itself
+check_at_run_time = torch._assert  # a graph can hold it, and is pickled with it
 CALL_OF_A_MODULE: CodeType = torch.nn.Module._call_impl.__code__  # runs its hooks and its forward
 
 

@@ -125,7 +125,7 @@ def _bytes(levels: Tensor, memory_format: torch.memory_format = torch.preserve_f
     return levels.to(torch.uint8, memory_format=memory_format)
 
 
-class _Int8Layer(nn.Module):
+class Int8Layer(nn.Module):
     """
     :param layer: the layer that it stands for
     :param max_level: the largest level that it reads
@@ -164,7 +164,7 @@ class _Int8Layer(nn.Module):
         super()._load_from_state_dict(*args)
         self._packed = None
 
-    def _apply(self, *args: object, **kwargs: object) -> _Int8Layer:  # to_empty() among others
+    def _apply(self, *args: object, **kwargs: object) -> Int8Layer:  # to_empty() among others
         self._packed = None
         return super()._apply(*args, **kwargs)
 
@@ -172,7 +172,7 @@ class _Int8Layer(nn.Module):
         return f"weight={list(self.weight.shape)}"
 
 
-class Int8Conv2d(_Int8Layer):
+class Int8Conv2d(Int8Layer):
     """
     A convolution of levels with int8 weights.
 
@@ -196,7 +196,7 @@ class Int8Conv2d(_Int8Layer):
         return torch.ops.onednn.qconv_prepack(weight, scale, 1.0, 0, *self.form, list(levels.shape))
 
 
-class Int8Linear(_Int8Layer):
+class Int8Linear(Int8Layer):
     """
     A linear layer on levels with int8 weights. Arguments as in :class:`Int8Conv2d`.
     """
