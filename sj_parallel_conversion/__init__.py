@@ -32,6 +32,7 @@ from .errors import (
     StateDictError,
     UnsupportedReleaseError,
 )
+from .export import export_onnx, to_torch
 from .files import load, save
 from .neuron import (
     DAQCFS,
@@ -76,6 +77,7 @@ __all__ = [
     "convertible_submodules",
     "count_operations",
     "evaluate",
+    "export_onnx",
     "inspect",
     "layer_errors",
     "load",
@@ -86,6 +88,7 @@ __all__ = [
     "replace_activations",
     "save",
     "to_int8",
+    "to_torch",
     "unregister",
     "unregister_activation",
     "unregister_leaf",

@@ -31,29 +31,12 @@ def to_torch(snn: SpikingNetwork) -> fx.GraphModule:
         need their own code
     :raises ConfigError: if a layer or an output has no such form; the message names it
     """
-    return build(snn, "to_torch", checks=True)
-
-
-def build(snn: SpikingNetwork, function: str, checks: bool) -> fx.GraphModule:
-    """
-    :param snn: as in :func:`to_torch`
-    :param function: the name of the function that the user called
-    :param checks: whether the module refuses sizes that the network refuses
-    :return: the module
-    """
-    check_network(snn, function)
+    check_network(snn, "to_torch")
     translation = Translation(snn.net, observe(snn))
-    inputs = [node for node in snn.net.graph.nodes if node.op == "placeholder"]
     tensors = _arguments(translation.graph, snn.signature.form)
-    translation.known.update(zip(inputs, tensors, strict=True))
-    if checks:
-        check_sizes(translation.graph, snn.signature.sizes, tensors)
-    translation.run()
-    (results,) = next(iter(reversed(snn.net.graph.nodes))).args
-    results = fx.node.map_arg(results, translation.known.__getitem__)
-    translation.graph.output(plain(snn.signature.build(tuple(results))))
-    translation.graph.lint()
-    return fx.GraphModule(translation.root, translation.graph, "TorchNetwork").eval()
+    check_sizes(translation.graph, snn.signature.sizes, tensors)
+    results = translation.run(tensors)
+    return translation.module(plain_value(snn.signature.build(tuple(results))), "TorchNetwork")
 
 
 def check_network(snn: object, function: str) -> None:
@@ -115,7 +98,7 @@ def _at(graph: fx.Graph, value: fx.Node, path: list[tuple[Callable, object]]) ->
     return value
 
 
-def plain(value: object) -> object:
+def plain_value(value: object) -> object:
     """
     :param value: what a network returns, or the like with nodes of a graph in the place of tensors
     :return: the same in tuples, lists and dicts
@@ -126,9 +109,9 @@ def plain(value: object) -> object:
     if is_dataclass(value) and not isinstance(value, dict):
         value = {field.name: getattr(value, field.name) for field in fields(value)}
     if isinstance(value, dict):
-        return {key: plain(inner) for key, inner in value.items()}
+        return {key: plain_value(inner) for key, inner in value.items()}
     if isinstance(value, (tuple, list)):
-        return (tuple if isinstance(value, tuple) else list)(plain(inner) for inner in value)
+        return (tuple if isinstance(value, tuple) else list)(plain_value(inner) for inner in value)
     raise ConfigError(
         f"the network returns a {type(value).__name__} ({value!r:.60}), which is no tensor, number or text, nor a "
         "tuple, list or dict of such. Convert a model that returns its tensors alone"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import operator
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, fx, nn
@@ -73,14 +73,34 @@ class Translation:
         self.root, self.graph = nn.Module(), fx.Graph()
         self.known: dict[fx.Node, object] = {}
 
-    def run(self) -> None:
-        """Translate all nodes but the inputs and the output, for which :attr:`known` has values."""
+    def run(self, inputs: Sequence[fx.Node]) -> object:
+        """
+        :param inputs: of the new graph
+        :return: what the source returns, with nodes of the new graph
+        """
+        rest = iter(inputs)
         for node in self.net.graph.nodes:
-            if node.op not in ("placeholder", "output"):
-                self.known[node] = self._translated(node)
+            if node.op == "output":
+                return fx.node.map_arg(node.args[0], self.value)
+            self.known[node] = next(rest) if node.op == "placeholder" else self._translated(node)
+        raise AssertionError("a graph without an output")
+
+    def module(self, results: object, name: str) -> fx.GraphModule:
+        """:param results: what it returns. :param name: of its class. :return: the new graph as a module"""
+        self.graph.output(results)
+        self.graph.lint()
+        return fx.GraphModule(self.root, self.graph, name).eval()
+
+    def value(self, node: fx.Node, reader: fx.Node | None = None) -> object:
+        """
+        :param node: a node of the source
+        :param reader: the node that reads it; ``None`` for the output
+        :return: its value in the new graph
+        """
+        return self.known[node]
 
     def _translated(self, node: fx.Node) -> object:
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), self.known.__getitem__)
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda read: self.value(read, node))
         if node.op == "get_attr":
             if not _has(self.root, node.target):
                 value = value_of(self.net, node.target).detach().clone()
@@ -179,21 +199,21 @@ def torch_module(module: nn.Module, name: str, like: Tensor | None) -> nn.Module
 
 def _formula(body: fx.GraphModule) -> fx.GraphModule:
     translation = Translation(body)
-    (result,) = (node.args[0] for node in body.graph.nodes if node.op == "output")
-    for node in body.graph.nodes:
-        if node.op == "placeholder":
-            translation.known[node] = translation.graph.placeholder(node.target)
-    translation.run()
-    translation.graph.output(translation.known[result])
-    return fx.GraphModule(translation.root, translation.graph, "Formula")
+    inputs = [translation.graph.placeholder(node.target) for node in body.graph.nodes if node.op == "placeholder"]
+    return translation.module(translation.run(inputs), "Formula")
+
+
+def plain(module: nn.Module) -> nn.Module:
+    """A layer of torch in the place of one with packed weights; others as they are."""
+    if not isinstance(module, PrepackedConv2d):
+        return module
+    conv = nn.Conv2d.__new__(nn.Conv2d)
+    conv.__dict__.update({key: value for key, value in vars(module).items() if key != "_packed"})
+    return conv
 
 
 def _copied(module: nn.Module, name: str) -> nn.Module:
-    if isinstance(module, PrepackedConv2d):
-        plain = nn.Conv2d.__new__(nn.Conv2d)
-        plain.__dict__.update({key: value for key, value in vars(module).items() if key != "_packed"})
-        module = plain
-    copied = copy.deepcopy(_without_hooks(module)).requires_grad_(False)
+    copied = copy.deepcopy(_without_hooks(plain(module))).requires_grad_(False)
     for path, part in copied.named_modules():
         if type(part).__module__.partition(".")[0] in _OWN:
             raise ConfigError(

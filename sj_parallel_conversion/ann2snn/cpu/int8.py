@@ -44,7 +44,7 @@ def to_int8(snn: SpikingNetwork) -> SpikingNetwork:
         raise ConfigError("to_int8 takes a network in float32: call snn.float() first")
     snn = copy.deepcopy(snn)
     snn.execution = "packed"
-    found = list(_layers_that_read_levels(snn.net))
+    found = [node.target for node in level_nodes(snn.net)[1]]
     if not found:
         raise ConfigError(
             f"to_int8: no layer reads levels from 0 to {_MAX_LEVEL}. Convert with fold=True (the default), a ReLU "
@@ -57,21 +57,25 @@ def to_int8(snn: SpikingNetwork) -> SpikingNetwork:
     return snn.eval()
 
 
-def _layers_that_read_levels(net: fx.GraphModule) -> list[str]:
-    integers: set[fx.Node] = set()
+def level_nodes(net: fx.GraphModule) -> tuple[set[fx.Node], list[fx.Node]]:
+    """
+    :param net: a converted graph
+    :return: the nodes whose values are levels from 0 to 255, and the layers that read them and may have int8 weights
+    """
+    levels: set[fx.Node] = set()
     layers = []
     for node in net.graph.nodes:
         module = net.get_submodule(node.target) if node.op == "call_module" else None
-        read = [n for n in node.all_input_nodes if n in integers]
+        read = [n for n in node.all_input_nodes if n in levels]
         if isinstance(module, SpikingActivation):
             if _emits_bytes(module.node):
-                integers.add(node)
+                levels.add(node)
         elif read and type(module) in (nn.Conv2d, PrepackedConv2d, nn.Linear):
             if type(module) is nn.Linear or (module.padding_mode == "zeros" and isinstance(module.padding, tuple)):
-                layers.append(node.target)
+                layers.append(node)
         elif read and len(read) == sum("shape" in n.meta for n in node.all_input_nodes) and keeps_integers(net, node):
-            integers.add(node)
-    return layers
+            levels.add(node)
+    return levels, layers
 
 
 def _emits_bytes(neuron: SpikingNode) -> bool:
