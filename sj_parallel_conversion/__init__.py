@@ -32,7 +32,7 @@ from .errors import (
     StateDictError,
     UnsupportedReleaseError,
 )
-from .export import export_onnx, to_torch
+from .export import export_integers, export_onnx, to_torch
 from .files import load, save
 from .neuron import (
     DAQCFS,
@@ -77,6 +77,7 @@ __all__ = [
     "convertible_submodules",
     "count_operations",
     "evaluate",
+    "export_integers",
     "export_onnx",
     "inspect",
     "layer_errors",

@@ -82,7 +82,8 @@ class IntegerTranslation(Translation):
             self._floats[node] = self.graph.call_method("float", (self.known[node],))
         return self._floats[node]
 
-    def _translated(self, node: fx.Node) -> object:
+    def translated(self, node: fx.Node) -> object:
+        """As in the base class."""
         module = self.net.get_submodule(node.target) if node.op == "call_module" else None
         if node in self.linear:
             return self._put(node, IntegerLinear(module, self.max_level), node.args[0])
@@ -93,9 +94,9 @@ class IntegerTranslation(Translation):
             (shortcut,) = (n for n in node.args if n is not conv)
             return self._put(node, AddShortcut(*self._bytes_of(conv), self._factor(conv)), conv, shortcut)
         if node not in self.levels or not isinstance(module, SpikingActivation):
-            return super()._translated(node)
+            return super().translated(node)
         if not self._is_neuron(node):
-            return self.graph.call_method("to", (super()._translated(node), torch.uint8))
+            return self.graph.call_method("to", (super().translated(node), torch.uint8))
         if node not in self._rounding:
             return self._put(node, CutToLevels(self.max_level), node.args[0])
         steps = [CutBytes(self.max_level)] if self.max_level < _STEPS else []

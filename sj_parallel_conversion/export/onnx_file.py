@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import warnings
+from collections.abc import Callable
 from importlib.util import find_spec
 
 import torch
-from torch import fx
+from torch import Tensor, fx, nn
 
 from ..ann2snn.graph.signature import Signature
 from ..ann2snn.network import SpikingNetwork
 from ..errors import ConfigError, FileError
+from ..torch_compat import axes_that_stay_free
 from .integer_graph import IntegerTranslation
 from .names import input_names, output_names
-from .torch_module import check_network, observe
+from .onnx_errors import failing_layer
+from .torch_module import check_network, observe, observe_network
 from .translate import Translation
 
 
@@ -38,12 +42,12 @@ def export_onnx(snn: SpikingNetwork, path: str | os.PathLike, integers: bool = F
     check_network(snn, "export_onnx")
     _check_installed(integers)
     _check_dtype(snn)
-    observed = observe(snn)
+    observed = observe_network(snn)
     translation = IntegerTranslation(snn.net, observed) if integers else Translation(snn.net, observed)
     inputs = [node for node in snn.net.graph.nodes if node.op == "placeholder"]
     placeholders = [translation.graph.placeholder(f"input_{i}") for i in range(len(inputs))]
     module = translation.module(tuple(translation.run(placeholders)), "OnnxNetwork").cpu()
-    program = _exported(module, snn)
+    program = _exported(module, snn.signature, lambda: _culprit(snn))
     try:
         program.save(os.fspath(path))
     except OSError as error:
@@ -68,21 +72,33 @@ def _check_dtype(snn: SpikingNetwork) -> None:
             )
 
 
-def _exported(module: fx.GraphModule, snn: SpikingNetwork) -> torch.onnx.ONNXProgram:
-    signature = snn.signature
+def _exported(module: fx.GraphModule, signature: Signature, culprit: Callable[[], str]) -> torch.onnx.ONNXProgram:
     example = signature.zeros(torch.device("cpu"), torch.float32)
     if not signature.sizes.fixed_batch and example.size < 2:  # a size of 1 is taken for a constant
         example = example.extended(2 - example.size)
-    free = _free_sizes(signature)
+    names = {"input_names": input_names(signature), "output_names": output_names(signature)}
     try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the exporter, about what it does
-            return torch.onnx.export(
-                module, example.tensors, dynamo=True, dynamic_shapes=free, input_names=input_names(signature),
-                output_names=output_names(signature), verbose=False,
-            )  # fmt: skip
+        free = _free_sizes(signature)
+        # a neuron with a threshold for each channel fixes their number
+        stay = axes_that_stay_free(module, example.tensors, free)
+        free = tuple({axis: sizes[axis] for axis in axes} for sizes, axes in zip(free, stay, strict=True))
+        return _export(module, example.tensors, dynamic_shapes=free, **names)
     except Exception as error:
-        raise ConfigError(f"torch cannot export the network to ONNX: {_reason(error)}") from error
+        raise ConfigError(f"torch cannot export the network to ONNX{culprit()}: {_reason(error)}") from error
+
+
+def _export(module: nn.Module, tensors: tuple[Tensor, ...], **options: object) -> torch.onnx.ONNXProgram:
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter, about what it does
+        return torch.onnx.export(module, tensors, dynamo=True, verbose=False, **options)
+
+
+def _culprit(snn: SpikingNetwork) -> str:
+    """The layer that fails, for a message; it is looked for one by one."""
+    net = copy.deepcopy(snn.net).cpu()
+    inputs = snn.signature.zeros(torch.device("cpu"), torch.float32).tensors
+    name = failing_layer(net, observe(net, inputs), inputs, _export)
+    return "" if name is None else f", because of layer {name!r}"
 
 
 def _free_sizes(signature: Signature) -> tuple[dict[int, str], ...]:

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from ..ann2snn.data.inputs import InputForm, placement
 from ..ann2snn.network import PartlySpikingNetwork, SpikingNetwork
 from ..errors import ConfigError
+from ..neuron import SpikingActivation
 from .size_checks import check_sizes
 from .translate import Observed, Translation
 
@@ -32,7 +33,7 @@ def to_torch(snn: SpikingNetwork) -> fx.GraphModule:
     :raises ConfigError: if a layer or an output has no such form; the message names it
     """
     check_network(snn, "to_torch")
-    translation = Translation(snn.net, observe(snn))
+    translation = Translation(snn.net, observe_network(snn))
     tensors = _arguments(translation.graph, snn.signature.form)
     check_sizes(translation.graph, snn.signature.sizes, tensors)
     results = translation.run(tensors)
@@ -51,15 +52,21 @@ def check_network(snn: object, function: str) -> None:
         raise ConfigError(f"{function} takes a converted network, got {type(snn).__name__}")
 
 
+def observe_network(snn: SpikingNetwork) -> Observed:
+    """A packed run of a network on zeros; it is left as it was."""
+    return observe(snn.net, snn.signature.zeros(*placement(snn, None)).tensors)
+
+
 @torch.no_grad()
-def observe(snn: SpikingNetwork) -> Observed:
-    """A packed run of a copy of the network on zeros."""
-    observed = Observed(snn.net)
-    sites, before = snn.neurons(), [site.packed for site in snn.neurons()]
+def observe(net: fx.GraphModule, inputs: tuple[Tensor, ...]) -> Observed:
+    """As :func:`observe_network`, of a graph with its inputs."""
+    observed = Observed(net)
+    sites = [module for module in net.modules() if isinstance(module, SpikingActivation)]
+    before = [site.packed for site in sites]
     try:
         for site in sites:
             site.packed = True
-        observed.run(*snn.signature.zeros(*placement(snn, None)).tensors, enable_io_processing=False)
+        observed.run(*inputs, enable_io_processing=False)
     finally:
         for site, packed in zip(sites, before, strict=True):
             site.packed = packed

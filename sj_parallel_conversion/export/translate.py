@@ -31,7 +31,8 @@ class Observed(fx.Interpreter):
     """
     Runs a network once, to learn what its graph does not say.
 
-    ``inputs`` has the first input of each module by its node, ``paths`` where in a value the tensors lie.
+    ``inputs`` has the first input of each module by its node, ``shapes`` the shape of each tensor, ``paths`` where in
+    other values the tensors lie.
     """
 
     def __init__(self, net: fx.GraphModule) -> None:
@@ -39,6 +40,7 @@ class Observed(fx.Interpreter):
         self.extra_traceback = False
         self.inputs: dict[fx.Node, Tensor] = {}
         self.paths: dict[fx.Node, list[list[object]]] = {}
+        self.shapes: dict[fx.Node, torch.Size] = {}
 
     def run_node(self, node: fx.Node) -> object:
         """As in the base class."""
@@ -47,6 +49,8 @@ class Observed(fx.Interpreter):
             if isinstance(args[0], Tensor):
                 self.inputs[node] = args[0].detach().clone()
         value = super().run_node(node)
+        if isinstance(value, Tensor):
+            self.shapes[node] = value.shape
         if node.op == "call_module" and not isinstance(value, Tensor):
             self.paths[node] = list(_tensor_paths(value))
         return value
@@ -82,7 +86,7 @@ class Translation:
         for node in self.net.graph.nodes:
             if node.op == "output":
                 return fx.node.map_arg(node.args[0], self.value)
-            self.known[node] = next(rest) if node.op == "placeholder" else self._translated(node)
+            self.known[node] = next(rest) if node.op == "placeholder" else self.translated(node)
         raise AssertionError("a graph without an output")
 
     def module(self, results: object, name: str) -> fx.GraphModule:
@@ -99,7 +103,8 @@ class Translation:
         """
         return self.known[node]
 
-    def _translated(self, node: fx.Node) -> object:
+    def translated(self, node: fx.Node) -> object:
+        """:param node: an operation of the source. :return: its value in the new graph"""
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda read: self.value(read, node))
         if node.op == "get_attr":
             if not _has(self.root, node.target):
@@ -189,12 +194,17 @@ def torch_module(module: nn.Module, name: str, like: Tensor | None) -> nn.Module
         x = graph.placeholder("x")
         graph.output(graph.call_function(module.function, (x, *module.arguments), module.named))
         return fx.GraphModule(nn.Module(), graph)
+    refuse_int8(module, name)
+    return _copied(module, name)
+
+
+def refuse_int8(module: nn.Module, name: str) -> None:
+    """:raises ConfigError: if a module is a layer of :func:`~sj_parallel_conversion.to_int8`"""
     if isinstance(module, Int8Layer):
         raise ConfigError(
             f"layer {name!r} has the int8 weights of to_int8, which no other runtime reads. Export the network that "
-            "to_int8 was given; export_onnx(..., integers=True) makes int8 weights of it"
+            "to_int8 was given: export_onnx(..., integers=True) and export_integers make int8 weights of it"
         )
-    return _copied(module, name)
 
 
 def _formula(body: fx.GraphModule) -> fx.GraphModule:
