@@ -12,7 +12,7 @@ from ..ann2snn.graph.plain import put
 from ..errors import ConfigError
 from ..neuron import SpikingActivation
 from .integer_layers import AddShortcut, CutBytes, CutToLevels, IntegerConv, IntegerLinear, RoundToBytes
-from .translate import Observed, Translation, plain
+from .translate import Observed, Translation, plain, refuse_int8
 
 _STEPS = 255
 
@@ -32,6 +32,8 @@ class IntegerTranslation(Translation):
 
     def __init__(self, net: fx.GraphModule, observed: Observed) -> None:
         super().__init__(net, observed)
+        for name, module in net.named_modules():
+            refuse_int8(module, name)
         self.levels, layers = level_nodes(net)
         sites = [m.node for m in net.modules() if isinstance(m, SpikingActivation)]
         self.max_level = int(max((n.code.max_level(n.T) for n in sites), default=0))
