@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, fx
 
-from ..ann2snn.graph.operations import operator_of
+from ..ann2snn.graph.signals import operation_name
 from ..errors import ConfigError
 from .translate import Observed
 
@@ -55,8 +55,8 @@ class Step:
 
     @property
     def layer(self) -> str:
-        """The name for messages."""
-        return str(self.node.target) if self.node.op == "call_module" else self.node.name
+        """The name of the layer in the network."""
+        return operation_name(self.node)
 
 
 class Program:
@@ -87,8 +87,7 @@ class Program:
 
     def refuse(self, node: fx.Node, why: str) -> ConfigError:
         """An error that names a node."""
-        name = node.target if node.op == "call_module" else f"{node.name} ({operator_of(node) or node.op})"
-        return ConfigError(f"export_integers: layer {str(name)!r} {why}")
+        return ConfigError(f"export_integers: layer {operation_name(node)!r} {why}")
 
     def put(self, op: str, node: fx.Node, reads: list[fx.Node], result: Value, **rest: object) -> None:
         """Append a step."""

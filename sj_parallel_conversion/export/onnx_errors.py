@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, fx, nn
 
+from ..ann2snn.graph.signals import operation_name
 from .translate import Observed, Translation
 
 _SURE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
@@ -67,7 +68,4 @@ def failing_layer(
     """
     tried = _Tried(net, observed, export)
     tried.run(*inputs, enable_io_processing=False)
-    node = tried.failing
-    if node is None:
-        return None
-    return node.target if node.op == "call_module" else ".".join(filter(None, [node.meta.get("path"), node.name]))
+    return None if tried.failing is None else operation_name(tried.failing)
