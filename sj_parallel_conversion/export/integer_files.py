@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from ..ann2snn.network import SpikingNetwork
 from ..errors import FileError
 from ..functional import encode
-from .integer_program import CURRENT, LEVELS, Program, Step
+from .integer_program import CURRENT, LEVELS, Program, Step, Value
 from .integer_steps import program_of
 from .names import input_names, output_names
 from .torch_module import check_network, observe_network
@@ -22,7 +23,7 @@ FORMAT = 1
 _LARGEST_WEIGHT = 127
 _LARGEST_SUM = 2**31 - 1
 _LARGEST_THRESHOLD = 2**20
-_FACTOR_BITS = 8  # binary places of the factor of a shortcut
+_FACTOR_BITS = 8  # binary places of the factor of a shortcut, where there is room
 _MOST_WORDS = 2**16
 
 
@@ -43,28 +44,93 @@ def export_integers(snn: SpikingNetwork, folder: str | os.PathLike) -> None:
     """
     check_network(snn, "export_integers")
     program = program_of(snn.net, observe_network(snn))
-    arrays: dict[str, np.ndarray] = {}
-    thresholds = _thresholds(program)
-    steps = [_record(program, step, thresholds, arrays) for step in program.steps]
+    integers = _Arithmetic(program)
     inputs = [node for node in snn.net.graph.nodes if node.op == "placeholder"]
     structure = {
         "format": FORMAT,
         "time_steps": snn.time_steps,
-        "code": _add_code(snn, program, arrays),
+        "code": _add_code(snn, program, integers.arrays),
         "inputs": dict(zip(input_names(snn.signature), (node.name for node in inputs), strict=True)),
         "outputs": {
-            name: {"value": program.name(node), "scale": _scale(program, node, thresholds)}
+            name: {"value": program.name(node), "scale": integers.scale(node)}
             for name, node in zip(output_names(snn.signature), program.outputs, strict=True)
         },
-        "steps": steps,
+        "steps": integers.records,
     }
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        np.savez(folder / "network.npz", **arrays)
+        np.savez(folder / "network.npz", **integers.arrays)
         (folder / "network.json").write_text(json.dumps(structure, indent=1) + "\n")
     except OSError as error:
         raise FileError(f"{folder} cannot be written: {error}") from error
+
+
+class _Arithmetic:
+    """
+    The integers of a program.
+
+    ``thresholds`` are for each group of currents how many units make one level, ``[C]``: as many as let the largest
+    weight of a channel be a byte. What the network returns has one unit in all channels, to be compared.
+
+    :param program: the operations, with floats
+    :raises ConfigError: if a weight or a sum has no room
+    """
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.arrays: dict[str, np.ndarray] = {}
+        self.thresholds = _thresholds(program)
+        self._largest: dict[str, int] = {}  # no sum in a value is larger, in magnitude
+        self.records = [self._record(step) for step in program.steps]
+
+    def scale(self, node: torch.fx.Node) -> float:
+        """What an integer of an output stands for."""
+        value = self.program.values[node]
+        if value.kind == CURRENT:
+            return 1.0 / self._threshold(value)[0].item()
+        return value.unit if value.kind == LEVELS else 1.0
+
+    def _threshold(self, value: Value) -> Tensor:
+        return self.thresholds[self.program.group(value)]
+
+    def _record(self, step: Step) -> dict[str, object]:
+        record = {"op": step.op, "name": step.layer, "inputs": step.inputs, "output": step.node.name}
+        settings, tensors = dict(step.settings), {name: t.double().cpu() for name, t in step.tensors.items()}
+        if step.result.kind == CURRENT:
+            tensors, largest = self._current(step, tensors, settings)
+            self._largest[step.node.name] = largest
+            record["accumulator_bits"] = largest.bit_length() + 1
+            if largest > _LARGEST_SUM:
+                bits = record["accumulator_bits"]
+                raise self.program.refuse(step.node, f"needs sums of {bits} bits, and there are 32")
+        elif "weight" in tensors:
+            tensors = {name: value.float() for name, value in tensors.items()}
+        elif step.op == "neuron" and step.reads[0].kind == CURRENT:
+            theta = self._threshold(step.reads[0])
+            tensors["threshold"] = _along(theta, self.program.shape(step.node)).to(torch.int32)
+        keys = {name: f"{step.node.name}.{name}" for name in tensors}
+        self.arrays.update({keys[name]: value.numpy() for name, value in tensors.items()})
+        return record | {"settings": settings, "arrays": keys}
+
+    def _current(
+        self, step: Step, tensors: dict[str, Tensor], settings: dict[str, object]
+    ) -> tuple[dict[str, Tensor], int]:
+        """The integer arrays of a step that makes a current, and the largest sum; sets the shift of a shortcut."""
+        theta = self._threshold(step.result)
+        if "weight" in tensors:
+            weight = (_weight(step) * theta.view(-1, *[1] * (tensors["weight"].dim() - 1))).round()
+            bias = (tensors["bias"] * theta).round()
+            largest = (weight.flatten(1).abs().sum(1) * step.reads[0].largest + bias.abs()).amax()
+            return {"weight": weight.to(torch.int8), "bias": bias.to(torch.int32)}, int(largest)
+        if "factor" not in tensors:
+            return {}, sum(self._largest[name] for name in step.inputs)
+        shape, factor = self.program.shape(step.node), tensors["factor"]
+        factor = (factor[0] if factor.dim() == len(shape) else factor) * _along(theta, shape)
+        added = (factor.abs().amax() * step.reads[1].largest).item()
+        settings["shift"] = max(0, min(_FACTOR_BITS, int(math.log2(_LARGEST_SUM / 2 / max(added, 1.0)))))
+        factor = (factor * 2 ** settings["shift"]).round().to(torch.int32)
+        return {"factor": factor}, self._largest[step.inputs[0]] + int(added) + 1
 
 
 def _weight(step: Step) -> Tensor:
@@ -78,77 +144,35 @@ def _weight(step: Step) -> Tensor:
 
 
 def _thresholds(program: Program) -> dict[int, Tensor]:
-    """
-    For each group of currents how many units of them make one level, ``[C]`` integers: as many as let the largest
-    weight of a channel be a byte. What the network returns has the same unit in all channels, to be compared.
-    """
-    largest: dict[int, Tensor] = {}
-    offsets: dict[int, Tensor] = {}
+    largest: dict[int, Tensor] = {}  # weights
+    others: dict[int, float] = {}  # biases and shortcuts
     for step in program.steps:
-        if step.result.kind == CURRENT and "weight" in step.tensors:
-            group = program.group(step.result)
-            top, bias = _weight(step).flatten(1).abs().amax(1), step.tensors["bias"].double().cpu().abs()
+        if step.result.kind != CURRENT:
+            continue
+        group = program.group(step.result)
+        if "weight" in step.tensors:
+            top = _weight(step).flatten(1).abs().amax(1)
             largest[group] = torch.maximum(largest.get(group, top), top)
-            offsets[group] = offsets.get(group, 0) + bias
-    returned = {program.group(v) for v in map(program.values.get, program.outputs) if v.kind == CURRENT}
-    for group in returned:
-        largest[group] = largest[group].amax().expand_as(largest[group])
-        offsets[group] = offsets[group].amax().expand_as(offsets[group])
+            others[group] = others.get(group, 1.0) + step.tensors["bias"].abs().max().item()
+        elif "factor" in step.tensors:
+            others[group] += step.tensors["factor"].abs().max().item() * step.reads[1].largest
+    for value in map(program.values.get, program.outputs):
+        if value.kind == CURRENT:
+            group = program.group(value)
+            largest[group] = largest[group].amax().expand_as(largest[group])
     found = {}
     for group, top in largest.items():
-        most = (_LARGEST_SUM / 4 / (offsets[group] + 1)).clamp_max(_LARGEST_THRESHOLD)
-        found[group] = torch.minimum(_LARGEST_WEIGHT / top.clamp_min(1e-30), most).floor()
+        most = min(_LARGEST_THRESHOLD, _LARGEST_SUM / 4 / others[group])
+        found[group] = (_LARGEST_WEIGHT / top.clamp_min(1e-30)).clamp_max(most).floor()
     for step in program.steps:
         if step.result.kind == CURRENT and (found[program.group(step.result)] < 1).any():
             raise program.refuse(step.node, "has weights of more than 127 levels, which int8 cannot hold")
     return found
 
 
-def _record(program: Program, step: Step, thresholds: dict[int, Tensor], arrays: dict[str, np.ndarray]) -> dict:
-    record = {"op": step.op, "name": step.layer, "inputs": step.inputs, "output": step.node.name}
-    settings, tensors = dict(step.settings), {name: t.double().cpu() for name, t in step.tensors.items()}
-    if step.result.kind == CURRENT and "weight" in tensors:
-        theta = thresholds[program.group(step.result)]
-        weight = (_weight(step) * theta.view(-1, *[1] * (step.tensors["weight"].dim() - 1))).round()
-        bias = (tensors["bias"] * theta).round()
-        bits = _bits(weight, bias, step)
-        if bits > 32:
-            raise program.refuse(step.node, f"needs sums of {bits} bits, and there are 32")
-        record["accumulator_bits"] = bits
-        tensors = {"weight": weight.to(torch.int8), "bias": bias.to(torch.int32)}
-    elif "weight" in tensors:
-        tensors = {name: value.float() for name, value in tensors.items()}
-    elif step.op == "neuron" and step.reads[0].kind == CURRENT:
-        theta = thresholds[program.group(step.reads[0])]
-        tensors["threshold"] = _along(theta, program.shape(step.node)).to(torch.int32)
-    elif "factor" in tensors:
-        theta = _along(thresholds[program.group(step.result)], program.shape(step.node))
-        factor = tensors["factor"][0] if tensors["factor"].dim() == len(program.shape(step.node)) else tensors["factor"]
-        tensors = {"factor": (factor * theta * 2**_FACTOR_BITS).round().to(torch.int32)}
-        settings["shift"] = _FACTOR_BITS
-    record["settings"] = settings
-    record["arrays"] = {name: f"{step.node.name}.{name}" for name in tensors}
-    arrays.update({f"{step.node.name}.{name}": value.numpy() for name, value in tensors.items()})
-    return record
-
-
 def _along(theta: Tensor, shape: tuple[int, ...]) -> Tensor:
     """``[C]``, shaped so that it broadcasts over values: channels come first in maps, last in others."""
     return theta.view(-1, *[1] * (len(shape) - 2)) if len(shape) == 4 else theta
-
-
-def _bits(weight: Tensor, bias: Tensor, step: Step) -> int:
-    """The bits of an integer that holds every sum of the layer."""
-    largest = (weight.flatten(1).abs().sum(1) * step.reads[0].largest + bias.abs()).amax()
-    return int(largest.item()).bit_length() + 1
-
-
-def _scale(program: Program, node: torch.fx.Node, thresholds: dict[int, Tensor]) -> float:
-    """What an integer of an output stands for."""
-    value = program.values[node]
-    if value.kind == CURRENT:
-        return 1.0 / thresholds[program.group(value)][0].item()
-    return value.unit if value.kind == LEVELS else 1.0
 
 
 def _add_code(snn: SpikingNetwork, program: Program, arrays: dict[str, np.ndarray]) -> dict[str, object]:

@@ -70,15 +70,16 @@ class IntegerTranslation(Translation):
 
     def _is_neuron(self, node: fx.Node) -> bool:
         """Whether ``node`` is a neuron that takes units of a level and emits bytes."""
-        if node not in self.levels or node.op != "call_module":
-            return False
-        module = self.net.get_submodule(node.target)
-        return isinstance(module, SpikingActivation) and module.node.folded_input
+        return node in self.levels and self._is_site(node) and self.net.get_submodule(node.target).node.folded_input
+
+    def _is_site(self, node: fx.Node) -> bool:
+        return node.op == "call_module" and isinstance(self.net.get_submodule(node.target), SpikingActivation)
 
     def value(self, node: fx.Node, reader: fx.Node | None = None) -> object:
         """As in the base class; levels in bytes for what takes such, in floats for others."""
-        keeps_bytes = reader in self.levels or reader in self.linear or reader in self.followers
-        if node not in self.levels or keeps_bytes or reader in self._additions:
+        keeps_bytes = reader in self.linear or reader in self.followers or reader in self._additions
+        keeps_bytes = keeps_bytes or (reader in self.levels and not self._is_site(reader))
+        if node not in self.levels or keeps_bytes:
             return self.known[node]
         if node not in self._floats:
             self._floats[node] = self.graph.call_method("float", (self.known[node],))
@@ -95,7 +96,7 @@ class IntegerTranslation(Translation):
             conv = self._additions[node]
             (shortcut,) = (n for n in node.args if n is not conv)
             return self._put(node, AddShortcut(*self._bytes_of(conv), self._factor(conv)), conv, shortcut)
-        if node not in self.levels or not isinstance(module, SpikingActivation):
+        if node not in self.levels or not self._is_site(node):
             return super().translated(node)
         if not self._is_neuron(node):
             return self.graph.call_method("to", (super().translated(node), torch.uint8))

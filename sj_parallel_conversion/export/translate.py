@@ -31,8 +31,8 @@ class Observed(fx.Interpreter):
     """
     Runs a network once, to learn what its graph does not say.
 
-    ``inputs`` has the first input of each module by its node, ``shapes`` the shape of each tensor, ``paths`` where in
-    other values the tensors lie.
+    ``inputs`` has for each call of a module a tensor with the form of its first input, ``shapes`` the shape of each
+    tensor, ``paths`` where in other values the tensors lie.
     """
 
     def __init__(self, net: fx.GraphModule) -> None:
@@ -47,7 +47,7 @@ class Observed(fx.Interpreter):
         if node.op == "call_module" and node.args:
             args, _ = self.fetch_args_kwargs_from_env(node)
             if isinstance(args[0], Tensor):
-                self.inputs[node] = args[0].detach().clone()
+                self.inputs[node] = args[0].new_empty(()).expand(args[0].shape)
         value = super().run_node(node)
         if isinstance(value, Tensor):
             self.shapes[node] = value.shape
