@@ -11,6 +11,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor, fx, nn
 
+from ..ann2snn.data.seeded import global_generator
 from ..ann2snn.graph.signature import Signature
 from ..ann2snn.network import SpikingNetwork
 from ..errors import ConfigError, FileError
@@ -34,13 +35,13 @@ def export_onnx(snn: SpikingNetwork, path: str | os.PathLike, integers: bool = F
     :param snn: a network in float32 that was converted whole, in any execution; it is left as it was
     :param path: the file; an old one is replaced
     :param integers: whether layers between neurons get int8 weights, and levels are bytes, so that runtimes take their
-        int8 kernels. It needs torch 2.8 or newer
-    :raises ConfigError: if onnx or onnxscript is not installed, or the network cannot be exported; the message names
-        the layer
+        int8 kernels
+    :raises ConfigError: if onnx or onnxscript is not installed, torch is older than 2.8, or the network cannot be
+        exported; the message names the layer
     :raises FileError: if the file cannot be written
     """
     check_network(snn, "export_onnx")
-    _check_installed(integers)
+    _check_installed()
     _check_dtype(snn)
     observed = observe_network(snn)
     translation = IntegerTranslation(snn.net, observed) if integers else Translation(snn.net, observed)
@@ -54,14 +55,14 @@ def export_onnx(snn: SpikingNetwork, path: str | os.PathLike, integers: bool = F
         raise FileError(f"{path} cannot be written: {error}") from error
 
 
-def _check_installed(integers: bool) -> None:
+def _check_installed() -> None:
     missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
     if missing:
         raise ConfigError(
             f"export_onnx needs {' and '.join(missing)}: pip install 'sj-parallel-conversion[onnx]' installs all of it"
         )
-    if integers and not hasattr(torch.onnx, "ops"):
-        raise ConfigError(f"export_onnx(integers=True) needs torch 2.8 or newer, this is {torch.__version__}")
+    if not hasattr(torch.onnx, "ops"):
+        raise ConfigError(f"export_onnx needs torch 2.8 or newer, this is {torch.__version__}")
 
 
 def _check_dtype(snn: SpikingNetwork) -> None:
@@ -80,7 +81,8 @@ def _exported(module: fx.GraphModule, signature: Signature, culprit: Callable[[]
     try:
         free = _free_sizes(signature)
         # a neuron with a threshold for each channel fixes their number
-        stay = axes_that_stay_free(module, example.tensors, free)
+        with global_generator:
+            stay = axes_that_stay_free(module, example.tensors, free)
         free = tuple({axis: sizes[axis] for axis in axes} for sizes, axes in zip(free, stay, strict=True))
         return _export(module, example.tensors, dynamic_shapes=free, **names)
     except Exception as error:
@@ -88,7 +90,7 @@ def _exported(module: fx.GraphModule, signature: Signature, culprit: Callable[[]
 
 
 def _export(module: nn.Module, tensors: tuple[Tensor, ...], **options: object) -> torch.onnx.ONNXProgram:
-    with torch.no_grad(), warnings.catch_warnings():
+    with global_generator, torch.no_grad(), warnings.catch_warnings():  # two exports at once disturb each other
         warnings.simplefilter("ignore")  # of the exporter, about what it does
         return torch.onnx.export(module, tensors, dynamo=True, verbose=False, **options)
 

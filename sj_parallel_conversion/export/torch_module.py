@@ -14,7 +14,7 @@ from ..ann2snn.network import PartlySpikingNetwork, SpikingNetwork
 from ..errors import ConfigError
 from ..neuron import SpikingActivation
 from .size_checks import check_sizes
-from .translate import Observed, Translation
+from .translate import Observed, Translation, without_hooks
 
 
 def to_torch(snn: SpikingNetwork) -> fx.GraphModule:
@@ -53,24 +53,20 @@ def check_network(snn: object, function: str) -> None:
 
 
 def observe_network(snn: SpikingNetwork) -> Observed:
-    """A packed run of a network on zeros; it is left as it was."""
+    """A packed run of a network on zeros. It is not run itself, because others may listen to it or use it now."""
     return observe(snn.net, snn.signature.zeros(*placement(snn, None)).tensors)
 
 
 @torch.no_grad()
 def observe(net: fx.GraphModule, inputs: tuple[Tensor, ...]) -> Observed:
     """As :func:`observe_network`, of a graph with its inputs."""
-    observed = Observed(net)
-    sites = [module for module in net.modules() if isinstance(module, SpikingActivation)]
-    before = [site.packed for site in sites]
-    try:
-        for site in sites:
-            site.packed = True
-        observed.run(*inputs, enable_io_processing=False)
-    finally:
-        for site, packed in zip(sites, before, strict=True):
-            site.packed = packed
-    return observed
+    twin = without_hooks(net, shares_tensors=True)
+    for module in twin.modules():
+        if isinstance(module, SpikingActivation):
+            module.packed = True
+    observed = Observed(twin)
+    observed.run(*inputs, enable_io_processing=False)
+    return observed.of(net)
 
 
 def _arguments(graph: fx.Graph, form: InputForm) -> list[fx.Node]:

@@ -42,6 +42,13 @@ class Observed(fx.Interpreter):
         self.paths: dict[fx.Node, list[list[object]]] = {}
         self.shapes: dict[fx.Node, torch.Size] = {}
 
+    def of(self, net: fx.GraphModule) -> Observed:
+        """:param net: of which the network that was run is a copy. :return: what was learnt, by the nodes of ``net``"""
+        nodes = dict(zip(self.module.graph.nodes, net.graph.nodes, strict=True))
+        for name in ("inputs", "paths", "shapes"):
+            setattr(self, name, {nodes[node]: value for node, value in getattr(self, name).items()})
+        return self
+
     def run_node(self, node: fx.Node) -> object:
         """As in the base class."""
         if node.op == "call_module" and node.args:
@@ -223,7 +230,7 @@ def plain(module: nn.Module) -> nn.Module:
 
 
 def _copied(module: nn.Module, name: str) -> nn.Module:
-    copied = copy.deepcopy(_without_hooks(plain(module))).requires_grad_(False)
+    copied = without_hooks(plain(module)).requires_grad_(False)
     for path, part in copied.named_modules():
         if type(part).__module__.partition(".")[0] in _OWN:
             raise ConfigError(
@@ -233,14 +240,17 @@ def _copied(module: nn.Module, name: str) -> nn.Module:
     return copied.eval()
 
 
-def _without_hooks(module: nn.Module) -> nn.Module:
-    """A shallow copy on which nobody listens."""
-    bare = copy.copy(module)
-    for name, value in vars(module).items():
-        if name.endswith("_hooks") and isinstance(value, OrderedDict):
-            bare.__dict__[name] = OrderedDict()
-    bare.__dict__["_modules"] = {k: m if m is None else _without_hooks(m) for k, m in module._modules.items()}
-    return bare
+def without_hooks(module: nn.Module, shares_tensors: bool = False) -> nn.Module:
+    """
+    :param module: any module; it is left as it was
+    :param shares_tensors: whether parameters and buffers are those of ``module``, and not copied
+    :return: a copy to which nobody listens
+    """
+    each = [part for inner in module.modules() for part in vars(inner).items()]
+    memo = {id(value): OrderedDict() for name, value in each if name.endswith("_hooks") and value is not None}
+    if shares_tensors:
+        memo |= {id(tensor): tensor for tensor in [*module.parameters(), *module.buffers()]}
+    return copy.deepcopy(module, memo)
 
 
 def _has(root: nn.Module, path: str) -> bool:

@@ -7,11 +7,13 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
 import sj_parallel_conversion as sjpc
 
+needs_torch_2_8 = pytest.mark.skipif(not hasattr(torch.onnx, "ops"), reason="torch.onnx.ops came with torch 2.8")
 PLAIN = {"time_steps": 4, "mode": "spikepack", "threshold": "max", "calibration": "none", "show_progress": False}
 IMAGES = torch.randn(8, 3, 12, 12, generator=torch.Generator().manual_seed(1))
 

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import run_integers
-import torch
-from exported import onnx_run, session
+from exported import needs_torch_2_8, onnx_run, session
 from torch import Tensor
 
 import sj_parallel_conversion as sjpc
@@ -51,6 +50,7 @@ def test_to_torch(resnet: sjpc.SpikingNetwork, images: Tensor, expected: np.ndar
     np.testing.assert_allclose(sjpc.to_torch(resnet)(images).numpy(), expected, rtol=1e-5, atol=1e-5)
 
 
+@needs_torch_2_8
 def test_onnx(resnet: sjpc.SpikingNetwork, images: Tensor, expected: np.ndarray, tmp_path: Path) -> None:
     """Equal where no value lies on a tie up to rounding; and all currents are equal where the levels are."""
     sjpc.export_onnx(resnet, tmp_path / "n.onnx")
@@ -63,7 +63,7 @@ def test_onnx(resnet: sjpc.SpikingNetwork, images: Tensor, expected: np.ndarray,
     assert len(check.errors) == 19 and max(check.errors) < 1e-5
 
 
-@pytest.mark.skipif(not hasattr(torch.onnx, "ops"), reason="torch.onnx.ops came with torch 2.8")
+@needs_torch_2_8
 def test_onnx_integers(resnet: sjpc.SpikingNetwork, images: Tensor, expected: np.ndarray, tmp_path: Path) -> None:
     sjpc.export_onnx(resnet, tmp_path / "n.onnx", integers=True)
     found = onnx_run(tmp_path / "n.onnx", images)[0]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from exported import IMAGES, converted, names, onnx_run, residual, session, small
+from exported import IMAGES, converted, names, needs_torch_2_8, onnx_run, residual, session, small
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,6 +18,8 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 from levels import WithLevels, currents_and_levels  # noqa: E402 (needs onnx)
+
+pytestmark = needs_torch_2_8
 
 
 def close(found: np.ndarray, expected: Tensor, rtol: float = 1e-5) -> None:

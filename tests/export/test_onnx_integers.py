@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from exported import IMAGES, converted, onnx_run, residual, session, small
+from exported import IMAGES, converted, needs_torch_2_8, onnx_run, residual, session, small
 from torch import Tensor, nn
 
 import sj_parallel_conversion as sjpc
@@ -17,7 +17,7 @@ from sj_parallel_conversion.export.integer_layers import quantised
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
-pytestmark = pytest.mark.skipif(not hasattr(torch.onnx, "ops"), reason="torch.onnx.ops came with torch 2.8")
+pytestmark = needs_torch_2_8
 
 
 def with_bytes(snn: sjpc.SpikingNetwork, max_level: int) -> sjpc.SpikingNetwork:
