@@ -84,7 +84,10 @@ def _exported(module: fx.GraphModule, signature: Signature, culprit: Callable[[]
         with global_generator:
             stay = axes_that_stay_free(module, example.tensors, free)
         free = tuple({axis: sizes[axis] for axis in axes} for sizes, axes in zip(free, stay, strict=True))
-        return _export(module, example.tensors, dynamic_shapes=free, **names)
+        try:
+            return _export(module, example.tensors, dynamic_shapes=free, **names)
+        except Exception:  # what is exported cannot always be optimised: parts of a free size, for one
+            return _export(module, example.tensors, dynamic_shapes=free, optimize=False, **names)
     except Exception as error:
         raise ConfigError(f"torch cannot export the network to ONNX{culprit()}: {_reason(error)}") from error
 

@@ -119,6 +119,26 @@ def test_what_cannot_be_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert not path.exists()
 
 
+class Chunks(nn.Module):
+    """Two halves of a free size, which onnxscript exports and cannot optimise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, y = self.layer(x).relu().chunk(2, 1)
+        return x.sum(1) - y.sum(1)
+
+
+def test_parts_of_a_free_size(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    snn = converted(Chunks().eval(), torch.randn(4, 8, 6))
+    sjpc.export_onnx(snn, tmp_path / "n.onnx")
+    x = torch.randn(3, 6, 6)
+    close(onnx_run(tmp_path / "n.onnx", x)[0], snn.predict(x))
+
+
 class Bessel(nn.Module):
     """An operation that the exporter does not know."""
 
