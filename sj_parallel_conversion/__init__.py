@@ -35,6 +35,7 @@ from .errors import (
     StateDictError,
     UnsupportedReleaseError,
 )
+from .export import export_integers, export_onnx, to_torch
 from .files import load, save
 from .neuron import (
     DAQCFS,
@@ -82,6 +83,8 @@ __all__ = [
     "convertible_submodules",
     "count_operations",
     "evaluate",
+    "export_integers",
+    "export_onnx",
     "fine_tune",
     "inspect",
     "layer_errors",
@@ -94,6 +97,7 @@ __all__ = [
     "report",
     "save",
     "to_int8",
+    "to_torch",
     "unregister",
     "unregister_activation",
     "unregister_leaf",

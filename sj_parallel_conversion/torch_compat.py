@@ -29,6 +29,7 @@ from .torch_inplace import made_functional, read_what_is_copied
 _PASSED_ON = (HigherOrderOperator, TorchDispatchMode, TreeSpec, tree_flatten, tree_leaves, tree_map, tree_map_only)
 _PASSED_ON += (tree_unflatten,)
 FREE = Dim.AUTO  # a size that torch.export finds out about by itself
+check_at_run_time = torch._assert  # a graph can hold it, and is pickled with it
 CALL_OF_A_MODULE: CodeType = torch.nn.Module._call_impl.__code__  # runs its hooks and its forward
 
 
@@ -49,6 +50,26 @@ def export(model: torch.nn.Module, tensors: tuple[Tensor, ...], free: tuple[dict
         program = program if made_functional(program.graph) else program.run_decompositions({})
         read_what_is_copied(program.graph)
         return program
+
+
+def axes_that_stay_free(
+    module: torch.nn.Module, tensors: tuple[Tensor, ...], free: tuple[dict[int, object], ...]
+) -> list[list[int]]:
+    """
+    :param module: its ``forward`` takes tensors alone
+    :param tensors: an example
+    :param free: for each tensor, the axes whose sizes may be free
+    :return: for each tensor those of the axes whose size the module does not fix
+    """
+    with torch.no_grad(), _without_logs(), _pools_of_any_size():
+        dims = tuple(dict.fromkeys(axes, FREE) for axes in free)
+        program = torch.export.export(module, tensors, dynamic_shapes=dims, strict=False)
+    user = set(program.graph_signature.user_inputs)
+    shapes = [n.meta["val"].shape for n in program.graph.nodes if n.op == "placeholder" and n.name in user]
+    return [
+        [axis for axis in axes if getattr(expression(shape[axis]), "free_symbols", ())]
+        for shape, axes in zip(shapes, free, strict=True)
+    ]
 
 
 # One is slow where somebody reads it, the others print captures that fail, and that are tried in another way.

@@ -44,7 +44,7 @@ def to_int8(snn: SpikingNetwork) -> SpikingNetwork:
         raise ConfigError("to_int8 takes a network in float32: call snn.float() first")
     snn = copy.deepcopy(snn)
     snn.execution = "packed"
-    found = list(_layers_that_read_levels(snn.net))
+    found = [node.target for node in level_nodes(snn.net)[1]]
     if not found:
         raise ConfigError(
             f"to_int8: no layer reads levels from 0 to {_MAX_LEVEL}. Convert with fold=True (the default), a ReLU "
@@ -57,21 +57,25 @@ def to_int8(snn: SpikingNetwork) -> SpikingNetwork:
     return snn.eval()
 
 
-def _layers_that_read_levels(net: fx.GraphModule) -> list[str]:
-    integers: set[fx.Node] = set()
+def level_nodes(net: fx.GraphModule) -> tuple[set[fx.Node], list[fx.Node]]:
+    """
+    :param net: a converted graph
+    :return: the nodes whose values are levels from 0 to 255, and the layers that read them and may have int8 weights
+    """
+    levels: set[fx.Node] = set()
     layers = []
     for node in net.graph.nodes:
         module = net.get_submodule(node.target) if node.op == "call_module" else None
-        read = [n for n in node.all_input_nodes if n in integers]
+        read = [n for n in node.all_input_nodes if n in levels]
         if isinstance(module, SpikingActivation):
             if _emits_bytes(module.node):
-                integers.add(node)
+                levels.add(node)
         elif read and type(module) in (nn.Conv2d, PrepackedConv2d, nn.Linear):
             if type(module) is nn.Linear or (module.padding_mode == "zeros" and isinstance(module.padding, tuple)):
-                layers.append(node.target)
+                layers.append(node)
         elif read and len(read) == sum("shape" in n.meta for n in node.all_input_nodes) and keeps_integers(net, node):
-            integers.add(node)
-    return layers
+            levels.add(node)
+    return levels, layers
 
 
 def _emits_bytes(neuron: SpikingNode) -> bool:
@@ -125,7 +129,7 @@ def _bytes(levels: Tensor, memory_format: torch.memory_format = torch.preserve_f
     return levels.to(torch.uint8, memory_format=memory_format)
 
 
-class _Int8Layer(nn.Module):
+class Int8Layer(nn.Module):
     """
     :param layer: the layer that it stands for
     :param max_level: the largest level that it reads
@@ -164,7 +168,7 @@ class _Int8Layer(nn.Module):
         super()._load_from_state_dict(*args)
         self._packed = None
 
-    def _apply(self, *args: object, **kwargs: object) -> _Int8Layer:  # to_empty() among others
+    def _apply(self, *args: object, **kwargs: object) -> Int8Layer:  # to_empty() among others
         self._packed = None
         return super()._apply(*args, **kwargs)
 
@@ -172,7 +176,7 @@ class _Int8Layer(nn.Module):
         return f"weight={list(self.weight.shape)}"
 
 
-class Int8Conv2d(_Int8Layer):
+class Int8Conv2d(Int8Layer):
     """
     A convolution of levels with int8 weights.
 
@@ -196,7 +200,7 @@ class Int8Conv2d(_Int8Layer):
         return torch.ops.onednn.qconv_prepack(weight, scale, 1.0, 0, *self.form, list(levels.shape))
 
 
-class Int8Linear(_Int8Layer):
+class Int8Linear(Int8Layer):
     """
     A linear layer on levels with int8 weights. Arguments as in :class:`Int8Conv2d`.
     """

@@ -1,0 +1,157 @@
+"""Layers with int8 weights in the operators of ONNX. They have values in an ONNX runtime alone, not in torch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+_EIGHT_BITS, _SEVEN_BITS = 127, 64  # the largest weights
+
+
+def quantised(weight: Tensor, max_level: int) -> tuple[Tensor, Tensor]:
+    """
+    :param weight: of a layer, ``[C, ...]``
+    :param max_level: the largest level that the layer reads
+    :return: int8 weights, and one scale an output channel. Where levels go beyond 129, weights have 7 bits: some
+        machines add two products in 16 bits, and cut off what does not fit
+    """
+    largest = _EIGHT_BITS if 2 * max_level * _EIGHT_BITS <= torch.iinfo(torch.int16).max else _SEVEN_BITS
+    scale = weight.flatten(1).abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny) / largest
+    return (weight / scale.view(-1, *[1] * (weight.dim() - 1))).round().to(torch.int8), scale
+
+
+def _symbolic(operator: str, inputs: tuple, dtype: torch.dtype, shape: object, **attributes: object) -> Tensor:
+    return torch.onnx.ops.symbolic(operator, inputs, attributes, dtype=dtype, shape=shape)
+
+
+class _OnBytes(nn.Module):
+    """Has the constants of quantised values whose integers stand for themselves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("one", torch.ones(()))
+        self.register_buffer("zero", torch.zeros((), dtype=torch.uint8))
+
+    def _dequantised(self, x: Tensor, scale: Tensor, zero_point: Tensor, **axis: int) -> Tensor:
+        return _symbolic("DequantizeLinear", (x, scale, zero_point), torch.float32, x.shape, **axis)
+
+    def _quantised(self, x: Tensor) -> Tensor:
+        """Rounded to the nearest integer from 0 to 255."""
+        return _symbolic("QuantizeLinear", (x, self.one, self.zero), torch.uint8, x.shape)
+
+
+class RoundToBytes(_OnBytes):
+    """Rounds to the nearest integer from 0 to 255."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """:param x: float currents less 1/2. :return: bytes"""
+        return self._quantised(x)
+
+
+class CutBytes(_OnBytes):
+    """
+    Cuts bytes off at the largest level.
+
+    :param max_level: the largest level
+    """
+
+    def __init__(self, max_level: int) -> None:
+        super().__init__()
+        self.register_buffer("max_level", torch.tensor(max_level, dtype=torch.uint8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """:param x: bytes. :return: levels in bytes"""
+        return _symbolic("Clip", (x, self.zero, self.max_level), torch.uint8, x.shape)
+
+
+class CutToLevels(nn.Module):
+    """
+    Currents to levels: rounded down, cut off at 0 and at the largest level.
+
+    :param max_level: the largest level
+    """
+
+    def __init__(self, max_level: int) -> None:
+        super().__init__()
+        self.max_level = float(max_level)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """:param x: float currents. :return: levels in bytes"""
+        return x.clamp(0.0, self.max_level).to(torch.uint8)
+
+
+class IntegerConv(_OnBytes):
+    """
+    A convolution of levels whose result is one byte a value: ONNX Runtime makes one ``QLinearConv`` of its operators.
+
+    The byte is the current less 1/2 in steps of ``step``, and ``zero_point`` more. It is cut off at 0 and at 255.
+
+    :param conv: the convolution
+    :param max_level: the largest level that it reads
+    :param zero_point: the byte that stands for a current of 1/2, ``[C]``
+    :param step: how much current one step is, ``[C]``
+    """
+
+    def __init__(self, conv: nn.Conv2d, max_level: int, zero_point: Tensor, step: Tensor) -> None:
+        super().__init__()
+        weight, scale = quantised(conv.weight.detach(), max_level)
+        scale = scale / step
+        bias = torch.zeros_like(scale) if conv.bias is None else conv.bias.detach()
+        top = torch.iinfo(torch.int32).max // 2
+        bias = (((bias - 0.5) / step + zero_point) / scale).round().double().clamp(-top, top).to(torch.int32)
+        self.form = (conv.stride, conv.padding, conv.dilation, conv.groups)
+        for name, value in (("weight", weight), ("scale", scale), ("bias", bias)):
+            self.register_buffer(name, value)
+        self.register_buffer("weight_zero", torch.zeros(len(scale), dtype=torch.int8))
+        self.register_buffer("bias_zero", torch.zeros(len(scale), dtype=torch.int32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """:param x: levels in bytes. :return: currents in bytes"""
+        x = self._dequantised(x, self.one, self.zero)
+        weight = self._dequantised(self.weight, self.scale, self.weight_zero, axis=0)
+        bias = self._dequantised(self.bias, self.scale, self.bias_zero, axis=0)
+        return self._quantised(F.conv2d(x, weight, bias, *self.form))
+
+
+class AddShortcut(_OnBytes):
+    """
+    ``current + factor * level - 1/2``, of a current in bytes and a level.
+
+    :param zero_point: the byte that stands for a current of 1/2, ``[C]``
+    :param step: how much current one step is, ``[C]``
+    :param factor: of the levels, ``[C]``
+    """
+
+    def __init__(self, zero_point: Tensor, step: Tensor, factor: Tensor) -> None:
+        super().__init__()
+        for name, value in (("zero_point", zero_point.to(torch.uint8)), ("step", step), ("factor", factor)):
+            self.register_buffer(name, value.clone())
+        self.register_buffer("zeros", torch.zeros(len(step), dtype=torch.uint8))
+
+    def forward(self, x: Tensor, levels: Tensor) -> Tensor:
+        """:param x: currents in bytes. :param levels: in bytes. :return: float currents less 1/2"""
+        x = self._dequantised(x, self.step, self.zero_point, axis=1)
+        return x + self._dequantised(levels, self.factor, self.zeros, axis=1)
+
+
+class IntegerLinear(nn.Module):
+    """
+    A linear layer on levels, with int8 weights.
+
+    :param linear: the layer
+    :param max_level: the largest level that it reads
+    """
+
+    def __init__(self, linear: nn.Linear, max_level: int) -> None:
+        super().__init__()
+        weight, scale = quantised(linear.weight.detach(), max_level)
+        self.register_buffer("weight", weight.t().contiguous())
+        self.register_buffer("scale", scale)
+        self.register_buffer("bias", None if linear.bias is None else linear.bias.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """:param x: levels in bytes. :return: float currents"""
+        shape = (*x.shape[:-1], len(self.scale))
+        x = _symbolic("MatMulInteger", (x, self.weight), torch.int32, shape).float() * self.scale
+        return x if self.bias is None else x + self.bias

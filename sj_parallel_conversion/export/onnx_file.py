@@ -1,0 +1,122 @@
+"""A converted network as an ONNX file."""
+
+from __future__ import annotations
+
+import copy
+import os
+import warnings
+from collections.abc import Callable
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor, fx, nn
+
+from ..ann2snn.data.seeded import global_generator
+from ..ann2snn.graph.signature import Signature
+from ..ann2snn.network import SpikingNetwork
+from ..errors import ConfigError, FileError
+from ..torch_compat import axes_that_stay_free
+from .integer_graph import IntegerTranslation
+from .names import input_names, output_names
+from .onnx_errors import failing_layer
+from .torch_module import check_network, observe, observe_network
+from .translate import Translation
+
+
+def export_onnx(snn: SpikingNetwork, path: str | os.PathLike, integers: bool = False) -> None:
+    """
+    Write the network in packed execution as an ONNX file, by torch's own exporter. The file needs neither this package
+    nor torch. Sizes that are free in ``snn`` are free in the file. What it gives, and how exactly, is in
+    ``docs/export.md``.
+
+    Inputs have the names of the arguments of the ANN's forward, outputs those of the dict that it returns. What is
+    nested is named with dots, as ``features.0``. A single tensor is ``output``, a tuple ``output.0``, ``output.1``, ...
+
+    :param snn: a network in float32 that was converted whole, in any execution; it is left as it was
+    :param path: the file; an old one is replaced
+    :param integers: whether layers between neurons get int8 weights, and levels are bytes, so that runtimes take their
+        int8 kernels
+    :raises ConfigError: if onnx or onnxscript is not installed, torch is older than 2.8, or the network cannot be
+        exported; the message names the layer
+    :raises FileError: if the file cannot be written
+    """
+    check_network(snn, "export_onnx")
+    _check_installed()
+    _check_dtype(snn)
+    observed = observe_network(snn)
+    translation = IntegerTranslation(snn.net, observed) if integers else Translation(snn.net, observed)
+    inputs = [node for node in snn.net.graph.nodes if node.op == "placeholder"]
+    placeholders = [translation.graph.placeholder(f"input_{i}") for i in range(len(inputs))]
+    module = translation.module(tuple(translation.run(placeholders)), "OnnxNetwork").cpu()
+    program = _exported(module, snn.signature, lambda: _culprit(snn))
+    try:
+        program.save(os.fspath(path))
+    except OSError as error:
+        raise FileError(f"{path} cannot be written: {error}") from error
+
+
+def _check_installed() -> None:
+    missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"export_onnx needs {' and '.join(missing)}: pip install 'sj-parallel-conversion[onnx]' installs all of it"
+        )
+    if not hasattr(torch.onnx, "ops"):
+        raise ConfigError(f"export_onnx needs torch 2.8 or newer, this is {torch.__version__}")
+
+
+def _check_dtype(snn: SpikingNetwork) -> None:
+    for name, value in [*snn.net.named_parameters(), *snn.net.named_buffers()]:
+        if value.is_floating_point() and value.dtype != torch.float32:
+            raise ConfigError(
+                f"export_onnx takes a network in float32, and {name!r} is in {value.dtype}: call snn.float() first"
+            )
+
+
+def _exported(module: fx.GraphModule, signature: Signature, culprit: Callable[[], str]) -> torch.onnx.ONNXProgram:
+    example = signature.zeros(torch.device("cpu"), torch.float32)
+    if not signature.sizes.fixed_batch and example.size < 2:  # a size of 1 is taken for a constant
+        example = example.extended(2 - example.size)
+    names = {"input_names": input_names(signature), "output_names": output_names(signature)}
+    try:
+        free = _free_sizes(signature)
+        # a neuron with a threshold for each channel fixes their number
+        with global_generator:
+            stay = axes_that_stay_free(module, example.tensors, free)
+        free = tuple({axis: sizes[axis] for axis in axes} for sizes, axes in zip(free, stay, strict=True))
+        try:
+            return _export(module, example.tensors, dynamic_shapes=free, **names)
+        except Exception:  # what is exported cannot always be optimised: parts of a free size, for one
+            return _export(module, example.tensors, dynamic_shapes=free, optimize=False, **names)
+    except Exception as error:
+        raise ConfigError(f"torch cannot export the network to ONNX{culprit()}: {_reason(error)}") from error
+
+
+def _export(module: nn.Module, tensors: tuple[Tensor, ...], **options: object) -> torch.onnx.ONNXProgram:
+    with global_generator, torch.no_grad(), warnings.catch_warnings():  # two exports at once disturb each other
+        warnings.simplefilter("ignore")  # of the exporter, about what it does
+        return torch.onnx.export(module, tensors, dynamo=True, verbose=False, **options)
+
+
+def _culprit(snn: SpikingNetwork) -> str:
+    """The layer that fails, for a message; it is looked for one by one."""
+    net = copy.deepcopy(snn.net).cpu()
+    inputs = snn.signature.zeros(torch.device("cpu"), torch.float32).tensors
+    name = failing_layer(net, observe(net, inputs), inputs, _export)
+    return "" if name is None else f", because of layer {name!r}"
+
+
+def _free_sizes(signature: Signature) -> tuple[dict[int, str], ...]:
+    """For each input the names of its free sizes: ``batch``, and for others that of the first axis with this size."""
+    sizes, names = signature.sizes, {}
+    for name, shape in zip(input_names(signature), sizes.sizes, strict=True):
+        for axis, size in enumerate(shape):
+            if isinstance(size, str):
+                names.setdefault(size, "batch" if size == sizes.batch else f"{name}_{axis}".replace(".", "_"))
+    return tuple({i: names[size] for i, size in enumerate(shape) if isinstance(size, str)} for shape in sizes.sizes)
+
+
+def _reason(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {str(error).strip()[:500]}"

@@ -1,0 +1,84 @@
+"""The exports of a trained ResNet-20, on CIFAR-10 images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import run_integers
+from exported import needs_torch_2_8, onnx_run, session
+from torch import Tensor
+
+import sj_parallel_conversion as sjpc
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxscript")
+pytest.importorskip("onnxruntime")
+from helpers.cifar10 import load_resnet  # noqa: E402
+from levels import WithLevels, currents_and_levels  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def resnet(cifar_data: Path, cifar_train: tuple[Tensor, Tensor]) -> sjpc.SpikingNetwork:
+    """Converted with 256 levels, in packed execution; not to be changed."""
+    ann = load_resnet("resnet20", cifar_data / "weights" / "resnet20_cifar10.pt")
+    options = {"mode": "spikepack", "time_steps": 8, "calibration": "none", "show_progress": False}
+    snn = sjpc.ParallelConverter([cifar_train[0][:64]], **options).convert(ann)
+    snn.execution = "packed"
+    return snn
+
+
+@pytest.fixture(scope="module")
+def images(cifar_test: tuple[Tensor, Tensor]) -> Tensor:
+    """The first 200 test images."""
+    return cifar_test[0][:200]
+
+
+@pytest.fixture(scope="module")
+def expected(resnet: sjpc.SpikingNetwork, images: Tensor) -> np.ndarray:
+    """What the network says of them."""
+    return resnet.predict(images).numpy()
+
+
+def agreement(one: np.ndarray, other: np.ndarray) -> float:
+    """How many images get the same class, in per cent."""
+    return 100 * float((one.argmax(1) == other.argmax(1)).mean())
+
+
+def test_to_torch(resnet: sjpc.SpikingNetwork, images: Tensor, expected: np.ndarray) -> None:
+    np.testing.assert_allclose(sjpc.to_torch(resnet)(images).numpy(), expected, rtol=1e-5, atol=1e-5)
+
+
+@needs_torch_2_8
+def test_onnx(resnet: sjpc.SpikingNetwork, images: Tensor, expected: np.ndarray, tmp_path: Path) -> None:
+    """Equal where no value lies on a tie up to rounding; and all currents are equal where the levels are."""
+    sjpc.export_onnx(resnet, tmp_path / "n.onnx")
+    found = onnx_run(tmp_path / "n.onnx", images)[0]
+    error = np.abs(found - expected).max(1) / np.abs(expected).max(1)
+    assert np.median(error) < 1e-5 and agreement(found, expected) >= 99
+    given = currents_and_levels(tmp_path / "n.onnx", tmp_path, images[:50])
+    check = WithLevels(resnet, given)
+    np.testing.assert_allclose(check.run(images[:50]).numpy(), found[:50], rtol=1e-5, atol=1e-5 * np.abs(found).max())
+    assert len(check.errors) == 19 and max(check.errors) < 1e-5
+
+
+@needs_torch_2_8
+def test_onnx_integers(resnet: sjpc.SpikingNetwork, images: Tensor, expected: np.ndarray, tmp_path: Path) -> None:
+    sjpc.export_onnx(resnet, tmp_path / "n.onnx", integers=True)
+    found = onnx_run(tmp_path / "n.onnx", images)[0]
+    assert agreement(found, expected) >= 99
+    session(tmp_path / "n.onnx", tmp_path / "optimised.onnx")
+    kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
+    assert kinds.count("QLinearConv") == 18 and kinds.count("Conv") + kinds.count("FusedConv") == 1
+    try:
+        int8 = sjpc.to_int8(resnet)
+    except sjpc.ConfigError:  # no kernels for this machine
+        return
+    assert agreement(found, int8.predict(images).numpy()) >= 99
+
+
+def test_integers(resnet: sjpc.SpikingNetwork, images: Tensor, expected: np.ndarray, tmp_path: Path) -> None:
+    sjpc.export_integers(resnet, tmp_path)
+    _, outputs = run_integers.run(tmp_path, x=images[:100].numpy())
+    assert agreement(outputs["output"], expected[:100]) >= 99
