@@ -61,7 +61,7 @@ def axes_that_stay_free(
     :param free: for each tensor, the axes whose sizes may be free
     :return: for each tensor those of the axes whose size the module does not fix
     """
-    with torch.no_grad(), _without_logs(), _pools_of_any_size():
+    with torch.no_grad(), _without_logs(), _patched():
         dims = tuple(dict.fromkeys(axes, FREE) for axes in free)
         program = torch.export.export(module, tensors, dynamic_shapes=dims, strict=False)
     user = set(program.graph_signature.user_inputs)
