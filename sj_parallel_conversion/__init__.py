@@ -14,6 +14,7 @@ from .analysis import (
     evaluate,
     inspect,
     layer_errors,
+    synop_rules,
     verify,
 )
 from .ann2snn.config import ConversionConfig
@@ -21,6 +22,7 @@ from .ann2snn.converter import ParallelConverter
 from .ann2snn.cpu import prepack, to_int8
 from .ann2snn.graph import register_activation, register_leaf, unregister_activation, unregister_leaf
 from .ann2snn.network import PartlySpikingNetwork, SpikingNetwork, convertible_submodules
+from .ann2snn.prepared import PreparedANN
 from .ann2snn.recipe import ParallelConversionRecipe
 from .errors import (
     ConfigError,
@@ -44,6 +46,7 @@ from .neuron import (
     TSANode,
 )
 from .registration import register, unregister
+from .suggestion import Setting, Suggestion, suggest_time_steps
 from .training import replace_activations
 from .version import __version__ as __version__
 
@@ -64,13 +67,16 @@ __all__ = [
     "ParallelConversionRecipe",
     "ParallelConverter",
     "PartlySpikingNetwork",
+    "PreparedANN",
     "RegistrationError",
     "SJPCError",
+    "Setting",
     "SpikePackNode",
     "SpikingActivation",
     "SpikingNetwork",
     "SpikingNode",
     "StateDictError",
+    "Suggestion",
     "TSANode",
     "UnsupportedReleaseError",
     "convertible_submodules",
@@ -85,6 +91,8 @@ __all__ = [
     "register_leaf",
     "replace_activations",
     "save",
+    "suggest_time_steps",
+    "synop_rules",
     "to_int8",
     "unregister",
     "unregister_activation",

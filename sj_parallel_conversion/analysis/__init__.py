@@ -4,6 +4,7 @@ from .count_operations import LayerOperations, OperationCount, count_operations
 from .evaluate import Evaluation, evaluate
 from .inspect import Inspection, Row, inspect
 from .layer_errors import LayerError, LayerErrors, layer_errors, verify
+from .synop_rules import synop_rules
 
 __all__ = [
     "Evaluation",
@@ -17,5 +18,6 @@ __all__ = [
     "evaluate",
     "inspect",
     "layer_errors",
+    "synop_rules",
     "verify",
 ]

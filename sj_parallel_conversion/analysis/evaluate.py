@@ -161,7 +161,7 @@ class _Scores:
         count = logits.shape[0] if logits.dim() else 1
         if logits.dim() > 1 and logits.is_floating_point():
             classes = logits.argmax(1)
-            if _are_classes(target, classes):
+            if are_classes(target, classes):
                 self._met += int((classes == target.to(classes.device)).sum())
                 self._targets += classes.numel()
             if reference is not None:
@@ -186,6 +186,7 @@ class _Scores:
         )
 
 
-def _are_classes(target: object, classes: Tensor) -> bool:
+def are_classes(target: object, classes: Tensor) -> bool:
+    """Whether ``target`` holds the right answer for each of ``classes``."""
     is_integer = isinstance(target, Tensor) and not (target.is_floating_point() or target.is_complex())
     return is_integer and target.shape == classes.shape
