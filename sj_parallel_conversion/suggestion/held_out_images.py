@@ -84,12 +84,20 @@ def classes_of(answer: object) -> Tensor:
     return logits.argmax(1)
 
 
-def first_of(batches: list[Batch], count: int, whole: bool) -> list[Batch]:
-    """Batches of the first ``count`` images, or of a few more where batches have to stay ``whole``."""
-    found = []
-    for batch in batches:
-        if count <= 0:
-            break
-        found.append(batch if whole or batch.size <= count else batch.select(slice(count)))
-        count -= batch.size
+def spread_over(batches: list[Batch], count: int, whole: bool) -> list[Batch]:
+    """
+    :param batches: of all images, which may be sorted by their classes
+    :param count: how many images are wanted
+    :param whole: whether batches have to stay as they are
+    :return: every second, third, ... image, so that there are as many or somewhat more
+    """
+    total = sum(batch.size for batch in batches)
+    every, start, found = max(1, total // count), 0, []
+    for number, batch in enumerate(batches):
+        if whole:
+            found += [batch] if number % every == 0 else []
+            continue
+        if start < batch.size:
+            found.append(batch.select(slice(start, None, every)) if every > 1 else batch)
+        start = (start - batch.size) % every if start < batch.size else start - batch.size
     return found

@@ -15,7 +15,7 @@ from ..ann2snn.network.spiking_network import SpikingNetwork
 from ..ann2snn.prepared import PreparedANN
 from ..errors import ConversionError
 from ..functional import decode, encode_bytes
-from .held_out_images import Part, classes_of, first_of
+from .held_out_images import Part, classes_of, spread_over
 from .result import Setting, Suggestion, table
 
 _FEW, _SHARE = 64, 4  # images of a first look: a quarter of those that are fitted, at least so many
@@ -50,7 +50,7 @@ class Search:
     ) -> None:
         self.prepared, self.held_out, self.tolerance, self.cost = prepared, held_out, tolerance, cost
         self.fitted = sum(batch.size for batch in fitted)
-        few = first_of(fitted, max(_FEW, self.fitted // _SHARE), prepared.data.fixed_batch)
+        few = spread_over(fitted, max(_FEW, self.fitted // _SHARE), prepared.data.fixed_batch)
         self.few, self.quick = sum(batch.size for batch in few), prepared.on(few)
         self.images = sum(part.batch.size for part in held_out)
         self.has_targets = all(part.targets is not None for part in held_out)
@@ -64,7 +64,7 @@ class Search:
         with self._bar:
             while True:
                 self._try(waiting, curve)
-                within = [setting for setting in curve.values() if setting.loss <= self.tolerance]
+                within = self._within(curve.values())
                 if not within:
                     raise ConversionError(self._none_found(curve.values()))
                 best = min(within, key=self._cost)
@@ -74,19 +74,23 @@ class Search:
                     if self._key(mode, T) == self._key(best.mode, best.time_steps):
                         curve[mode, T] = self._measured(mode, T, network, correct, self.fitted)
                 chosen = curve[best.mode, best.time_steps]
-                if chosen.loss <= self.tolerance:
+                if self._within([chosen]):
                     return self._suggestion(network, chosen, curve)
 
     def _try(self, waiting: list[tuple[str, int]], curve: dict[tuple[str, int], Setting]) -> None:
         """Look at settings with few images, until each mode is within the tolerance or can no longer be cheapest."""
         for mode, T in list(waiting):
-            good = [setting for setting in curve.values() if setting.loss <= self.tolerance]
+            good = self._within(curve.values())
             if any(s.mode == mode or (self.cost == "time" and s.time_steps < T) for s in good):
                 continue
             waiting.remove((mode, T))
             network, correct = self._sketch(mode, T)
             curve[mode, T] = self._measured(mode, T, network, correct, self.few)
             self._bar.update()
+
+    def _within(self, settings: Iterable[Setting]) -> list[Setting]:
+        """Those within the tolerance; 1 - 0.99 is a little more than 0.01."""
+        return [setting for setting in settings if setting.loss <= self.tolerance + 1e-9]
 
     def _cost(self, setting: Setting) -> tuple[float, float]:
         both = (setting.spikes, setting.time_steps)
@@ -139,13 +143,14 @@ class Search:
         def count(node: nn.Module, args: tuple, train: Tensor) -> None:
             counts.append(int(encode_bytes(decode(train, node.code), code, T, node.signed).count_nonzero()))
 
-        (batch, *_) = self.prepared.data.parts(self.held_out[0].batch, _SPIKING)
+        images = spread_over([part.batch for part in self.held_out], _SPIKING, self.prepared.data.fixed_batch)
         hooks = [site.node.register_forward_hook(count) for site in network.neurons()]
         with self.prepared.captured.in_full_precision():
-            network.net(*batch.clone().tensors)
+            for batch in images:
+                network.net(*batch.clone().tensors)
         for hook in hooks:
             hook.remove()
-        return sum(counts) / batch.size
+        return sum(counts) / sum(batch.size for batch in images)
 
     def _suggestion(
         self, network: SpikingNetwork, chosen: Setting, curve: dict[tuple[str, int], Setting]

@@ -7,9 +7,13 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import sj_parallel_conversion as sjpc
+from sj_parallel_conversion.ann2snn.data.inputs import Batch
+from sj_parallel_conversion.suggestion.held_out_images import spread_over
 from sj_parallel_conversion.suggestion.search import Search
 
 DATA = torch.randn(160, 3, 6, 6, generator=torch.Generator().manual_seed(1))
@@ -76,8 +80,8 @@ def test_it_says_what_the_network_does_on_held_out_images(found: sjpc.Suggestion
 
 
 def test_spikes_are_those_of_the_trains(found: sjpc.Suggestion) -> None:
-    first = DATA[:64][held_out_of(found)[:64]][:16]
-    counted = sjpc.count_operations(found.network, [first], show_progress=False)
+    some = DATA[held_out_of(found)][:: found.images // 16]
+    counted = sjpc.count_operations(found.network, [some], show_progress=False)
     assert found.chosen.spikes == pytest.approx(counted.total("spikes"))
 
 
@@ -114,6 +118,21 @@ def test_modes_with_as_many_levels_compute_the_same(found: sjpc.Suggestion) -> N
         torch.testing.assert_close(other, one)
     rows = {(row.mode, row.time_steps): row.accuracy for row in found.curve}
     assert rows["parallel", 3] == rows["spikepack", 2] == rows["css", 2]
+
+
+@given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=8), count=st.integers(1, 20))
+def test_images_are_spread_over_all_batches(sizes: list[int], count: int) -> None:
+    images = torch.arange(sum(sizes)).view(-1, 1)
+    batches = [Batch((x,), (True,)) for x in images.split(sizes)]
+    found = torch.cat([batch.tensors[0] for batch in spread_over(batches, count, whole=False)])
+    assert torch.equal(found, images[:: max(1, len(images) // count)])
+    assert {id(batch) for batch in spread_over(batches, count, whole=True)} <= set(map(id, batches))
+
+
+def test_a_loss_of_just_the_tolerance_is_within_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Search, "ann_accuracy", 1.0)
+    monkeypatch.setattr(Search, "_correct", lambda self, network: (0.99, 1.0))
+    assert suggest([(DATA, LABELS)], tolerance=0.01, modes=["css"], time_steps=[2]).chosen.loss > 0.01
 
 
 def test_without_targets_the_tolerance_is_of_the_agreement() -> None:
