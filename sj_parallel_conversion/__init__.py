@@ -16,6 +16,7 @@ from .analysis import (
     inspect,
     layer_errors,
     report,
+    synop_rules,
     verify,
 )
 from .ann2snn.config import ConversionConfig
@@ -23,6 +24,7 @@ from .ann2snn.converter import ParallelConverter
 from .ann2snn.cpu import prepack, to_int8
 from .ann2snn.graph import register_activation, register_leaf, unregister_activation, unregister_leaf
 from .ann2snn.network import PartlySpikingNetwork, SpikingNetwork, convertible_submodules
+from .ann2snn.prepared import PreparedANN
 from .ann2snn.recipe import ParallelConversionRecipe
 from .errors import (
     ConfigError,
@@ -48,6 +50,7 @@ from .neuron import (
     TSANode,
 )
 from .registration import register, unregister
+from .suggestion import Setting, Suggestion, suggest_time_steps
 from .training import FineTuning, fine_tune, replace_activations
 from .version import __version__ as __version__
 
@@ -70,14 +73,17 @@ __all__ = [
     "ParallelConversionRecipe",
     "ParallelConverter",
     "PartlySpikingNetwork",
+    "PreparedANN",
     "RegistrationError",
     "Report",
     "SJPCError",
+    "Setting",
     "SpikePackNode",
     "SpikingActivation",
     "SpikingNetwork",
     "SpikingNode",
     "StateDictError",
+    "Suggestion",
     "TSANode",
     "UnsupportedReleaseError",
     "convertible_submodules",
@@ -96,6 +102,8 @@ __all__ = [
     "replace_activations",
     "report",
     "save",
+    "suggest_time_steps",
+    "synop_rules",
     "to_int8",
     "to_torch",
     "unregister",

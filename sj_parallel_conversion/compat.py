@@ -33,6 +33,12 @@ except ImportError as error:
     raise _unsupported(error) from error
 
 
+try:
+    from spikingjelly.activation_based import op_counter
+except ImportError:  # 0.0.0.0.14
+    op_counter = None
+
+
 _UNKNOWN = "a name that no conversion has"
 
 
@@ -105,6 +111,19 @@ class _ModuleConversionRecipe:
         return ann
 
 
+def synop_counter() -> object:
+    """
+    :return: a new ``SynOpCounter`` of SpikingJelly
+    :raises UnsupportedReleaseError: if the installed release has none
+    """
+    if not hasattr(op_counter, "SynOpCounter"):
+        raise UnsupportedReleaseError(
+            "this release of SpikingJelly has no counter of synaptic operations (op_counter.SynOpCounter). Install "
+            f"SpikingJelly {SUPPORTED_RELEASES[-1]}, or use sj_parallel_conversion.count_operations"
+        )
+    return op_counter.SynOpCounter()
+
+
 DIALECT = _dialect()
 ModuleConversionRecipe: type = getattr(ann2snn, "ModuleConversionRecipe", _ModuleConversionRecipe)
 
@@ -119,4 +138,5 @@ __all__ = [
     "StepModeContainer",
     "ann2snn",
     "neuron",
+    "synop_counter",
 ]

@@ -108,3 +108,10 @@ def test_import_without_spikingjelly_is_one_clear_import_error() -> None:
     assert run.returncode == 1
     assert last.startswith("sj_parallel_conversion.errors.UnsupportedReleaseError: sj_parallel_conversion needs")
     assert issubclass(UnsupportedReleaseError, ImportError)
+
+
+def test_a_release_without_a_counter_of_synaptic_operations_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As 0.0.0.0.14 does."""
+    monkeypatch.setattr(compat, "op_counter", None)
+    with pytest.raises(UnsupportedReleaseError, match=r"no counter of synaptic.*Install SpikingJelly 2\.0\.0"):
+        compat.synop_counter()

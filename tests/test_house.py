@@ -18,7 +18,7 @@ ROOMS = (
     "kernels", "neuron",
     "ann2snn.config", "ann2snn.data", "ann2snn.graph", "ann2snn.placement", "ann2snn.calibration", "ann2snn.folding",
     "ann2snn.network", "ann2snn.cpu", "ann2snn.__init__", "analysis", "ann2snn.draft", "ann2snn.choice",
-    "ann2snn.recipe", "ann2snn.converter",
+    "ann2snn.prepared", "ann2snn.recipe", "ann2snn.converter", "suggestion",
     "training", "files", "export", "converter_modes", "registration", "__init__", "cli", "__main__",
 )  # fmt: skip
 MOST_LINES = 300

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
+from helpers.cifar10 import load_resnet
 from helpers.evaluation import digits_per_activation
 from spikingjelly.activation_based import functional
 from torch import Tensor, nn
@@ -218,3 +220,56 @@ def test_signed_digits_need_fewer_spikes(
     assert percent(logits["css", 4, 0.67], logits["spikepack", 4, 1.0].argmax(1)) >= 93.0
     for T in (4, 8):
         assert torch.equal(logits["css", T, 1.0], logits["spikepack", T, 1.0])
+
+
+@pytest.fixture(scope="module")
+def counting_nets(cifar_data: Path, cifar_train: tuple[Tensor, Tensor]) -> dict[str, nn.Module]:
+    """ResNet-20 in each mode, T = 4."""
+    ann = load_resnet("resnet20", cifar_data / "weights" / "resnet20_cifar10.pt")
+    options = {"time_steps": 4, "calibration": "none", "show_progress": False}
+    modes = ("parallel", "spikepack", "css")
+    return {m: sjpc.ParallelConverter([cifar_train[0][:16]], mode=m, **options).convert(ann) for m in modes}
+
+
+def synops_of_convolution(train: Tensor, stride: int, out_channels: int) -> int:
+    """Kernel place by kernel place, for 3x3 kernels with a border of one; ``train`` is ``[T, N, C, H, W]``."""
+    spikes, size = F.pad((train != 0).long(), (1, 1, 1, 1)), train.shape[-1]
+    starts = range(0, size, stride)
+    rows = torch.tensor([[a + i for i in starts] for a in range(3)])
+    return sum(int(spikes[..., rows[a], :][..., rows[b]].sum()) for a in range(3) for b in range(3)) * out_channels
+
+
+@pytest.mark.parametrize("mode", ["parallel", "spikepack", "css"])
+def test_synaptic_operations_by_hand(
+    counting_nets: dict[str, nn.Module], cifar_test: tuple[Tensor, Tensor], mode: str
+) -> None:
+    """Each convolution reads the train of the neuron before it, the classifier what is left of the last at a step."""
+    snn, images, trains = counting_nets[mode], cifar_test[0][:2], []
+    hooks = [s.node.register_forward_hook(lambda node, args, train: trains.append(train)) for s in snn.neurons()]
+    snn.predict(images)
+    for hook in hooks:
+        hook.remove()
+    synops = {row.name: round(2 * row.synops) for row in sjpc.count_operations(snn, [images], show_progress=False).rows}
+    layers = [f"layer{stage}.{block}.conv{i}" for stage in (1, 2, 3) for block in range(3) for i in (1, 2)]
+    strides = [2 if name in ("layer2.0.conv1", "layer3.0.conv1") else 1 for name in layers]
+    by_hand = {
+        name: synops_of_convolution(train, stride, 16 * 2 ** (int(name[5]) - 1))
+        for name, train, stride in zip(layers, trains[:-1], strides, strict=True)
+    } | {"linear": 10 * int((trains[-1].mean((3, 4)) != 0).sum())}
+    assert {name: synops[name] for name in by_hand} == by_hand
+    assert sum(synops.values()) == sum(by_hand.values()) > 20_000_000
+
+
+@pytest.mark.parametrize("mode", ["parallel", "spikepack", "css"])
+def test_spikingjelly_counts_the_same(
+    counting_nets: dict[str, nn.Module], cifar_test: tuple[Tensor, Tensor], mode: str
+) -> None:
+    op_counter = pytest.importorskip("spikingjelly.activation_based.op_counter", reason="0.0.0.0.14 has no op_counter")
+    snn, images = counting_nets[mode], cifar_test[0][:2]
+    snn.execution = "stepwise"
+    counter = op_counter.SynOpCounter(extra_rules=sjpc.synop_rules(snn))
+    with op_counter.DispatchCounterMode([counter]), torch.no_grad():
+        snn.predict(images)
+    counted = sjpc.count_operations(snn, [images], show_progress=False).total("synops")
+    snn.execution = "spikes"
+    assert counter.get_total() == round(2 * counted) > 20_000_000

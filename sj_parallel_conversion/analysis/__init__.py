@@ -5,6 +5,7 @@ from .evaluate import Evaluation, evaluate
 from .inspect import Inspection, Row, inspect
 from .layer_errors import LayerError, LayerErrors, layer_errors, verify
 from .report import Report, report
+from .synop_rules import synop_rules
 
 __all__ = [
     "Evaluation",
@@ -20,5 +21,6 @@ __all__ = [
     "inspect",
     "layer_errors",
     "report",
+    "synop_rules",
     "verify",
 ]

@@ -17,7 +17,7 @@ from ..errors import DataError
 from ..neuron.spiking_activation import SpikingActivation
 from .answers import Network, check_converted
 from .energy import checked_device
-from .events import EventCounter, Events
+from .events import Events, event_counter
 from .macs import count_macs, record_calls, samples_in
 from .table import aligned
 
@@ -189,7 +189,7 @@ def _rows(snn: SpikingNetwork, batch: Batch) -> Iterator[LayerOperations]:
     signals = Signals(snn.net, sites, snn.graded_input)
     macs = count_macs(snn, [batch])
     parts = [batch] if snn.signature.sizes.fixed_batch else batch.split(_SAMPLES)
-    counter = EventCounter(snn, signals)
+    counter = event_counter(snn, signals)
     for part in parts:
         counter.run(*part.clone().tensors)
     for (node, kind), name in zip(signals.kinds.items(), snn.operation_names, strict=True):

@@ -164,7 +164,7 @@ class _Scores:
         logits = main_tensor(answer)
         if _are_logits(answer, logits, count):
             classes = logits.argmax(1)
-            if _are_classes(target, classes):
+            if are_classes(target, classes):
                 self._met += int((classes == target.to(classes.device)).sum())
                 self._targets += classes.numel()
             if reference is not None:
@@ -196,6 +196,7 @@ def _are_logits(answer: object, logits: Tensor, count: int) -> bool:
     return logits.is_floating_point() and logits.dim() > 1 and len(logits) == count and logits.shape[1] > 1
 
 
-def _are_classes(target: object, classes: Tensor) -> bool:
+def are_classes(target: object, classes: Tensor) -> bool:
+    """Whether ``target`` holds the right answer for each of ``classes``."""
     is_integer = isinstance(target, Tensor) and not (target.is_floating_point() or target.is_complex())
     return is_integer and target.shape == classes.shape

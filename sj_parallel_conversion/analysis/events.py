@@ -1,4 +1,9 @@
-"""Follows the spikes of each neuron to the layers that receive them, and counts the synapses that they reach."""
+"""
+Follows the spikes of each neuron to the layers that receive them, and counts the synapses that they reach.
+
+There are two ways, because rounding may move a value across a threshold, and serial neurons may emit other spikes: the
+counts are those of the network's execution.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +18,9 @@ from ..ann2snn.graph.folded import ResidualAdd
 from ..ann2snn.graph.maxpool import max_pool_steps
 from ..ann2snn.graph.operations import is_affine, is_max_pool
 from ..ann2snn.graph.signals import LAYER, SPIKES, Signals
+from ..ann2snn.network.options import STEP_BY_STEP
 from ..ann2snn.network.spiking_network import SpikingNetwork
+from ..ann2snn.network.time_axis import Steps, TimeAxisRunner
 from ..neuron.spiking_activation import SpikingActivation
 
 
@@ -33,6 +40,27 @@ class Events:
     received: int = 0
     synops: int = 0
 
+    def emit(self, train: Tensor) -> None:
+        """Add what a neuron emits, ``[T, N, ...]``."""
+        self.neurons += train[0].numel()
+        self.spikes += int(train.count_nonzero())
+
+    def receive(self, layer: nn.Module, steps: list[Tensor]) -> None:
+        """Add what reaches a layer, ``[N, ...]`` at each step."""
+        count = sum((x != 0).double() for x in steps)
+        self.received += int(count.sum())
+        self.synops += reached_synapses(layer, count)
+
+
+def event_counter(snn: SpikingNetwork, signals: Signals) -> MeanCounter | StepCounter:
+    """
+    :param snn: the network
+    :param signals: of its graph
+    :return: what counts the events of its execution, in ``events``; run it on the inputs of the network
+    """
+    receivers = {n for n in signals.nodes(LAYER) if n.op == "call_module" and signals.received(n) == {SPIKES}}
+    return (StepCounter if snn.execution in STEP_BY_STEP else MeanCounter)(snn, receivers)
+
 
 @dataclass(frozen=True)
 class _Train:
@@ -45,19 +73,53 @@ class _Train:
     mean: object
 
 
-class EventCounter(fx.Interpreter):
+class StepCounter(TimeAxisRunner):
+    """
+    Runs a network whose layers run at each step, and looks at what they get.
+
+    :param snn: the network
+    :param layers: those that receive spikes
+    """
+
+    def __init__(self, snn: SpikingNetwork, layers: set[fx.Node]) -> None:
+        super().__init__(snn.net, snn.time_steps, snn.execution)
+        self.layers = layers
+        self.events: dict[fx.Node, Events] = {}
+
+    @torch.no_grad()
+    def run_node(self, node: fx.Node) -> object:
+        """:return: as of the runner"""
+        if node in self.layers:
+            train = self.fetch_args_kwargs_from_env(node)[0][0]
+            if isinstance(train, Steps):
+                self.events.setdefault(node, Events()).receive(self.submodules[node.target], train.steps)
+        return super().run_node(node)
+
+    def _fire(self, node: fx.Node, site: SpikingActivation, x: object) -> object:
+        fired = super()._fire(node, site, x)
+        if not isinstance(fired, Steps):  # nothing reads its train
+            train = site.node.spikes(site.node.constant(x.mean if isinstance(x, Steps) else x))
+            self.events.setdefault(node, Events()).emit(train)
+        return fired
+
+    def _emitted(self, node: fx.Node, site: SpikingActivation, train: Tensor, rest: Tensor | None = None) -> Steps:
+        self.events.setdefault(node, Events()).emit(train)
+        return super()._emitted(node, site, train, rest)
+
+
+class MeanCounter(fx.Interpreter):
     """
     Runs a converted network on real trains. Neurons get the decoded values, as in ``execution="spikes"``. What lies
     between a neuron and the layers behind it runs at each step, so that each layer sees what arrives at each step.
 
     :param snn: the network
-    :param signals: of its graph
+    :param layers: those that receive spikes
     """
 
-    def __init__(self, snn: SpikingNetwork, signals: Signals) -> None:
+    def __init__(self, snn: SpikingNetwork, layers: set[fx.Node]) -> None:
         super().__init__(snn.net)
         self.extra_traceback = False
-        self.layers = {n for n in signals.nodes(LAYER) if n.op == "call_module" and signals.received(n) == {SPIKES}}
+        self.layers = layers
         self._at_each_step = {n for n in snn.net.graph.nodes if is_affine(snn.net, n) or is_max_pool(snn.net, n)}
         self._T = snn.time_steps
         self.events: dict[fx.Node, Events] = {}
@@ -79,7 +141,7 @@ class EventCounter(fx.Interpreter):
         trains: list[_Train] = []
         _map((args, kwargs), trains.append)
         if node in self.layers and trains:
-            self._receive(node, module, trains[0])
+            self.events.setdefault(node, Events()).receive(module, trains[0].steps)
             return self._call(node, at_mean)
         value = self._call(node, at_mean)
         if not trains or node not in self._at_each_step or node in self.layers:
@@ -91,16 +153,8 @@ class EventCounter(fx.Interpreter):
 
     def _fire(self, node: fx.Node, site: SpikingActivation, x: Tensor) -> _Train:
         train = site.node.spikes(site.node.constant(x))
-        events = self.events.setdefault(node, Events())
-        events.neurons += train[0].numel()
-        events.spikes += int(train.count_nonzero())
+        self.events.setdefault(node, Events()).emit(train)
         return _Train(list(site.node.amplify(train)), site.node.decode(train, x.dtype))
-
-    def _receive(self, node: fx.Node, layer: nn.Module, train: _Train) -> None:
-        events = self.events.setdefault(node, Events())
-        count = sum((x != 0).double() for x in train.steps)
-        events.received += int(count.sum())
-        events.synops += reached_synapses(layer, count)
 
     def _call(self, node: fx.Node, arguments: tuple) -> object:
         return getattr(self, node.op)(node.target, *arguments)

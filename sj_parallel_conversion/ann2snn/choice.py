@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 
 from torch import Tensor, fx
 
 from .calibration import CHEAPER
-from .calibration.judge import Judge
+from .calibration.judge import Judge, Selection
 from .config import ConversionConfig
 from .data.batches import CalibrationData
 from .draft import Built, Draft
@@ -21,10 +22,17 @@ class Choice:
     :param model: the captured network, left as it is
     :param data: calibration data
     :param graded_input: whether it is a part of a network whose input comes from other layers of it
+    :param judge: gives the held-out images; ``None``: they are chosen among ``data``
     """
 
-    def __init__(self, model: fx.GraphModule, data: CalibrationData, graded_input: bool) -> None:
-        self.model, self.data, self.graded_input = model, data, graded_input
+    def __init__(
+        self,
+        model: fx.GraphModule,
+        data: CalibrationData | Selection,
+        graded_input: bool,
+        judge: Callable[[], Judge | None] | None = None,
+    ) -> None:
+        self.model, self.data, self.graded_input, self._judge = model, data, graded_input, judge
 
     def of(self, config: ConversionConfig) -> tuple[Built, ConversionConfig]:
         """
@@ -35,7 +43,7 @@ class Choice:
         draft = Draft(self.model, self.data, config, self.graded_input)
         judge = None
         if config.calibration in CHEAPER and draft.calibrated:
-            judge = Judge.of(self.model, self.data, config)
+            judge = Judge.of(self.model, self.data, config) if self._judge is None else self._judge()
         best, chosen = draft.network(self.data, judge), config
         if judge is None:
             return best, config

@@ -11,6 +11,7 @@ from ..errors import ConfigError
 from .config import ConversionConfig
 from .network.parts import PartlySpikingNetwork
 from .network.spiking_network import SpikingNetwork
+from .prepared import PreparedANN
 from .recipe import ParallelConversionRecipe
 
 
@@ -61,6 +62,20 @@ class ParallelConverter:
         return run_recipe(self, ann, submodules)
 
     __call__ = convert
+
+    def prepare(self, ann: nn.Module) -> PreparedANN:
+        """
+        Capture the network and read the calibration data once, for many conversions. Models that are converted in parts
+        (``submodules``) are captured anew each time: use :meth:`convert` for them.
+
+        :param ann: the trained network; it is left bit for bit as it was, and changes to it come too late
+        :return: an object whose ``convert(time_steps=..., mode=..., ...)`` gives the network that this converter would
+            give with these options
+        :raises ConversionError: if the model cannot be captured as a whole
+        :raises DataError: if the calibration data are unusable
+        """
+        self.recipe.validate(self)
+        return self.recipe.prepare(ann, self.device)
 
 
 def check_device(device: object) -> None:

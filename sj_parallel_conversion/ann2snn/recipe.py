@@ -8,19 +8,16 @@ from contextlib import closing
 import torch
 from torch import nn
 
-from ..analysis.closing_line import report
 from ..compat import ModuleConversionRecipe
 from . import graph
 from .choice import Choice
 from .config import ConversionConfig
-from .data.batches import CalibrationData
-from .data.cache import Spool
-from .data.inputs import placement
 from .data.source import Batches, Source, replayable
 from .graph.capture import CaptureError
 from .network.parts import PartlySpikingNetwork, convert_submodules
 from .network.spiking_network import SpikingNetwork
 from .network.submodules import with_suggestions
+from .prepared import Captured, PreparedANN, finished
 
 
 class ParallelConversionRecipe(ModuleConversionRecipe):
@@ -78,7 +75,7 @@ class ParallelConversionRecipe(ModuleConversionRecipe):
         :raises DataError: if the calibration data are unusable
         """
         device = getattr(converter, "device", None)
-        source = Source(self.dataloader, self.config.max_batches, self.config.seed)
+        source = self._source()
         if submodules is not None:
             if isinstance(ann, nn.Module):  # what is no model is refused when it is copied
                 names = (name for name, _ in ann.named_modules(remove_duplicate=False))
@@ -89,10 +86,27 @@ class ParallelConversionRecipe(ModuleConversionRecipe):
                 snn = self._convert(ann, source, device)
             except CaptureError as error:
                 raise with_suggestions(error, ann, source) from error
-        if self.config.fold:  # a network to run; one to train keeps its neurons' parameters
-            snn.requires_grad_(False)
-        report(snn, self.config.show_progress)
-        return snn
+        return finished(snn, self.config)
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def prepare(self, ann: nn.Module, device: torch.device | str | None) -> PreparedANN:
+        """
+        :param ann: the trained network; it is left bit for bit as it was
+        :param device: where its spiking networks go; ``None`` means where ``ann`` is
+        :return: what converts it with any options
+        :raises ConversionError: if the model cannot be captured as a whole; the message names what can be
+        :raises DataError: if the calibration data are unusable
+        """
+        source = self._source()
+        try:
+            captured = Captured(ann, source, device, self.config)
+        except CaptureError as error:
+            raise with_suggestions(error, ann, source) from error
+        return PreparedANN(captured, self.config)
+
+    def _source(self) -> Source:
+        return Source(self.dataloader, self.config.max_batches, self.config.seed)
 
     def _convert(
         self,
@@ -102,18 +116,9 @@ class ParallelConversionRecipe(ModuleConversionRecipe):
         graded_input: bool = False,
         prefix: str = "",
     ) -> SpikingNetwork:
-        plain = graph.plain_copy(ann)
-        device, dtype = placement(plain, device)
-        spool = Spool(self.config.max_memory, device)
-        # half precision has too few digits for the sums of a calibration
-        with closing(spool), torch.autocast(device.type, enabled=False):
-            data = CalibrationData(source, plain, device, dtype, self.config.show_progress, spool)
-            model, signature = graph.graph_of(plain, data, device, self.config.free_sizes)
-            if not prefix:  # the names of a part were checked in the whole model
-                graph.check_patterns(self.config.keep, graph.names_of(model, plain))
-            graph.mark_kept(model, self.config.keep, prefix)
-            built, config = Choice(model, data, graded_input).of(self.config)
-            built.origin.prefix = prefix
-            snn = SpikingNetwork(built.net, config, signature, graded_input, built.origin).eval()
-        snn.stand_for(plain)
+        captured = Captured(ann, source, device, self.config, graded_input, prefix)
+        with closing(captured.spool):
+            choice = Choice(captured.model, captured.data, graded_input)
+            snn = captured.network(choice, self.config)
+        snn.stand_for(captured.plain)
         return snn

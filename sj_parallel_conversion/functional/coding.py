@@ -241,8 +241,11 @@ def decode(train: Tensor, code: Code, dtype: torch.dtype | None = None) -> Tenso
         return _laid_out_as(train[0], _decode_bytes(train, code, dtype))
     if not code.weighted:
         return _laid_out_as(train[0], train.sum(0, dtype=dtype))
-    weights = torch.tensor(code.weights(train.shape[0]), dtype=dtype, device=train.device)
-    return _laid_out_as(train[0], torch.tensordot(weights, train.to(dtype), dims=1))
+    # Digit by digit, and not as a product of matrices, which counters of operations would take for synapses.
+    level = train[0].to(dtype)
+    for digit in train[1:]:
+        level = torch.add(digit.to(dtype), level, alpha=code.base)
+    return _laid_out_as(train[0], level)
 
 
 # How many digits of a base fit into a byte.

@@ -73,7 +73,7 @@ class Judge:
 
         def fitted(description: str) -> Iterator[Batch]:
             for batch in data.batches(description):
-                kept = torch.tensor([digest not in held for digest in _digests(batch, whole, key)])
+                kept = torch.tensor([digest not in held for digest in digests(batch, whole, key)])
                 if kept.all():
                     yield batch
                 elif kept.any():
@@ -101,7 +101,7 @@ def _lowest(batches: Iterable[Batch], whole: bool, key: bytes) -> tuple[int, dic
     seen: set[bytes] = set()
     lowest: dict[bytes, Batch] = {}
     for batch in batches:
-        for i, digest in enumerate(_digests(batch, whole, key)):
+        for i, digest in enumerate(digests(batch, whole, key)):
             seen.add(digest)
             if len(lowest) < _MOST + _FEW or digest < max(lowest):
                 lowest[digest] = batch if whole else batch.select(torch.tensor([i]))
@@ -110,8 +110,8 @@ def _lowest(batches: Iterable[Batch], whole: bool, key: bytes) -> tuple[int, dic
     return len(seen), lowest
 
 
-def _digests(batch: Batch, whole: bool, key: bytes) -> list[bytes]:
-    """Of each image, or of the whole batch."""
+def digests(batch: Batch, whole: bool, key: bytes) -> list[bytes]:
+    """Random numbers that the content of each image decides, or that of the ``whole`` batch."""
     samples = [b"".join(sample) for sample in bytes_of_samples(batch)]
     samples = [b"".join(samples)] if whole else samples
     return [hashlib.blake2b(sample, digest_size=8, key=key).digest() for sample in samples]

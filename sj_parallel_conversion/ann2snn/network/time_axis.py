@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import cached_property
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from ...functional.quantise import finite_start
+from ...hooks import has_hooks
 from ...neuron.spiking_activation import SpikingActivation
 from ..graph.folded import ResidualAdd
 from ..graph.maxpool import max_pool_steps
-from ..graph.operations import affine_tail, is_affine, is_max_pool
+from ..graph.operations import affine_tail, is_affine, is_max_pool, operation
 from .integer_inputs import is_constant
 from .options import STEP_BY_STEP
+
+# A weight and a bias, and nothing else.
+_SYNAPSES = {
+    nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
+}  # fmt: skip
 
 
 def mean_over_time(x_seq: object) -> object:
@@ -58,12 +65,37 @@ class Steps:
         return mean_over_time(torch.stack(self.steps)) if isinstance(first, Tensor) else first
 
 
+class Symbols(Steps):
+    """
+    A spike train whose amplitude is in the weights that read it, so that these can meet the bare symbols.
+
+    :param symbols: the train at each step, or a tuple of trains at each step
+    :param worth: what a spike of each step counts for, T times the code's weight
+    :param mean: the level that the train stands for
+    :param rest: as of :class:`Steps`
+    """
+
+    def __init__(self, symbols: list, worth: list[float], mean: object, rest: object) -> None:
+        self.symbols, self.worth, self.mean, self.rest = symbols, worth, mean, rest
+
+    @cached_property
+    def steps(self) -> list:
+        """Each spike times what it counts for."""
+        return [_times(s, worth) for s, worth in zip(self.symbols, self.worth, strict=True)]
+
+
+def _times(value: object, worth: float) -> object:
+    return value * worth if isinstance(value, Tensor) else type(value)(_times(v, worth) for v in value)
+
+
 class TimeAxisRunner(fx.Interpreter):
     """
     Runs a converted graph so that its output has a time axis.
 
     Layers are affine, so the mean over time can be taken before them: with ``"spikes"`` they run once and not T times.
-    Only what lies between the last neurons and the output runs at each step.
+    Only what lies between the last neurons and the output runs at each step. Where amplitudes are folded into weights,
+    a layer that runs at each step meets the bare symbols, as counters of spikes expect. What the step counts for is
+    applied behind it.
 
     :param net: the converted graph
     :param time_steps: T
@@ -100,22 +132,22 @@ class TimeAxisRunner(fx.Interpreter):
             return self._fire(node, module, args[0])
         if isinstance(module, ResidualAdd):
             kwargs = {"overwrite": False}  # a value without a time axis serves all steps
-        at_mean = _at((args, kwargs), lambda value: value.mean)
-        in_steps = node in self._in_steps and _contains_steps((args, kwargs))
-        if not in_steps:
-            return self._call(node, at_mean)
+        if node not in self._in_steps or not _contains_steps((args, kwargs)):
+            return self._call(node, _at((args, kwargs), lambda value: value.mean))
         if is_max_pool(self.module, node):
-            x = args[0]
-            pooled = max_pool_steps(self.module, node, *at_mean, [*x.steps, x.rest] if self._serial else x.steps)
-            return Steps(pooled[: self._T], self._call(node, at_mean), pooled[-1])
+            return self._pool(node, args[0], _at((args, kwargs), lambda value: value.mean))
+        if isinstance(args[0], Symbols) and _is_synapse(module):
+            return self._cross(module, args[0])
+        moved = self._moved(node, args, kwargs)
+        if moved is not None:
+            return moved
         steps = [self._call(node, _at((args, kwargs), lambda value, t=t: value.steps[t])) for t in range(self._T)]
-        rest = self._call(node, _at((args, kwargs), lambda value: value.rest)) if self._serial else None
-        return Steps(steps, rest=rest)
+        return Steps(steps, rest=self._at_rest(node, args, kwargs))
 
     def _fire(self, node: fx.Node, site: SpikingActivation, x: object) -> object:
         if self._serial:
             train = site.node(self._injected_once(x) if isinstance(x, Steps) else site.node.constant(x))
-            return Steps(list(site.node.amplify(train)), site.node.decode(train), torch.zeros_like(train[0]))
+            return self._emitted(node, site, train, torch.zeros_like(train[0]))
         if not any(user in self._in_steps or user.op == "output" for user in node.users):
             return site(_at(x, lambda value: value.mean))
         # A neuron that was made serial alone takes the decoded value: it is not told what comes without a spike.
@@ -123,7 +155,48 @@ class TimeAxisRunner(fx.Interpreter):
             train = site.node(torch.stack(x.steps))
         else:
             train = site.node(site.node.constant(_at(x, lambda value: value.mean)))
-        return Steps(list(site.node.amplify(train)), site.node.decode(train))
+        return self._emitted(node, site, train)
+
+    def _emitted(self, node: fx.Node, site: SpikingActivation, train: Tensor, rest: Tensor | None = None) -> Steps:
+        neuron, level = site.node, site.node.decode(train)
+        if not neuron.folded_output:
+            return Steps(list(neuron.amplify(train)), level, rest)
+        return Symbols(list(train), [self._T * w for w in neuron.code.weights(self._T)], level, rest)
+
+    def _pool(self, node: fx.Node, x: Steps, at_mean: tuple) -> Steps:
+        steps = x.symbols if isinstance(x, Symbols) else x.steps
+        pooled = max_pool_steps(self.module, node, *at_mean, [*steps, x.rest] if self._serial else steps)
+        rest, value = pooled[-1] if self._serial else None, self._call(node, at_mean)
+        if isinstance(x, Symbols):
+            return Symbols(pooled[: self._T], x.worth, value, rest)
+        return Steps(pooled[: self._T], value, rest)
+
+    def _moved(self, node: fx.Node, args: tuple, kwargs: dict[str, object]) -> Symbols | None:
+        """The symbols that ``node`` moves, or joins from several trains; ``None`` if it does something else."""
+        tensors: list[Symbols] = []
+        fx.node.map_aggregate((args, kwargs), lambda v: tensors.append(v) if _holds_floats(v) else None)
+        if not (operation(self.module, node).moves and all(isinstance(v, Symbols) for v in tensors)):
+            return None
+        symbols = [self._call(node, _at((args, kwargs), lambda v, t=t: v.symbols[t])) for t in range(self._T)]
+        mean = self._call(node, _at((args, kwargs), lambda v: v.mean))
+        return Symbols(symbols, tensors[0].worth, mean, self._at_rest(node, args, kwargs))
+
+    def _cross(self, layer: nn.Module, x: Symbols) -> Steps:
+        """What the synapses of ``layer`` make of bare symbols: its bias does not depend on what they count for."""
+        synapses, bias = copy.copy(layer), layer.bias
+        synapses._parameters = {**layer._parameters, "bias": None}
+        if bias is not None and not isinstance(layer, nn.Linear):
+            bias = bias.view(-1, *[1] * len(layer.kernel_size))
+
+        def current(symbols: Tensor, worth: float) -> Tensor:
+            y = synapses(symbols)
+            return y * worth if bias is None else torch.add(bias, y, alpha=worth)
+
+        steps = [current(s, worth) for s, worth in zip(x.symbols, x.worth, strict=True)]
+        return Steps(steps, rest=current(x.rest, 1) if self._serial else None)
+
+    def _at_rest(self, node: fx.Node, args: tuple, kwargs: dict[str, object]) -> object:
+        return self._call(node, _at((args, kwargs), lambda value: value.rest)) if self._serial else None
 
     def _injected_once(self, x: Steps) -> Tensor:
         """Weighted digits carry most of their value in the first steps; biases that trickled in would come too late."""
@@ -142,6 +215,15 @@ class TimeAxisRunner(fx.Interpreter):
 
 def _at(arguments: object, pick: Callable[[Steps], object]) -> object:
     return fx.node.map_aggregate(arguments, lambda value: pick(value) if isinstance(value, Steps) else value)
+
+
+def _holds_floats(value: object) -> bool:
+    return isinstance(value, Steps) or (isinstance(value, Tensor) and value.is_floating_point())
+
+
+def _is_synapse(module: nn.Module | None) -> bool:
+    """Whether ``module`` is a weight and a bias, and nobody listens to what goes in and out."""
+    return type(module) in _SYNAPSES and not has_hooks(module)
 
 
 def _contains_steps(arguments: object) -> bool:
