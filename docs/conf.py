@@ -1,4 +1,4 @@
-"""How Sphinx builds these pages: python -m sphinx -W docs docs/_build."""
+"""How Sphinx builds these pages: make docs."""
 
 import sys
 from pathlib import Path
