@@ -101,6 +101,13 @@ def test_the_options_page_has_every_option() -> None:
     assert set(rows) == {*sjpc.ConversionConfig.__dataclass_fields__, "device"}
 
 
+def test_the_architecture_page_has_the_right_lengths() -> None:
+    rows = re.findall(r"`([\w/]+\.py)`: (\d+) lines", (DOCS / "architecture.md").read_text())
+    assert len(rows) >= 2
+    for name, lines in rows:
+        assert len((ROOT / "sj_parallel_conversion" / name).read_text().splitlines()) == int(lines), name
+
+
 def test_the_drawn_trains_are_those_of_the_codes() -> None:
     drawn = runpy.run_path(str(DOCS / "draw_trains.py"))
     assert drawn["FILE"].read_text() == drawn["svg"]()
