@@ -1,4 +1,4 @@
-"""The tests on every supported SpikingJelly release, the linter, and other people's models."""
+"""The tests on every supported SpikingJelly release, the linter, the docs, and other people's models."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ import nox
 RELEASES = ["2.0.0", "0.0.0.0.14"]
 OLDEST_TORCH = ["torch==2.6.*", "torchvision==0.21.*"]  # as setup.cfg allows
 
-nox.options.sessions = ["tests", "lint"]
+nox.options.sessions = ["tests", "lint", "docs"]
 # A release is 5 MB, the torch below it gigabytes: all sessions share the interpreter that runs nox.
 nox.options.default_venv_backend = "none"
 
@@ -71,6 +71,12 @@ def oldest(session: nox.Session) -> None:
 def lint(session: nox.Session) -> None:
     """ruff, on everything."""
     session.run(sys.executable, "-m", "ruff", "check", ".", external=True)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The pages as HTML, in outputs/docs. A warning is an error."""
+    session.run(sys.executable, "-m", "sphinx", "-W", "-q", "docs", "outputs/docs", external=True)
 
 
 @nox.session

@@ -3,7 +3,7 @@ Which of torchvision's networks convert, and how near they come to the ANN: one 
 
     python benchmarks/zoo.py                              # all of them; what outputs/zoo.jsonl has is not run again
     python benchmarks/zoo.py resnet vit                   # those with such a name
-    python benchmarks/zoo.py --table docs/zoo.md          # also write the table
+    python benchmarks/zoo.py --table docs/research/zoo.md          # also write the table
 
 Weights are random: this shows coverage and conversion error, not accuracy. BatchNorm statistics come from a pass over
 the calibration images; what torchvision initialises to (almost) zero, which would leave nothing to measure, is filled.
@@ -47,7 +47,7 @@ COLUMNS = [*SETTINGS, *CONTROLS]
 SIDES = {"alexnet": 64, "inception_v3": 75, "maxvit_t": 224, "mvit": 224, "s3d": 224}
 
 INTRODUCTION = f"""\
-Made by `python benchmarks/zoo.py --table docs/zoo.md` (torchvision {torchvision.__version__.split("+")[0]},
+Made by `python benchmarks/zoo.py --table docs/research/zoo.md` (torchvision {torchvision.__version__.split("+")[0]},
 `threshold="max"`, `calibration="none"`). Weights are random and images are noise: the tables show what converts and the
 conversion error (squared, relative to the ANN's output, in %, on the calibration images), not accuracy. Packed and
 spikes execution agree to the bit, unless a line is marked with *. Empty: not measured.

@@ -53,7 +53,7 @@ def helps() -> dict[str, str]:
 
 def quotes() -> list[tuple[str, str, str]]:
     """The command lines that docs and docstrings quote: where, the script, and what follows it."""
-    texts = {path: path.read_text() for path in [ROOT / "README.md", ROOT / "Makefile", *ROOT.glob("docs/*.md")]}
+    texts = {path: path.read_text() for path in [ROOT / "README.md", ROOT / "Makefile", *ROOT.glob("docs/**/*.md")]}
     for folder in FOLDERS:
         texts[ROOT / folder / "README.md"] = (ROOT / folder / "README.md").read_text()
         texts |= {path: ast.get_docstring(ast.parse(path.read_text())) for path in (ROOT / folder).rglob("*.py")}

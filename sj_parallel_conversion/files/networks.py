@@ -31,7 +31,7 @@ Record = dict[str, object]
 def save(snn: SpikingNetwork | PartlySpikingNetwork, path: str | os.PathLike) -> None:
     """
     Save a network, so that it is loaded without the code of the model that it came from. What the file holds is in
-    ``docs/saving.md``. A running time window, hooks, and attributes of the model are not in it.
+    ``docs/howto/saving.md``. A running time window, hooks, and attributes of the model are not in it.
 
     :param snn: a converted network
     :param path: the file; an old one is replaced when the new one is whole

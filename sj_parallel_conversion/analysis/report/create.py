@@ -64,7 +64,7 @@ def report(
 ) -> Report:
     """
     Measure a converted network, and write a page that a person reads in a minute: ``report.html``. It needs no other
-    file and no connection. ``metrics.json`` has the same figures; docs/report.md describes it.
+    file and no connection. ``metrics.json`` has the same figures; docs/howto/report.md describes it.
 
     Files of these names are replaced when both new ones are whole. Other files in the folder are left alone.
 

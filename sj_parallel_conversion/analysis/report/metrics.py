@@ -65,7 +65,7 @@ def measure(
     :param metrics: as for :func:`evaluate`
     :param costs: picojoules by operation, as for :func:`count_operations`
     :param title: of the report; ``None``: the ANN's class
-    :return: plain data, see docs/report.md
+    :return: plain data, see docs/howto/report.md
     """
     snn, ann, data, show = subject.snn, subject.ann, subject.data, subject.show_progress
     metrics_of_ann = copy.deepcopy(metrics)  # a metric may add up all that it has ever seen
