@@ -18,7 +18,8 @@ from ..torch_compat import CALL_OF_A_MODULE, never_compiled
 from .relus import ReLUCall, is_relu, relu_call
 
 _EQUATIONS = str(Path(__file__).parents[1] / "functional")  # they cut at zero as a part of their arithmetic
-Calls = list[tuple[nn.Module | None, str]]  # of ReLUs: the ReLU module that makes it, if one does, and the function
+# Of ReLUs: the ReLU module that makes it, if one does, the function, and the value at which it cuts.
+Calls = list[tuple[nn.Module | None, str, float]]
 
 
 class Interceptor:
@@ -71,7 +72,7 @@ class Interceptor:
             self._refuse(calls)
 
     def _refuse(self, calls: Calls) -> None:
-        names = ", ".join(name for _, name in calls) or "none"
+        names = ", ".join(name for _, name, _ in calls) or "none"
         raise ConversionError(
             f"{self.name} calls {len(calls)} ReLUs in one forward ({names}), and called {len(self.places)} when "
             "replace_activations ran the first batch, in evaluation mode and, if it runs so, in training mode. Their "
@@ -99,7 +100,7 @@ class _Answers(TorchFunctionMode):
         owner, relu = (None, None) if call is None else _caller(sys._getframe())
         if owner is not self._owner:
             return func(*args, **kwargs)
-        self.calls.append((relu, call.name))
+        self.calls.append((relu, call.name, call.upper))
         result = owner.answer(call, self.calls)
         return func(*args, **kwargs) if result is None else result
 
