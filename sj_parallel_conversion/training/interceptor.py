@@ -15,7 +15,7 @@ from torch.utils import checkpoint
 
 from ..errors import ConversionError
 from ..torch_compat import CALL_OF_A_MODULE, never_compiled
-from .relus import ReLUCall, is_relu, relu_call
+from .relus import OTHER_ACTIVATIONS, ReLUCall, is_relu, relu_call
 
 _EQUATIONS = str(Path(__file__).parents[1] / "functional")  # they cut at zero as a part of their arithmetic
 # Of ReLUs: the ReLU module that makes it, if one does, the function, and the value at which it cuts.
@@ -66,6 +66,9 @@ class Interceptor:
         # autograd may keep the activation's input, which must not be written to
         return call.target.copy_(activation(call.x.clone()))
 
+    def note(self, other: str) -> None:
+        """:param other: an activation that is no ReLU, which computes"""
+
     def finish(self, calls: Calls) -> None:
         """Refuse a forward with too few ``calls``: some may have had the activations of others."""
         if len(calls) < len(self.places):
@@ -97,6 +100,8 @@ class _Answers(TorchFunctionMode):
     ) -> object:
         kwargs = kwargs or {}
         call = relu_call(func, args, kwargs)
+        if func in OTHER_ACTIVATIONS and _innermost(sys._getframe()) is self._owner:
+            self._owner.note(OTHER_ACTIVATIONS[func])
         owner, relu = (None, None) if call is None else _caller(sys._getframe())
         if owner is not self._owner:
             return func(*args, **kwargs)
@@ -131,6 +136,13 @@ def _caller(frame: FrameType | None) -> tuple[Interceptor | None, nn.Module | No
                 break  # an autograd.Function, which has a gradient of its own
         frame = frame.f_back
     return None, None
+
+
+def _innermost(frame: FrameType | None) -> Interceptor | None:
+    """The interceptor of the module whose ``forward`` is running."""
+    while frame is not None and frame.f_code is not _RUN:
+        frame = frame.f_back
+    return None if frame is None else frame.f_locals["self"]
 
 
 def calls_for_its_caller(module: nn.Module) -> bool:

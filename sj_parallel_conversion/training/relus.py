@@ -23,6 +23,15 @@ _UPPER = dict.fromkeys(_ARGUMENTS, math.inf) | {"relu6": 6.0, "hardtanh": 1.0}  
 SPELLINGS = frozenset(f"{name}{end}" for name in _ARGUMENTS for end in ("", "_"))
 _SPACES = (torch, F, torch.Tensor, torch.ops.aten)
 _FUNCTIONS = {getattr(space, name): name for name in SPELLINGS for space in _SPACES if hasattr(space, name)}
+_OTHER_NAMES = (
+    "celu", "elu", "gelu", "hardsigmoid", "hardswish", "leaky_relu", "logsigmoid", "mish", "prelu", "rrelu", "selu",
+    "sigmoid", "silu", "softplus", "softsign", "tanh", "tanhshrink", "threshold",
+)  # fmt: skip
+# Functions that are activations, but no ReLUs, and what they are called.
+OTHER_ACTIVATIONS = {
+    getattr(space, f"{name}{end}"): name
+    for name in _OTHER_NAMES for end in ("", "_") for space in _SPACES if hasattr(space, f"{name}{end}")
+}  # fmt: skip
 _KNOWN = ("torch", __name__.partition(".")[0])  # packages whose code is not read
 
 

@@ -57,7 +57,7 @@ def replace_activations(
 
     :param ann: a network with ReLUs (modules, functions or methods); it is left as it was
     :param activation: what to put in their places: :class:`~sj_parallel_conversion.QCFS`, ``DAQCFS``, ``ClipReLU``,
-        or any callable that makes a module. Activations other than ReLU, ReLU6 and their like stay
+        or any callable that makes a module. Activations other than ReLU, ReLU6 and their like stay, with a warning
     :param dataloader: batches as for a conversion. It can be left out where all ReLUs are modules, each called once
     :param threshold: how thresholds are chosen from the data, as in a conversion: ``"mse"`` (the least squared error of
         the rounded activation), ``"max"`` or a percentile such as ``"99.9%"``. ``ClipReLU`` rounds nothing, so that its
@@ -93,7 +93,7 @@ def replace_activations(
     else:
         _give_each_name_its_own_relu(model)
         data = _data_for(model, dataloader, max_batches)
-        owners, forwards = modules_of(model), _forwards_of(model, data)
+        owners, (forwards, others) = modules_of(model), _forwards_of(model, data)
         several = _called_several_times(forwards)
         result = _swap_modules(model, several, make)
         for name in forwards:
@@ -110,6 +110,8 @@ def replace_activations(
         others = {type(module).__name__ for module in model.modules() if type(module).__module__ == nn.ReLU.__module__}
         found = f"; its activations are {', '.join(sorted(others))}" if others else ""
         raise ConversionError(f"nothing to replace: {type(model).__name__} has no ReLU that works on its inputs{found}")
+    if dataloader is not None:
+        _warn_of_others(others)
     return result
 
 
@@ -191,9 +193,13 @@ class _Recorder(Interceptor):
     def __init__(self, module: nn.Module, name: str) -> None:
         super().__init__(module, name, [])
         self.forwards: list[Calls] = []
+        self.others: set[str] = set()
 
     def answer(self, call: ReLUCall, calls: Calls) -> None:
         """The ReLU computes."""
+
+    def note(self, other: str) -> None:
+        self.others.add(other)
 
     def finish(self, calls: Calls) -> None:
         self.forwards.append(calls)
@@ -206,11 +212,15 @@ def _data_for(model: nn.Module, dataloader: Iterable, max_batches: int | None) -
 
 
 @torch.no_grad()
-def _forwards_of(model: nn.Module, data: CalibrationData) -> dict[str, Forwards]:
-    """The calls of ReLUs that each module makes on the first batch, in evaluation and then in training mode."""
+def _forwards_of(model: nn.Module, data: CalibrationData) -> tuple[dict[str, Forwards], dict[str, set[str]]]:
+    """
+    The calls of ReLUs that each module makes on the first batch, in evaluation and then in training mode, and the other
+    activations that modules call as functions, by the module's name in words.
+    """
     device = data.first().tensors[0].device
     cuda = [device] if device.type == "cuda" else []
     found: dict[str, Forwards] = defaultdict(list)
+    others: dict[str, set[str]] = defaultdict(set)
     for training in (False, True):
         probe = copy.deepcopy(model).train(training)
         modules = modules_of(probe)
@@ -229,7 +239,20 @@ def _forwards_of(model: nn.Module, data: CalibrationData) -> dict[str, Forwards]
             raise DataError(f"dataloader: {type(model).__name__} does not run on the first batch: {error}") from error
         for name, recorder in recorders.items():
             found[name] += [[(names.get(relu), *call) for relu, *call in calls] for calls in recorder.forwards]
-    return found
+            if recorder.others:
+                others[recorder.name] |= recorder.others
+    return found, others
+
+
+def _warn_of_others(others: dict[str, set[str]]) -> None:
+    stay = [f"{name} calls {', '.join(sorted(functions))}" for name, functions in others.items()]
+    if stay:
+        more = f", and {len(stay) - 5} more" if len(stay) > 5 else ""
+        warnings.warn(
+            f"not replaced, as these activations are no ReLUs: {'; '.join(stay[:5])}{more}. A conversion puts neurons "
+            "there that were not trained, so its logits are not exactly those of the network",
+            stacklevel=3,
+        )
 
 
 def _called_several_times(forwards: dict[str, Forwards]) -> set[str]:

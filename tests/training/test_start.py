@@ -214,3 +214,23 @@ def test_a_new_network_is_near_the_ann() -> None:
         model = sjpc.replace_activations(ann, sjpc.QCFS, [IMAGES], levels=4)
         assert isinstance(model[2], nn.MaxPool2d)
         assert (model(IMAGES) - y).square().mean() < 0.1 * y.var()
+
+
+class Gated(nn.Module):
+    """A ReLU, and activations that are none: as a function, as a method, as a module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.part, self.norm = nn.Linear(6, 6), nn.Sequential(nn.Linear(6, 6), nn.SiLU()), nn.LayerNorm(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.first(x))
+        return self.norm(self.part(F.gelu(x)) * x.sigmoid())
+
+
+def test_other_activations_are_named() -> None:
+    with pytest.warns(UserWarning, match="not replaced, as these activations are no ReLUs") as found:
+        sjpc.replace_activations(nn.Sequential(Gated()), sjpc.QCFS, [torch.rand(4, 6)], levels=4)
+    (message,) = [str(w.message) for w in found]
+    assert "0 (Gated) calls gelu, sigmoid; 0.part.1 (SiLU) calls silu. A conversion" in message
+    assert found[0].filename == __file__
