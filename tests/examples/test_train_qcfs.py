@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,15 @@ def test_a_killed_run_goes_on(
     options.epochs = 3
     with pytest.raises(SystemExit, match=r"other settings \(epochs\)"):
         train_qcfs.run(options)
+
+
+def test_two_processes() -> None:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run([*launch, train_qcfs.__file__, *TINY], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line[:9] for line in lines if line.startswith("epoch")] == ["epoch 1/2", "epoch 2/2"]  # of one of them
+    assert lines[-1].startswith("SNN") and lines[-1].endswith("100.00  yes") and float(lines[-1].split()[2]) > 80
 
 
 @pytest.mark.parametrize("data", train_qcfs.MODELS)
