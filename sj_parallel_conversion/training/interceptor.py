@@ -15,10 +15,11 @@ from torch.utils import checkpoint
 
 from ..errors import ConversionError
 from ..torch_compat import CALL_OF_A_MODULE, never_compiled
-from .relus import ReLUCall, is_relu, relu_call
+from .relus import OTHER_ACTIVATIONS, ReLUCall, is_relu, relu_call
 
 _EQUATIONS = str(Path(__file__).parents[1] / "functional")  # they cut at zero as a part of their arithmetic
-Calls = list[tuple[nn.Module | None, str]]  # of ReLUs: the ReLU module that makes it, if one does, and the function
+# Of ReLUs: the ReLU module that makes it, if one does, the function, and the value at which it cuts.
+Calls = list[tuple[nn.Module | None, str, float]]
 
 
 class Interceptor:
@@ -65,13 +66,16 @@ class Interceptor:
         # autograd may keep the activation's input, which must not be written to
         return call.target.copy_(activation(call.x.clone()))
 
+    def note(self, other: str) -> None:
+        """:param other: an activation that is no ReLU, which computes"""
+
     def finish(self, calls: Calls) -> None:
         """Refuse a forward with too few ``calls``: some may have had the activations of others."""
         if len(calls) < len(self.places):
             self._refuse(calls)
 
     def _refuse(self, calls: Calls) -> None:
-        names = ", ".join(name for _, name in calls) or "none"
+        names = ", ".join(name for _, name, _ in calls) or "none"
         raise ConversionError(
             f"{self.name} calls {len(calls)} ReLUs in one forward ({names}), and called {len(self.places)} when "
             "replace_activations ran the first batch, in evaluation mode and, if it runs so, in training mode. Their "
@@ -96,10 +100,12 @@ class _Answers(TorchFunctionMode):
     ) -> object:
         kwargs = kwargs or {}
         call = relu_call(func, args, kwargs)
+        if func in OTHER_ACTIVATIONS and _innermost(sys._getframe()) is self._owner:
+            self._owner.note(OTHER_ACTIVATIONS[func])
         owner, relu = (None, None) if call is None else _caller(sys._getframe())
         if owner is not self._owner:
             return func(*args, **kwargs)
-        self.calls.append((relu, call.name))
+        self.calls.append((relu, call.name, call.upper))
         result = owner.answer(call, self.calls)
         return func(*args, **kwargs) if result is None else result
 
@@ -130,6 +136,13 @@ def _caller(frame: FrameType | None) -> tuple[Interceptor | None, nn.Module | No
                 break  # an autograd.Function, which has a gradient of its own
         frame = frame.f_back
     return None, None
+
+
+def _innermost(frame: FrameType | None) -> Interceptor | None:
+    """The interceptor of the module whose ``forward`` is running."""
+    while frame is not None and frame.f_code is not _RUN:
+        frame = frame.f_back
+    return None if frame is None else frame.f_locals["self"]
 
 
 def calls_for_its_caller(module: nn.Module) -> bool:

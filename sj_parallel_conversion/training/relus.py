@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from inspect import unwrap
 from types import CodeType, FunctionType
@@ -18,18 +19,32 @@ _ARGUMENTS = {
     "relu": ("inplace",), "relu6": ("inplace",), "hardtanh": ("min_val", "max_val", "inplace"),
     "clamp": ("min", "max"), "clip": ("min", "max"), "clamp_min": ("min",),
 }  # fmt: skip
+_UPPER = dict.fromkeys(_ARGUMENTS, math.inf) | {"relu6": 6.0, "hardtanh": 1.0}  # where it cuts, if no argument says it
 SPELLINGS = frozenset(f"{name}{end}" for name in _ARGUMENTS for end in ("", "_"))
 _SPACES = (torch, F, torch.Tensor, torch.ops.aten)
 _FUNCTIONS = {getattr(space, name): name for name in SPELLINGS for space in _SPACES if hasattr(space, name)}
+_OTHER_NAMES = (
+    "celu", "elu", "gelu", "hardsigmoid", "hardswish", "leaky_relu", "logsigmoid", "mish", "prelu", "rrelu", "selu",
+    "sigmoid", "silu", "softplus", "softsign", "tanh", "tanhshrink", "threshold",
+)  # fmt: skip
+# Functions that are activations, but no ReLUs, and what they are called.
+OTHER_ACTIVATIONS = {
+    getattr(space, f"{name}{end}"): name
+    for name in _OTHER_NAMES for end in ("", "_") for space in _SPACES if hasattr(space, f"{name}{end}")
+}  # fmt: skip
 _KNOWN = ("torch", __name__.partition(".")[0])  # packages whose code is not read
 
 
 class ReLUCall(NamedTuple):
-    """What a ReLU works on, what it is called, such as ``"clamp"``, and the tensor that it writes to, if any."""
+    """
+    What a ReLU works on, what it is called, such as ``"clamp"``, the tensor that it writes to, if any, and the value
+    at which it cuts.
+    """
 
     x: Tensor
     name: str
     target: Tensor | None
+    upper: float
 
 
 def relu_call(function: Callable, args: tuple, kwargs: dict[str, object]) -> ReLUCall | None:
@@ -43,11 +58,16 @@ def relu_call(function: Callable, args: tuple, kwargs: dict[str, object]) -> ReL
     if name not in ("relu", "relu6") and not _cuts_at_zero(arguments):
         return None
     in_place = spelling.endswith("_") or bool(arguments.get("inplace"))
-    return ReLUCall(x, name, x if in_place else arguments.get("out"))
+    _, upper = _ends(arguments)
+    return ReLUCall(x, name, x if in_place else arguments.get("out"), _UPPER[name] if upper is None else upper)
+
+
+def _ends(arguments: dict[str, object]) -> tuple[object, object]:
+    return tuple(arguments.get(end, arguments.get(f"{end}_val")) for end in ("min", "max"))
 
 
 def _cuts_at_zero(arguments: dict[str, object]) -> bool:
-    lower, upper = (arguments.get(end, arguments.get(f"{end}_val")) for end in ("min", "max"))
+    lower, upper = _ends(arguments)
     if not isinstance(lower, (int, float)) or lower != 0:
         return False
     return upper is None or (isinstance(upper, (int, float)) and upper > 0)
@@ -57,6 +77,11 @@ def is_relu(module: nn.Module) -> bool:
     """Whether it is a ReLU, ReLU6 or Hardtanh from 0. A subclass with its own ``forward`` is code that calls a ReLU."""
     forward = type(module).forward
     return forward is nn.ReLU.forward or (forward is nn.Hardtanh.forward and module.min_val == 0)
+
+
+def upper_of(relu: nn.Module) -> float:
+    """The value at which a ReLU module cuts: 6 for a ReLU6."""
+    return relu.max_val if isinstance(relu, nn.Hardtanh) else math.inf
 
 
 def modules_of(model: nn.Module) -> dict[str, nn.Module]:

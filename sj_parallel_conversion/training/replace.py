@@ -16,26 +16,39 @@ from torch import Tensor, nn
 
 from ..ann2snn import graph
 from ..ann2snn.data.batches import CalibrationData
+from ..ann2snn.data.source import Source
 from ..ann2snn.graph.side_effects import undone
 from ..errors import ConfigError, ConversionError, DataError, SJPCError
 from ..neuron.activations import DAQCFS, QCFS, ClipReLU
 from .interceptor import ActivationInPlace, ActivationPerCall, Calls, Interceptor, calls_for_its_caller
-from .relus import SPELLINGS, ReLUCall, is_relu, modules_of, named, names_in, prepare_layers_of_torch
+from .relus import SPELLINGS, ReLUCall, is_relu, modules_of, named, names_in, prepare_layers_of_torch, upper_of
+from .start import Placed, StartOptions, has_no_start, start_from_data
 
 _CHILDREN = {"children", "named_children", "modules", "named_modules", "_modules"}
-Make = Callable[[str, bool], nn.Module]  # makes an activation for the module of this name, with this training flag
-SeenCall = tuple[str | None, str]  # of a ReLU: the name of the ReLU module that makes it, if one does, and the function
+# Makes an activation for the module of this name, with this training flag, for a ReLU that cuts at this value.
+Make = Callable[[str, bool, float], nn.Module]
+# Of a ReLU: the name of the ReLU module that makes it, if one does, the function, and the value at which it cuts.
+SeenCall = tuple[str | None, str, float]
 Forwards = list[list[SeenCall]]  # the calls in each forward of a module
 
 
 def replace_activations(
-    ann: nn.Module, activation: Callable[..., nn.Module], dataloader: Iterable | None = None, **kwargs: object
+    ann: nn.Module,
+    activation: Callable[..., nn.Module],
+    dataloader: Iterable | None = None,
+    threshold: str = "mse",
+    per_channel: bool = False,
+    max_batches: int | None = 32,
+    **kwargs: object,
 ) -> nn.Module:
     """
     Put trainable activations in the places of the ReLUs of ``ann``. The network keeps its classes, its code, and what
     they do in training mode (auxiliary outputs, say). A ReLU module that is called once is replaced by its activation.
     A module that calls ReLUs as functions or methods gets the activations as children, which are called in the ReLUs'
     places. One ReLU module that is called several times becomes a list of activations, one for each call.
+
+    Thresholds start from the data, by the rule of a conversion to as many levels. They stay at a ``v_threshold`` that
+    is given, and at the default of the activation without a ``dataloader``.
 
     The calls of a module are told apart by their order in one ``forward``. They are found by running copies of ``ann``
     on the first batch, in evaluation and in training mode. Another number of calls later is an error that names the
@@ -44,8 +57,13 @@ def replace_activations(
 
     :param ann: a network with ReLUs (modules, functions or methods); it is left as it was
     :param activation: what to put in their places: :class:`~sj_parallel_conversion.QCFS`, ``DAQCFS``, ``ClipReLU``,
-        or any callable that makes a module. Activations other than ReLU, ReLU6 and their like stay
+        or any callable that makes a module. Activations other than ReLU, ReLU6 and their like stay, with a warning
     :param dataloader: batches as for a conversion. It can be left out where all ReLUs are modules, each called once
+    :param threshold: how thresholds are chosen from the data, as in a conversion: ``"mse"`` (the least squared error of
+        the rounded activation), ``"max"`` or a percentile such as ``"99.9%"``. ``ClipReLU`` rounds nothing, so that its
+        ``"mse"`` is ``"max"``
+    :param per_channel: one threshold a channel along ``channel_dim``, or one a layer, as in the paper
+    :param max_batches: how many batches are read; ``None``: all
     :param kwargs: handed to each ``activation(...)``, such as ``levels=4``
     :return: a network with the same parameters and training flags
     :raises ConversionError: if ``ann`` has no ReLU to replace, or calls one where nothing can be put
@@ -55,12 +73,18 @@ def replace_activations(
     if not callable(activation) or isinstance(activation, nn.Module):
         raise ConfigError(f"activation must be a class such as sj_parallel_conversion.QCFS, got {activation!r}")
     _check_arguments(activation, kwargs)
+    options = StartOptions(threshold, per_channel, max_batches)
+    options.check()
+    unset = has_no_start(activation, kwargs)
+    measured = unset and dataloader is not None
+    if not measured:
+        options.check_unused()
     model, made = graph.plain_copy(ann), []
 
-    def make(name: str, training: bool) -> nn.Module:
+    def make(name: str, training: bool, upper: float) -> nn.Module:
         near = (p for part in (model.get_submodule(name), model) for p in part.parameters() if p.is_floating_point())
-        made.append(_made(activation, kwargs).to(next(near, torch.empty(0))).train(training))
-        return made[-1]
+        made.append(Placed(_made(activation, kwargs).to(next(near, torch.empty(0))).train(training), upper))
+        return made[-1].activation
 
     prepare_layers_of_torch(model)
     if dataloader is None:
@@ -68,15 +92,26 @@ def replace_activations(
         result = _swap_modules(model, set(), make)
     else:
         _give_each_name_its_own_relu(model)
-        owners, forwards = modules_of(model), _forwards_of(model, dataloader)
+        data = _data_for(model, dataloader, max_batches)
+        owners, (forwards, others) = modules_of(model), _forwards_of(model, data)
         several = _called_several_times(forwards)
         result = _swap_modules(model, several, make)
         for name in forwards:
             _intercept(model, name, owners[name], _same_calls(named(name, owners[name]), forwards[name], several), make)
+    if made and unset and not measured:
+        warnings.warn(
+            "replace_activations without data: thresholds start at the default of 8.0, whatever the activations are. "
+            "Give dataloader=..., or v_threshold=...",
+            stacklevel=2,
+        )
+    if made and measured:
+        start_from_data(result, made, data, options, "channel_dim" in kwargs)
     if not made and not any(isinstance(module, (QCFS, DAQCFS, ClipReLU)) for module in model.modules()):
         others = {type(module).__name__ for module in model.modules() if type(module).__module__ == nn.ReLU.__module__}
         found = f"; its activations are {', '.join(sorted(others))}" if others else ""
         raise ConversionError(f"nothing to replace: {type(model).__name__} has no ReLU that works on its inputs{found}")
+    if dataloader is not None:
+        _warn_of_others(others)
     return result
 
 
@@ -138,7 +173,10 @@ def _swap_modules(model: nn.Module, several: set[str], make: Make) -> nn.Module:
         parent, _, own = name.rpartition(".")
         if not is_relu(relu):
             continue
-        new = ActivationPerCall(named(name, relu), relu.inplace) if name in several else make(parent, relu.training)
+        if name in several:
+            new = ActivationPerCall(named(name, relu), relu.inplace)
+        else:
+            new = make(parent, relu.training, upper_of(relu))
         if relu.inplace and name not in several:
             new = ActivationInPlace(new)
         vars(new).update({key: value for key, value in vars(relu).items() if "hook" in key})
@@ -155,27 +193,41 @@ class _Recorder(Interceptor):
     def __init__(self, module: nn.Module, name: str) -> None:
         super().__init__(module, name, [])
         self.forwards: list[Calls] = []
+        self.others: set[str] = set()
 
     def answer(self, call: ReLUCall, calls: Calls) -> None:
         """The ReLU computes."""
+
+    def note(self, other: str) -> None:
+        self.others.add(other)
 
     def finish(self, calls: Calls) -> None:
         self.forwards.append(calls)
 
 
-@torch.no_grad()
-def _forwards_of(model: nn.Module, dataloader: Iterable) -> dict[str, Forwards]:
-    """The calls of ReLUs that each module makes on the first batch, in evaluation and then in training mode."""
+def _data_for(model: nn.Module, dataloader: Iterable, max_batches: int | None) -> CalibrationData:
     like = max((p for p in model.parameters() if p.is_floating_point()), key=Tensor.numel, default=torch.empty(0))
-    data = CalibrationData(dataloader, model, like.device, like.dtype if like.numel() else None, False)
+    source = Source(dataloader, max_batches, seed=0)  # each reading gives the same batches
+    return CalibrationData(source, model, like.device, like.dtype if like.numel() else None, False)
+
+
+@torch.no_grad()
+def _forwards_of(model: nn.Module, data: CalibrationData) -> tuple[dict[str, Forwards], dict[str, set[str]]]:
+    """
+    The calls of ReLUs that each module makes on the first batch, in evaluation and then in training mode, and the other
+    activations that modules call as functions, by the module's name in words.
+    """
+    device = data.first().tensors[0].device
+    cuda = [device] if device.type == "cuda" else []
     found: dict[str, Forwards] = defaultdict(list)
+    others: dict[str, set[str]] = defaultdict(set)
     for training in (False, True):
         probe = copy.deepcopy(model).train(training)
         modules = modules_of(probe)
         names = {module: name for name, module in modules.items()}
         args, kwargs = data.form.call(data.first().clone().tensors)
         try:
-            with warnings.catch_warnings(), undone(probe), torch.random.fork_rng([like.device] if like.is_cuda else []):
+            with warnings.catch_warnings(), undone(probe), torch.random.fork_rng(cuda):
                 warnings.simplefilter("ignore")  # about a run that nobody asked for
                 recorders = {n: _Recorder(m, named(n, m)) for n, m in modules.items() if not calls_for_its_caller(m)}
                 probe(*args, **kwargs)
@@ -186,34 +238,48 @@ def _forwards_of(model: nn.Module, dataloader: Iterable) -> dict[str, Forwards]:
                 break
             raise DataError(f"dataloader: {type(model).__name__} does not run on the first batch: {error}") from error
         for name, recorder in recorders.items():
-            found[name] += [[(names.get(relu), function) for relu, function in calls] for calls in recorder.forwards]
-    return found
+            found[name] += [[(names.get(relu), *call) for relu, *call in calls] for calls in recorder.forwards]
+            if recorder.others:
+                others[recorder.name] |= recorder.others
+    return found, others
+
+
+def _warn_of_others(others: dict[str, set[str]]) -> None:
+    stay = [f"{name} calls {', '.join(sorted(functions))}" for name, functions in others.items()]
+    if stay:
+        more = f", and {len(stay) - 5} more" if len(stay) > 5 else ""
+        warnings.warn(
+            f"not replaced, as these activations are no ReLUs: {'; '.join(stay[:5])}{more}. A conversion puts neurons "
+            "there that were not trained, so its logits are not exactly those of the network",
+            stacklevel=3,
+        )
 
 
 def _called_several_times(forwards: dict[str, Forwards]) -> set[str]:
     """The ReLU modules that one module calls several times in a forward, or that several modules call."""
     most: Counter = Counter()
     for own in forwards.values():
-        each = (Counter(relu for relu, _ in calls if relu is not None) for calls in own)
+        each = (Counter(relu for relu, *_ in calls if relu is not None) for calls in own)
         most.update(reduce(or_, each, Counter()))  # of counters, | has the larger counts
     return {relu for relu, number in most.items() if number > 1}
 
 
 def _same_calls(name: str, forwards: Forwards, several: set[str]) -> list[SeenCall]:
     """The calls in each forward of a module, without those of ReLU modules that are called once."""
-    ways = {tuple(call for call in calls if call[0] is None or call[0] in several) for calls in forwards}
+    kept = [[call for call in calls if call[0] is None or call[0] in several] for calls in forwards]
+    ways = {tuple((relu, function) for relu, function, _ in calls) for calls in kept}
     if len(ways) > 1:
         found = " or ".join(sorted(", ".join(function for _, function in way) or "none" for way in ways))
         raise ConversionError(
             f"{name} does not call the same ReLUs each time, or in both modes ({found}), so that their order would not "
             "tell which is which. Write those that are not always called as nn.ReLU modules of their own"
         )
-    return [call for way in ways for call in way]
+    return [max(same) for same in zip(*kept, strict=True)]  # which differ in where they cut, if at all
 
 
 def _intercept(model: nn.Module, name: str, owner: nn.Module, calls: list[SeenCall], make: Make) -> None:
     places = []
-    for relu, function in calls:
+    for relu, function, upper in calls:
         holder = owner if relu is None else model.get_submodule(relu)
         if relu is None and (isinstance(owner, (nn.Sequential, nn.ModuleList)) or names_in(owner) & _CHILDREN):
             raise ConversionError(
@@ -222,7 +288,7 @@ def _intercept(model: nn.Module, name: str, owner: nn.Module, calls: list[SeenCa
             )
         free = (f"{function}_{i}" if i else function for i in count())
         place = next(n for n in free if not hasattr(owner, n)) if relu is None else str(len(holder))
-        holder.add_module(place, make(name, holder.training))
+        holder.add_module(place, make(name, holder.training, upper))
         places.append((holder, place))
     # what the batch did not come to must not pass in silence
     if places or names_in(owner) & SPELLINGS - owner._modules.keys():

@@ -185,7 +185,7 @@ def test_images_are_compared_with_themselves() -> None:
 
 @pytest.mark.parametrize("find", [
     lambda loader: sjpc.convertible_submodules(mlp(), loader),
-    lambda loader: sjpc.replace_activations(mlp(), sjpc.QCFS, loader, levels=4),
+    lambda loader: sjpc.replace_activations(mlp(), sjpc.QCFS, loader, levels=4, v_threshold=1.0),
 ], ids=["convertible_submodules", "replace_activations"])  # fmt: skip
 @pytest.mark.parametrize("kind", ["loader", "iterator", "endless"])
 def test_where_one_batch_is_needed_one_is_read(find: Callable, kind: str) -> None:
