@@ -15,13 +15,16 @@ from tqdm import tqdm
 
 from ..analysis.answers import Network, check_converted
 from ..ann2snn.calibration.descent import Descent
+from ..ann2snn.calibration.patches import LAYERS
+from ..ann2snn.graph import is_kept
 from ..ann2snn.network import PartlySpikingNetwork, SpikingNetwork
-from ..errors import ConfigError, DataError, as_data_error
+from ..errors import ConfigError, as_data_error
 from ..parameters import as_integer
 from .distance import Loss, distance_from, loss_of
 from .tuning_checkpoint import TuningCheckpoint
 from .tuning_data import TuningData
 
+_LAYERS = (*LAYERS, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _RATE, _RATE_OF_A_LOSS = 0.012, 0.003
 _SMALLEST = 0.01  # of a threshold's first value: it stays positive
 
@@ -65,7 +68,7 @@ def fine_tune(
     parameter, and shrink to 0 along half a cosine. Held-out samples are checked after each epoch, and the network ends
     with the parameters that did best there, which may be those that it began with.
 
-    Trained are the parameters that ask for a gradient. If none does, all are that have an effect.
+    Trained are the parameters that ask for a gradient. If none does, the weights of convolutions and linear layers are.
 
     :param snn: changed in place. Its training flags, execution and gradient flags stay. ``load_ann`` is not possible
         afterwards
@@ -249,6 +252,15 @@ def _packed(snn: SpikingNetwork | PartlySpikingNetwork) -> Iterator[None]:
             part.reset()
 
 
+def _weights(snn: SpikingNetwork | PartlySpikingNetwork) -> Iterator[nn.Parameter]:
+    """Of the layers, but those that a conversion was told to keep, and in a model with parts those around them."""
+    for net in (part.net for part in _parts(snn)):
+        for node in net.graph.nodes:
+            module = net.get_submodule(node.target) if node.op == "call_module" and not is_kept(node) else None
+            if isinstance(module, _LAYERS) and isinstance(module.weight, nn.Parameter):
+                yield module.weight
+
+
 def _parts(snn: SpikingNetwork | PartlySpikingNetwork) -> list[SpikingNetwork]:
     return [snn] if isinstance(snn, SpikingNetwork) else list(snn.parts.values())
 
@@ -259,10 +271,14 @@ def _trained(snn: SpikingNetwork | PartlySpikingNetwork) -> Iterator[dict[str, n
     flags = [(p, p.requires_grad) for p in snn.parameters()]
     try:
         if not any(flag for _, flag in flags):
-            snn.requires_grad_()
+            for weight in _weights(snn):
+                weight.requires_grad_()
         names = {name: p for name, p in snn.named_parameters() if p.requires_grad}
         if not names:
-            raise DataError("the network has no parameters that could be trained")
+            raise ConfigError(
+                "the network has no convolution or linear layer to train. After snn.requires_grad_() fine_tune trains "
+                "all parameters that have an effect"
+            )
         yield names
     finally:
         for p, flag in flags:

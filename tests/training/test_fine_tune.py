@@ -100,6 +100,23 @@ def test_only_parameters_that_ask_for_a_gradient(converted: sjpc.SpikingNetwork)
     assert changed == ["net.6.weight"] and last.weight.requires_grad
 
 
+def test_by_default_the_weights_of_layers() -> None:
+    snn = convert(keep=["2"])
+    before = copy.deepcopy(snn)
+    tune(snn)
+    changed = {n for (n, p), q in zip(snn.named_parameters(), before.parameters(), strict=True) if not p.equal(q)}
+    assert changed == {"net.0.weight", "net.6.weight"}
+
+
+def test_all_parameters(converted: sjpc.SpikingNetwork) -> None:
+    snn = copy.deepcopy(converted).requires_grad_()
+    before = error(snn)
+    tune(snn)
+    assert error(snn) < 0.95 * before
+    pairs = zip(snn.parameters(), converted.parameters(), strict=True)
+    assert all(p.requires_grad is not p.equal(q) for p, q in pairs)
+
+
 def test_steps_that_do_harm_are_not_kept(converted: sjpc.SpikingNetwork) -> None:
     snn = copy.deepcopy(converted)
     with pytest.warns(UserWarning, match="has not made the network better"):
@@ -155,7 +172,8 @@ def test_dicts_and_parts() -> None:
     ann = detector()
     snn = convert_parts(ann, PARTS)
     distance = _distance(snn, ann)
-    result = sjpc.fine_tune(snn, ann, [IMAGES], held_out=[IMAGES], epochs=3, show_progress=False)
+    options = {"held_out": [IMAGES], "epochs": 10, "learning_rate": 0.01, "show_progress": False}
+    result = sjpc.fine_tune(snn, ann, [IMAGES], **options)
     assert result.best > 0 and _distance(snn, ann) < distance
 
 

@@ -12,8 +12,9 @@ from .pruning import kept_weights
 class Descent:
     """
     Adam, with a step for each parameter that is proportional to its root mean square. So one rate does for layers of
-    all scales. The zeros of a pruned parameter stay zeros. A parameter of nothing but zeros has no scale: its rate is
-    taken as it is.
+    all scales. Of parameters with one value a channel the median is taken, as a few channels may have values that are
+    hundreds of times larger. The zeros of a pruned parameter stay zeros. A parameter of nothing but zeros has no scale:
+    its rate is taken as it is.
 
     Parameters can be averaged over some of the steps. Gradients through a quantiser are noisy, and where steps stay
     large the average of the parameters is better than the last ones.
@@ -24,9 +25,8 @@ class Descent:
 
     def __init__(self, parameters: list[nn.Parameter], rate: float = 0.0) -> None:
         self.parameters, self.rate = parameters, rate
-        self._kept = [kept_weights(p) if p.any() else None for p in parameters]
-        sizes = [float(exact(p.detach()).square().mean().sqrt()) for p in parameters]
-        self._sizes = [size if size > 0 else 1.0 for size in sizes]
+        self._kept = [kept_weights(p) if _is_matrix(p) and p.any() else None for p in parameters]
+        self._sizes = [_size(p.detach()) or 1.0 for p in parameters]
         self._optimiser = torch.optim.Adam([{"params": [p]} for p in parameters], betas=(0.9, 0.99))
         self._averages = [p.detach().clone() for p in parameters]
         self._averaged = 0
@@ -69,3 +69,15 @@ class Descent:
         self._sizes, self._averaged = list(state["sizes"]), state["averaged"]
         for mean, saved in zip(self._averages, state["averages"], strict=True):
             mean.copy_(saved)
+
+
+def _is_matrix(values: Tensor) -> bool:
+    """Whether these are the weights of a layer, and not one value for each channel."""
+    return values.squeeze().dim() > 1
+
+
+def _size(values: Tensor) -> float:
+    if not _is_matrix(values):
+        values = values[values != 0].abs()
+        return float(values.median()) if values.numel() else 0.0
+    return float(exact(values).square().mean().sqrt())

@@ -77,7 +77,7 @@ class CorrectWeights(FitNeurons):
                 rectified = is_rectifier(self.sites[node.target].activation)
                 weights = self.sensitivity.weights(node.target)
                 self._correct(layer, inputs[layer], ann_input, snn_input, rectified, weights)
-            else:
+            elif snn_input is not ann_input:  # before the first neurons there is no error
                 self.out_of_reach.append(node.target)
         super().before(node, ann_input, snn_input)
 

@@ -38,6 +38,13 @@ def test_the_first_step_has_the_size_of_the_rate() -> None:
     torch.testing.assert_close((p - before).abs(), step.expand_as(p), rtol=1e-3, atol=0.0)
 
 
+def test_a_few_large_channels_do_not_decide() -> None:
+    p = nn.Parameter(torch.tensor([1.0, 2.0, 1.0, 5000.0, 0.0]).view(5, 1, 1))
+    before = p.detach().clone()
+    Descent([p], 0.01).step((p - 7).square().sum())
+    torch.testing.assert_close((p - before).abs().flatten(), torch.full((5,), 0.01), rtol=0.2, atol=0.0)
+
+
 def test_averages_are_of_the_steps_that_are_asked_for() -> None:
     p = parameter()
     descent, seen = Descent([p], 0.1), []

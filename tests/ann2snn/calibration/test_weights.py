@@ -152,12 +152,11 @@ def normalised(count: int) -> nn.Module:
     return nn.Sequential(*layers, nn.Linear(6, 3)).eval()
 
 
-@pytest.mark.parametrize("count", [0, 2, 3, 4])
+@pytest.mark.parametrize("count", [0, 1, 3, 4])
 def test_what_is_out_of_reach_is_said(count: int) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         convert(normalised(count), images())
     found = [str(w.message) for w in caught if "corrects no layer" in str(w.message)]
-    assert len(found) == (count > 2)
-    if found:
-        assert f"before {count} of 4 neurons (2, 5, 8{' and 1 more' if count == 4 else ''})" in found[0]
+    assert len(found) == (count == 4)  # the first neuron has no error before it
+    assert not found or "before 3 of 4 neurons (5, 8, 11)" in found[0]
