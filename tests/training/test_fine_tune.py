@@ -174,13 +174,15 @@ def test_dicts_and_parts() -> None:
     distance = _distance(snn, ann)
     options = {"held_out": [IMAGES], "epochs": 10, "learning_rate": 0.01, "show_progress": False}
     result = sjpc.fine_tune(snn, ann, [IMAGES], **options)
-    assert result.best > 0 and _distance(snn, ann) < distance
+    assert result.best > 0 and _distance(snn, ann) < distance == pytest.approx(result.losses[0])
 
 
 @torch.no_grad()
 def _distance(snn: nn.Module, ann: nn.Module) -> float:
-    pairs = zip(snn(IMAGES), ann(IMAGES), strict=True)
-    return sum(float((p["scores"] - q["scores"]).square().sum()) for p, q in pairs)
+    """As fine_tune measures it: each output of each image relative to its variance."""
+    pairs = [(p[key], q[key]) for p, q in zip(snn(IMAGES), ann(IMAGES), strict=True) for key in q]
+    errors = [(y - target).square().mean() / target.var(correction=0) for y, target in pairs if y.is_floating_point()]
+    return float(sum(errors) / len(errors))
 
 
 def shuffled() -> DataLoader:
