@@ -14,8 +14,6 @@ import pytest
 
 import sj_parallel_conversion as sjpc
 
-pytest.importorskip("sklearn")
-
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *(ROOT / f / "README.md" for f in ("examples", "benchmarks"))])

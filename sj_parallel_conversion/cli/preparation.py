@@ -93,6 +93,7 @@ def of_torchvision(weights: object) -> Preparation:
     """:param weights: trained weights of torchvision, a member of an enum such as ``ResNet18_Weights``"""
 
     def prepare(options: ImageOptions) -> Prepared:
+        """As the weights say, but for what the user gives."""
         given = {"crop_size" if name == "image_size" else name: value for name, value in options.given.items()}
         try:
             if "crop_size" in given and "resize_size" not in given:
@@ -110,6 +111,7 @@ def of_timm(network: nn.Module) -> Preparation:
     """:param network: a pretrained one of timm"""
 
     def prepare(options: ImageOptions) -> Prepared:
+        """As timm says, but for what the user gives."""
         data = library("timm.data", "preparing images")
         config = data.resolve_model_data_config(network)
         size = options.image_size or config["input_size"][-1]
@@ -127,6 +129,7 @@ def of_transformers(path: str) -> Preparation:
     """:param path: of a model that may have a file that says how images are prepared"""
 
     def prepare(options: ImageOptions) -> Prepared:
+        """As the model's own file says; the user's options are refused."""
         try:
             processor = library("transformers", f"hf:{path}").AutoImageProcessor.from_pretrained(path)
         except (OSError, ValueError) as error:

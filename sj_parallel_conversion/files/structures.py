@@ -114,6 +114,7 @@ def decode_structure(record: object, classes: Classes) -> Structure:
     """
 
     def other(kind: str, content: object) -> object:
+        """What :func:`decode` does not know: a leaf, an ordered dict, a type of the reader's own."""
         if kind == "leaf":
             return _Leaf()
         if kind == "ordered":

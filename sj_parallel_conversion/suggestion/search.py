@@ -141,15 +141,18 @@ class Search:
         code, counts = MODES[mode].code, []
 
         def count(node: nn.Module, args: tuple, train: Tensor) -> None:
+            """Read the levels of one neuron, and count the spikes of their code words."""
             counts.append(int(encode_bytes(decode(train, node.code), code, T, node.signed).count_nonzero()))
 
         images = spread_over([part.batch for part in self.held_out], _SPIKING, self.prepared.data.fixed_batch)
         hooks = [site.node.register_forward_hook(count) for site in network.neurons()]
-        with self.prepared.captured.in_full_precision():
-            for batch in images:
-                network.net(*batch.clone().tensors)
-        for hook in hooks:
-            hook.remove()
+        try:
+            with self.prepared.captured.in_full_precision():
+                for batch in images:
+                    network.net(*batch.clone().tensors)
+        finally:
+            for hook in hooks:
+                hook.remove()
         return sum(counts) / sum(batch.size for batch in images)
 
     def _suggestion(

@@ -46,6 +46,7 @@ def loss_of(function: Callable[[object, object], Tensor]) -> Loss:
     """
 
     def loss(sample: Sample, answer: object) -> Tensor:
+        """The user's loss, checked, with the target where the output is."""
         device = main_tensor(answer).device
         target = sample.target.to(device) if isinstance(sample.target, Tensor) else sample.target
         value = function(answer, target)

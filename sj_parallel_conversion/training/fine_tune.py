@@ -104,7 +104,7 @@ def fine_tune(
             state = TuningCheckpoint(checkpoint, settings)
             rate = _RATE_OF_A_LOSS if learning_rate is None and loss is not None else learning_rate
             result = tuner.run(epochs, patience, rate, state, show_progress)
-    if result.best == 0:
+    if result.best == 0 and result.losses[0] != 0:
         warnings.warn(
             "fine_tune has not made the network better on held-out samples, so it is as it was. Try a smaller "
             "learning_rate, more data or more epochs",

@@ -5,18 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import run_integers
 from exported import needs_torch_2_8, onnx_run, session
+from helpers.cifar10 import load_resnet
+from levels import WithLevels, currents_and_levels
 from torch import Tensor
 
 import sj_parallel_conversion as sjpc
-
-onnx = pytest.importorskip("onnx")
-pytest.importorskip("onnxscript")
-pytest.importorskip("onnxruntime")
-from helpers.cifar10 import load_resnet  # noqa: E402
-from levels import WithLevels, currents_and_levels  # noqa: E402
 
 
 @pytest.fixture(scope="module")

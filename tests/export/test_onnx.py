@@ -6,18 +6,15 @@ from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from exported import IMAGES, converted, names, needs_torch_2_8, onnx_run, residual, session, small
+from levels import WithLevels, currents_and_levels
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import sj_parallel_conversion as sjpc
-
-onnx = pytest.importorskip("onnx")
-pytest.importorskip("onnxscript")
-pytest.importorskip("onnxruntime")
-from levels import WithLevels, currents_and_levels  # noqa: E402 (needs onnx)
 
 pytestmark = needs_torch_2_8
 

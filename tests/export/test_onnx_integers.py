@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from exported import IMAGES, converted, needs_torch_2_8, onnx_run, residual, session, small
@@ -14,9 +15,6 @@ from torch import Tensor, nn
 import sj_parallel_conversion as sjpc
 from sj_parallel_conversion.export.integer_layers import quantised
 
-onnx = pytest.importorskip("onnx")
-pytest.importorskip("onnxscript")
-pytest.importorskip("onnxruntime")
 pytestmark = needs_torch_2_8
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as lightning
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -83,8 +84,6 @@ def error(model: nn.Module, data: TensorDataset, T: int, calibration: str) -> fl
 
 
 def test_lightning(network: nn.Module, data: TensorDataset, tmp_path: Path) -> None:
-    lightning = pytest.importorskip("pytorch_lightning")
-
     class Task(lightning.LightningModule):
         def __init__(self) -> None:
             super().__init__()

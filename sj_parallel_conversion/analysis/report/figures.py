@@ -40,6 +40,7 @@ def _curve(metrics: Metrics) -> str | None:
     steps = sorted({p["time_steps"] for p in shown})
 
     def plot(figure: Figure) -> None:
+        """A line for each mode, and a ring around the network of the report."""
         axes = figure.subplots()
         for i, line in enumerate(lines):
             own = sorted((p["time_steps"], 100 * p[what]) for p in shown if p["line"] == line)
@@ -119,6 +120,7 @@ def _energy(metrics: Metrics) -> str | None:
         return None
 
     def plot(figure: Figure) -> None:
+        """A bar for each kind of energy, beside a line at that of the ANN."""
         axes, values = figure.subplots(), [100 * share for share in shares.values()]
         places = range(len(shares))
         axes.barh(places, values, height=0.55, color=[BLUE if value <= 100 else ORANGE for value in values])

@@ -47,8 +47,9 @@ def to_int8(snn: SpikingNetwork) -> SpikingNetwork:
     found = [node.target for node in level_nodes(snn.net)[1]]
     if not found:
         raise ConfigError(
-            f"to_int8: no layer reads levels from 0 to {_MAX_LEVEL}. Convert with fold=True (the default), a ReLU "
-            "network in float32, and fewer time_steps (8 at most for weighted codes)"
+            f"to_int8: no 2-D convolution and no linear layer reads levels from 0 to {_MAX_LEVEL}, and others have no "
+            "int8 kernels. Convert with fold=True (the default), a ReLU network in float32, and fewer time_steps (8 at "
+            "most for weighted codes)"
         )
     max_level = int(snn.config.node_type.code.max_level(snn.time_steps))
     for name in found:

@@ -173,6 +173,7 @@ def _histograms(
     seen: dict[str, int] = dict.fromkeys(usual, 0)
 
     def see(site: Site, output: Tensor) -> None:
+        """Add the activations of one batch to the counts of ``site``."""
         if site.name in usual:
             start = seen[site.name]
             seen[site.name] += len(output)
