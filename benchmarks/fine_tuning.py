@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import argparse
 import time
-import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -22,6 +20,7 @@ from helpers.cifar10 import add_model_options, load_images, load_model
 from timing import alternating, peak_memory, ratios
 from torch import Tensor, nn
 from torch.nn import functional as F
+from tuning_epoch import Epoch
 
 import sj_parallel_conversion as sjpc
 
@@ -80,36 +79,31 @@ def tuned(ann: nn.Module, args: argparse.Namespace, T: int) -> str:
     return "| " + " | ".join(map(str, cells)) + " |"
 
 
-@dataclass
-class Epoch:
-    """One epoch of fine-tuning, which can be pickled."""
-
-    snn: sjpc.SpikingNetwork
-    ann: nn.Module
-
-    def __call__(self, images: Tensor) -> sjpc.FineTuning:
-        """:param images: eight of them are held out"""
-        options = {"held_out": [images[:8]], "epochs": 1, "learning_rate": 1e-6, "show_progress": False}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that such small steps bring nothing
-            return sjpc.fine_tune(self.snn, self.ann, list(images[8:].split(32)), **options)
-
-
-def cost(ann: nn.Module, args: argparse.Namespace, seconds: float = 60.0) -> str:
-    """:return: time and memory of an epoch at each T, relative to those at the first"""
-    images = load_images(args.data_root, "train", 264)[0]
+def cost(ann: nn.Module, images: Tensor, time_steps: list[int], mode: str, seconds: float = 60.0) -> str:
+    """
+    :param ann: the reference
+    :param images: ``[N, ...]``, of which eight are held out
+    :param time_steps: the T to compare; the first is what others are relative to
+    :param mode: of the conversions
+    :param seconds: how long times are measured
+    :return: time and memory of an epoch at each T, as a table in Markdown
+    """
 
     def epoch(T: int) -> Epoch:
-        options = {"mode": args.mode, "time_steps": T, "calibration": "none", "show_progress": False}
+        options = {"mode": mode, "time_steps": T, "calibration": "none", "show_progress": False}
         return Epoch(sjpc.ParallelConverter([images[:64]], **options).convert(ann), ann)
 
-    epochs = {f"T={T}": epoch(T) for T in args.time_steps}
+    epochs = {f"T={T}": epoch(T) for T in time_steps}
     runs = {name: partial(run, images) for name, run in epochs.items()}
     times = ratios(alternating(runs, seconds, "an epoch"))
     memory = {name: peak_memory(run, images) for name, run in epochs.items()}
     first = next(iter(memory.values()))
     lines = ["| | time | peak memory |", "|---|---:|---:|"]
-    return "\n".join([*lines, *(f"| {n} | {times[n]:.3f} | {memory[n] / first:.3f} |" for n in epochs)])
+    return "\n".join([*lines, *(f"| {n} | {times[n]:.3f} | {_ratio(memory[n], first)} |" for n in epochs)])
+
+
+def _ratio(size: float | None, first: float | None) -> str:
+    return f"{size / first:.3f}" if size and first else ""  # not every system tells
 
 
 def main() -> None:
@@ -127,7 +121,7 @@ def main() -> None:
     args = parser.parse_args()
     ann = load_model(args)
     if args.cost:
-        print(cost(ann, args))
+        print(cost(ann, load_images(args.data_root, "train", 264)[0], args.time_steps, args.mode))
         return
     print(f"{args.model}, mode={args.mode}, calibration={args.calibration}, {args.epochs} epochs, no labels")
     print("Accuracy in % on the test images, and on four views of each\n")

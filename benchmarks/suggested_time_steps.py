@@ -14,13 +14,11 @@ import time
 from collections.abc import Callable
 
 import torch
-from helpers.cifar10 import add_model_options, load_images, load_model
+from helpers.cifar10 import add_mode_options, add_model_options, load_images, load_model
 from helpers.evaluation import Evaluation, percent
 from torch.utils.data import DataLoader, TensorDataset
 
 import sj_parallel_conversion as sjpc
-
-MODES = ["parallel", "spikepack", "css"]
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -29,14 +27,13 @@ def parse_arguments() -> argparse.Namespace:
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_model_options(parser)
-    parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
+    add_mode_options(parser)
     parser.add_argument("--time-steps", type=int, nargs="+", metavar="T", help="(default: those of suggest_time_steps)")
     parser.add_argument("--tolerance", type=float, default=0.01, metavar="SHARE")
     parser.add_argument("--cost", choices=["spikes", "time"], default="spikes")
     parser.add_argument("--unlabelled", action="store_true", help="leave the labels out")
     parser.add_argument("--images", type=int, default=1024, metavar="N", help="of each draw")
     parser.add_argument("--draws", type=int, default=10, metavar="N")
-    parser.add_argument("--test-images", type=int, metavar="N", help="(default: all)")
     return parser.parse_args()
 
 

@@ -10,13 +10,11 @@ from __future__ import annotations
 import argparse
 
 import torch
-from helpers.cifar10 import add_model_options, load_images, load_model
+from helpers.cifar10 import add_mode_options, add_model_options, load_images, load_model
 from helpers.evaluation import Evaluation, digits_per_activation, percent
 from torch import Tensor, nn
 
 import sj_parallel_conversion as sjpc
-
-MODES = ["parallel", "spikepack", "css"]
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -25,7 +23,7 @@ def parse_arguments() -> argparse.Namespace:
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_model_options(parser)
-    parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
+    add_mode_options(parser)
     parser.add_argument("--time-steps", type=int, nargs="+", default=[2, 3, 4, 6, 8], metavar="T")
     parser.add_argument("--threshold", default="mse")
     parser.add_argument("--calibration", default="weights")
@@ -33,7 +31,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--filled-levels", type=float, default=1.0, metavar="SHARE")
     parser.add_argument("--serial", action="store_true", help="also run CSS serially, digit by digit (slow)")
     parser.add_argument("--calibration-images", type=int, default=1024, metavar="N")
-    parser.add_argument("--test-images", type=int, metavar="N", help="(default: all)")
     return parser.parse_args()
 
 

@@ -13,6 +13,7 @@ from .models import CIFAR_MODELS, cifar_resnet
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
+MODES = ["parallel", "spikepack", "css"]
 
 
 def normalise(images: np.ndarray) -> Tensor:
@@ -70,6 +71,14 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-root", type=Path, required=True, help="folder with the images")
     parser.add_argument("--model", choices=CIFAR_MODELS, default="resnet20")
     parser.add_argument("--weights", type=Path, help="state dict (default: DATA_ROOT/weights/MODEL_cifar10.pt)")
+
+
+def add_mode_options(parser: argparse.ArgumentParser) -> None:
+    """
+    :param parser: gets ``--modes`` and ``--test-images``
+    """
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
+    parser.add_argument("--test-images", type=int, metavar="N", help="(default: all)")
 
 
 def load_model(args: argparse.Namespace) -> nn.Module:

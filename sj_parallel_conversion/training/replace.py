@@ -7,7 +7,6 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from functools import reduce
-from inspect import signature
 from itertools import count
 from operator import or_
 
@@ -21,6 +20,7 @@ from ..ann2snn.graph.side_effects import undone
 from ..errors import ConfigError, ConversionError, DataError, SJPCError
 from ..neuron.activations import DAQCFS, QCFS, ClipReLU
 from .interceptor import ActivationInPlace, ActivationPerCall, Calls, Interceptor, calls_for_its_caller
+from .making import check_arguments, make_activation
 from .relus import SPELLINGS, ReLUCall, is_relu, modules_of, named, names_in, prepare_layers_of_torch, upper_of
 from .start import Placed, StartOptions, has_no_start, start_from_data
 
@@ -72,7 +72,7 @@ def replace_activations(
     """
     if not callable(activation) or isinstance(activation, nn.Module):
         raise ConfigError(f"activation must be a class such as sj_parallel_conversion.QCFS, got {activation!r}")
-    _check_arguments(activation, kwargs)
+    check_arguments(activation, kwargs)
     options = StartOptions(threshold, per_channel, max_batches)
     options.check()
     unset = has_no_start(activation, kwargs)
@@ -83,65 +83,49 @@ def replace_activations(
 
     def make(name: str, training: bool, upper: float) -> nn.Module:
         near = (p for part in (model.get_submodule(name), model) for p in part.parameters() if p.is_floating_point())
-        made.append(Placed(_made(activation, kwargs).to(next(near, torch.empty(0))).train(training), upper))
+        made.append(Placed(make_activation(activation, kwargs).to(next(near, torch.empty(0))).train(training), upper))
         return made[-1].activation
 
     prepare_layers_of_torch(model)
     if dataloader is None:
         _check_without_data(model)
-        result = _swap_modules(model, set(), make)
+        result, data, others = _swap_modules(model, set(), make), None, None
     else:
         _give_each_name_its_own_relu(model)
         data = _data_for(model, dataloader, max_batches)
-        owners, (forwards, others) = modules_of(model), _forwards_of(model, data)
-        several = _called_several_times(forwards)
-        result = _swap_modules(model, several, make)
-        for name in forwards:
-            _intercept(model, name, owners[name], _same_calls(named(name, owners[name]), forwards[name], several), make)
-    if made and unset and not measured:
+        result, others = _replaced(model, data, make)
+    if not made:
+        _refuse_without_relus(model)
+    elif measured:
+        start_from_data(result, made, data, options, "channel_dim" in kwargs)
+    elif unset:
         warnings.warn(
             "replace_activations without data: thresholds start at the default of 8.0, whatever the activations are. "
             "Give dataloader=..., or v_threshold=...",
             stacklevel=2,
         )
-    if made and measured:
-        start_from_data(result, made, data, options, "channel_dim" in kwargs)
-    if not made and not any(isinstance(module, (QCFS, DAQCFS, ClipReLU)) for module in model.modules()):
-        others = {type(module).__name__ for module in model.modules() if type(module).__module__ == nn.ReLU.__module__}
-        found = f"; its activations are {', '.join(sorted(others))}" if others else ""
-        raise ConversionError(f"nothing to replace: {type(model).__name__} has no ReLU that works on its inputs{found}")
-    if dataloader is not None:
+    if others is not None:
         _warn_of_others(others)
     return result
 
 
-def _call(activation: Callable[..., nn.Module], kwargs: dict[str, object]) -> str:
-    given = ", ".join(f"{key}={value!r}" for key, value in kwargs.items())
-    return f"activation: {getattr(activation, '__name__', repr(activation))}({given})"
+def _replaced(model: nn.Module, data: CalibrationData, make: Make) -> tuple[nn.Module, dict[str, set[str]]]:
+    """:return: ``model`` with activations, and the other activations that its modules call, by the module's name"""
+    owners, (forwards, others) = modules_of(model), _forwards_of(model, data)
+    several = _called_several_times(forwards)
+    result = _swap_modules(model, several, make)
+    for name in forwards:
+        _intercept(model, name, owners[name], _same_calls(named(name, owners[name]), forwards[name], several), make)
+    return result, others
 
 
-def _check_arguments(activation: Callable[..., nn.Module], kwargs: dict[str, object]) -> None:
-    """:raises ConfigError: if there is no such option, or one is missing, also where there is nothing to replace"""
-    try:
-        takes = signature(activation)
-    except (TypeError, ValueError):  # a callable that is not written in Python
+def _refuse_without_relus(model: nn.Module) -> None:
+    """:raises ConversionError: if there is no trainable activation in ``model`` either, from an earlier call"""
+    if any(isinstance(module, (QCFS, DAQCFS, ClipReLU)) for module in model.modules()):
         return
-    try:
-        takes.bind_partial(**kwargs)  # names what does not exist before what is missing
-        takes.bind(**kwargs)
-    except TypeError as error:
-        options = ", ".join(str(p.replace(annotation=p.empty)) for p in takes.parameters.values())
-        raise ConfigError(f"{_call(activation, kwargs)} fails: {error}. The options are: {options}") from error
-
-
-def _made(activation: Callable[..., nn.Module], kwargs: dict[str, object]) -> nn.Module:
-    try:
-        module = activation(**kwargs)
-    except TypeError as error:
-        raise ConfigError(f"{_call(activation, kwargs)} fails: {error}") from error
-    if not isinstance(module, nn.Module):
-        raise ConfigError(f"{_call(activation, kwargs)} must make a torch.nn.Module, got {type(module).__name__}")
-    return module
+    others = {type(module).__name__ for module in model.modules() if type(module).__module__ == nn.ReLU.__module__}
+    found = f"; its activations are {', '.join(sorted(others))}" if others else ""
+    raise ConversionError(f"nothing to replace: {type(model).__name__} has no ReLU that works on its inputs{found}")
 
 
 def _check_without_data(model: nn.Module) -> None:

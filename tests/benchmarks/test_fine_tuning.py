@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import torch
-from fine_tuning import Augmented
+from fine_tuning import Augmented, cost
+from helpers.models import digits_cnn
 
 
 def test_each_image_is_seen_once_and_moved() -> None:
@@ -20,3 +21,9 @@ def test_each_image_is_seen_once_and_moved() -> None:
     left = (seen[:, 0] > 0).any(1).int().argmax(1)
     mirrored = seen[:, 1].amax(1).argmax(1) != left
     assert 16 < int(mirrored.sum()) < 48
+
+
+def test_the_cost_of_an_epoch() -> None:
+    *_, first, second = cost(digits_cnn().eval(), torch.randn(40, 1, 8, 8), [2, 8], "parallel", seconds=0).splitlines()
+    assert first == "| T=2 | 1.000 | 1.000 |" or first == "| T=2 | 1.000 |  |"
+    assert second.startswith("| T=8 | ")
