@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from ..ann2snn.data.seeded import global_generator
 from ..ann2snn.graph.signature import Signature
 from ..ann2snn.network import SpikingNetwork
-from ..errors import ConfigError, FileError
+from ..errors import ConfigError, FileError, MissingExtraError
 from ..torch_compat import axes_that_stay_free
 from .integer_graph import IntegerTranslation
 from .names import input_names, output_names
@@ -36,8 +36,8 @@ def export_onnx(snn: SpikingNetwork, path: str | os.PathLike, integers: bool = F
     :param path: the file; an old one is replaced
     :param integers: whether layers between neurons get int8 weights, and levels are bytes, so that runtimes take their
         int8 kernels
-    :raises ConfigError: if onnx or onnxscript is not installed, torch is older than 2.8, or the network cannot be
-        exported; the message names the layer
+    :raises MissingExtraError: if onnx or onnxscript is not installed
+    :raises ConfigError: if torch is older than 2.8, or the network cannot be exported; the message names the layer
     :raises FileError: if the file cannot be written
     """
     check_network(snn, "export_onnx")
@@ -58,7 +58,7 @@ def export_onnx(snn: SpikingNetwork, path: str | os.PathLike, integers: bool = F
 def _check_installed() -> None:
     missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
     if missing:
-        raise ConfigError(
+        raise MissingExtraError(
             f"export_onnx needs {' and '.join(missing)}: pip install 'sj-parallel-conversion[onnx]' installs all of it"
         )
     if not hasattr(torch.onnx, "ops"):
@@ -86,8 +86,14 @@ def _exported(module: fx.GraphModule, signature: Signature, culprit: Callable[[]
         free = tuple({axis: sizes[axis] for axis in axes} for sizes, axes in zip(free, stay, strict=True))
         try:
             return _export(module, example.tensors, dynamic_shapes=free, **names)
-        except Exception:  # what is exported cannot always be optimised: parts of a free size, for one
-            return _export(module, example.tensors, dynamic_shapes=free, optimize=False, **names)
+        except Exception as error:  # what is exported cannot always be optimised: parts of a free size, for one
+            program = _export(module, example.tensors, dynamic_shapes=free, optimize=False, **names)
+            warnings.warn(
+                f"the ONNX file is written without onnxscript's optimisation, which fails: {_reason(error)}. It gives "
+                "the same values, and a runtime optimises it when it loads it",
+                stacklevel=3,
+            )
+            return program
     except Exception as error:
         raise ConfigError(f"torch cannot export the network to ONNX{culprit()}: {_reason(error)}") from error
 

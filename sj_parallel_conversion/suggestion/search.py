@@ -18,7 +18,7 @@ from ..functional import decode, encode_bytes
 from .held_out_images import Part, classes_of, spread_over
 from .result import Setting, Suggestion, table
 
-_FEW, _SHARE = 64, 4  # images of a first look: a quarter of those that are fitted, at least so many
+_FEW, _SHARE = 64, 6  # images of a first look: a sixth of those that are fitted, at least so many
 _SPIKING = 16  # images whose spikes are counted
 
 

@@ -36,7 +36,7 @@ def suggest_time_steps(
     calibrations and says what the loss is. If the loader gives the right classes as well, it is the accuracy that is
     lost, ``ANN - SNN``. Otherwise it is the share of images for which the network gives another class than the ANN.
 
-    The ANN is captured once. Settings are tried from few levels to many, on a quarter of the images, until each mode
+    The ANN is captured once. Settings are tried from few levels to many, on a sixth of the images, until each mode
     is within the tolerance. Modes with as many levels share one calibration: ``"spikepack"`` with T = 4 has the 15
     levels of ``"parallel"`` with T = 15. The cheapest is then calibrated on all images that are not held out, and has
     to be within the tolerance again; otherwise the next one is tried.
