@@ -204,7 +204,7 @@ def test_bytes_hold_no_negative_levels(mode: str) -> None:
         assert integer_layers(int8) == layers
         expected = snn.predict(IMAGES)
         assert (int8.predict(IMAGES) - expected).norm() < 0.1 * expected.norm()
-    with pytest.raises(sjpc.ConfigError, match="no layer reads levels from 0 to 255"):
+    with pytest.raises(sjpc.ConfigError, match="no 2-D convolution and no linear layer reads levels from 0 to 255"):
         sjpc.to_int8(convert(with_activations(nn.SiLU(), nn.GELU()), IMAGES, mode=mode))
 
 
@@ -221,7 +221,7 @@ def test_refused_where_no_layer_reads_small_levels(name: str, options: dict) -> 
     ann, x = net(name)
     if name == "conv 3d":
         ann = nn.Sequential(nn.Conv3d(4, 4, 3), nn.ReLU(), nn.Conv3d(4, 4, 3)).eval()
-    with pytest.raises(sjpc.ConfigError, match="no layer reads levels from 0 to 255"):
+    with pytest.raises(sjpc.ConfigError, match="no 2-D convolution and no linear layer reads levels from 0 to 255"):
         sjpc.to_int8(convert(ann, x, **options))
 
 
