@@ -8,6 +8,7 @@ from numbers import Real
 
 import torch
 
+from .. import ranks
 from ..errors import ConfigError
 from ..kernels import check_backend
 from ..neuron import ParallelConversionNode, SpikePackNode, SpikingNode, TSANode
@@ -104,6 +105,8 @@ class ConversionConfig:
         spiking neuron, too. ``False``: it stays as it is, analogue, and is not rounded. It needs ``strict=False``
     :param filled_levels: share of the code's levels that thresholds are chosen for, above 0 and at most 1; those above
         are left to larger values. Fewer levels mean fewer spikes and more error
+    :param distributed: whether all processes of ``torch.distributed`` convert together, each with its own share of the
+        calibration data. ``None``: if a process group is initialised. ``False``: this one converts alone
     :raises ConfigError: if an option is out of range; the message lists what is valid
     """
 
@@ -127,6 +130,7 @@ class ConversionConfig:
     keep: Sequence[str] = ()
     output_neurons: bool = True
     filled_levels: float = 1.0
+    distributed: bool | None = None
 
     def __post_init__(self) -> None:
         check_choice("mode", self.mode, list(MODES))
@@ -144,6 +148,7 @@ class ConversionConfig:
         for argument in ("per_channel", "fold", "show_progress", "spiking_inputs", "strict", "output_neurons"):
             if not isinstance(getattr(self, argument), bool):
                 raise ConfigError(f"{argument} must be True or False, got {getattr(self, argument)!r}")
+        ranks.check(self.distributed)
         if self.free_sizes is not None and not isinstance(self.free_sizes, bool):
             raise ConfigError(f"free_sizes must be None, True or False, got {self.free_sizes!r}")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:

@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import fx, nn
 
+from .. import ranks
 from ..analysis.closing_line import report
 from ..errors import ConfigError
 from . import graph
@@ -23,7 +24,7 @@ from .graph.signature import Signature
 from .network.spiking_network import SpikingNetwork
 
 # Options that the capture and the reading of the data have used.
-OF_THE_PREPARATION = ("free_sizes", "keep", "max_batches", "max_memory", "seed")
+OF_THE_PREPARATION = ("distributed", "free_sizes", "keep", "max_batches", "max_memory", "seed")
 
 
 class Captured:
@@ -118,20 +119,26 @@ class PreparedANN:
     def convert(self, **options: object) -> SpikingNetwork:
         """
         :param options: ``mode``, ``time_steps``, ``threshold``, ``calibration`` and the other fields of
-            :class:`~sj_parallel_conversion.ann2snn.config.ConversionConfig`, but ``free_sizes``, ``keep``,
-            ``max_batches``, ``max_memory`` and ``seed``. What is left out is as in the preparation
+            :class:`~sj_parallel_conversion.ann2snn.config.ConversionConfig`, but
+            ``distributed``, ``free_sizes``, ``keep``, ``max_batches``, ``max_memory`` and ``seed``. What is left out is
+            as in the preparation
         :return: the spiking network, to the bit that of ``ParallelConverter(dataloader, **options).convert(ann)``
         :raises ConfigError: as :meth:`configured`
         :raises ConversionError: if the ANN cannot be converted with these options
         """
         config = self.configured(**options)
-        return finished(self._network(config, lambda: self._judge), config)
+        with ranks.together(config.distributed, "conversion"):
+            snn = finished(self._network(config, lambda: self._judge), config)
+            ranks.check_same(snn.state_dict(), "the conversion")
+        return snn
 
     @torch.inference_mode(False)
     @torch.no_grad()
     def sketch(self, **options: object) -> SpikingNetwork:
         """As :meth:`convert`, without a look at whether a cheaper calibration does better, and without a report."""
-        return self._network(self.configured(**options), lambda: None)
+        config = self.configured(**options)
+        with ranks.together(config.distributed, "conversion"):
+            return self._network(config, lambda: None)
 
     def on(self, batches: Sequence[Batch]) -> PreparedANN:
         """:param batches: of these data. :return: the same preparation for these alone"""
@@ -162,5 +169,5 @@ def finished(snn: nn.Module, config: ConversionConfig) -> nn.Module:
     """
     if config.fold:
         snn.requires_grad_(False)
-    report(snn, config.show_progress)
+    report(snn, config.show_progress and ranks.leads())
     return snn

@@ -8,6 +8,7 @@ from contextlib import closing
 import torch
 from torch import nn
 
+from .. import ranks
 from ..compat import ModuleConversionRecipe
 from . import graph
 from .choice import Choice
@@ -74,19 +75,24 @@ class ParallelConversionRecipe(ModuleConversionRecipe):
             that can be converted
         :raises DataError: if the calibration data are unusable
         """
-        device = getattr(converter, "device", None)
+        with ranks.together(self.config.distributed, "conversion"):
+            snn = finished(self._converted(ann, getattr(converter, "device", None), submodules), self.config)
+            ranks.check_same(snn.state_dict(), "the conversion")
+        return snn
+
+    def _converted(
+        self, ann: nn.Module, device: torch.device | str | None, submodules: Sequence[str] | None
+    ) -> SpikingNetwork | PartlySpikingNetwork:
         source = self._source()
         if submodules is not None:
             if isinstance(ann, nn.Module):  # what is no model is refused when it is copied
                 names = (name for name, _ in ann.named_modules(remove_duplicate=False))
                 graph.check_patterns(self.config.keep, names)
-            snn = convert_submodules(ann, submodules, source, device, self._convert)
-        else:
-            try:
-                snn = self._convert(ann, source, device)
-            except CaptureError as error:
-                raise with_suggestions(error, ann, source) from error
-        return finished(snn, self.config)
+            return convert_submodules(ann, submodules, source, device, self._convert)
+        try:
+            return self._convert(ann, source, device)
+        except CaptureError as error:
+            raise with_suggestions(error, ann, source) from error
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -99,11 +105,12 @@ class ParallelConversionRecipe(ModuleConversionRecipe):
         :raises DataError: if the calibration data are unusable
         """
         source = self._source()
-        try:
-            captured = Captured(ann, source, device, self.config)
-        except CaptureError as error:
-            raise with_suggestions(error, ann, source) from error
-        return PreparedANN(captured, self.config)
+        with ranks.together(self.config.distributed, "preparation"):
+            try:
+                captured = Captured(ann, source, device, self.config)
+            except CaptureError as error:
+                raise with_suggestions(error, ann, source) from error
+            return PreparedANN(captured, self.config)
 
     def _source(self) -> Source:
         return Source(self.dataloader, self.config.max_batches, self.config.seed)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ... import ranks
+
 _COARSE = 20  # candidates for the full scale, from the mean activation to beyond the largest
 _FINE = (0.88, 0.92, 0.96, 1.04, 1.08, 1.12)
 _ROUNDING = 1e-13  # of the energy of the activations: what float32 makes of values that a level meets exactly
@@ -33,20 +35,22 @@ class LevelFit:
         amplitude explains, the error of many levels is lost to rounding.
         """
         k = self.levels(step)
-        best = (k * self.y).sum(1).clamp_min(0) / k.square().sum(1).clamp_min(1e-12)
-        return k.mul_(best.unsqueeze(1)).sub_(self.y).square_().sum(1)
+        product, norm = ranks.total(torch.stack([(k * self.y).sum(1), k.square().sum(1)]))
+        best = product.clamp_min(0) / norm.clamp_min(1e-12)
+        return ranks.total(k.mul_(best.unsqueeze(1)).sub_(self.y).square_().sum(1))
 
     def amplitude(self, step: Tensor, energy: float) -> Tensor:
         """The value of one level (see :func:`fit_neuron`); ``step`` where no level is ever reached."""
         k = self.levels(step)
-        norm = k.square().sum(1)
-        least_squares = (k * self.y).sum(1).clamp_min(0) / norm.clamp_min(1e-12)
-        keeping = (self.y.square().sum(1) / norm.clamp_min(1e-12)).sqrt()
+        sums = [(k * self.y).sum(1), k.square().sum(1), self.y.square().sum(1)]
+        product, norm, energy_of_y = ranks.total(torch.stack(sums))
+        least_squares = product.clamp_min(0) / norm.clamp_min(1e-12)
+        keeping = (energy_of_y / norm.clamp_min(1e-12)).sqrt()
         return torch.where(norm > 0, torch.lerp(least_squares, keeping, energy), step)
 
     def search(self, step: Tensor) -> Tensor:
         """The step with the least error, or ``step`` if no other has less by more than floats can tell."""
-        least = self.error(step) - _ROUNDING * self.y.square().sum(1)
+        least = self.error(step) - _ROUNDING * ranks.total(self.y.square().sum(1))
         low, high = 0.7 * self.typical + 1e-12, 1.15 * self.largest.clamp_min(1e-12)
         # geometric, so that an outlier of any size leaves candidates for the rest
         for i in range(_COARSE):
@@ -64,4 +68,5 @@ class LevelFit:
 def _range(y: Tensor) -> tuple[Tensor, Tensor]:
     """The largest magnitude of each channel, and the mean of those that are not 0."""
     size = y.abs()
-    return size.amax(1), size.sum(1) / (size > 0).sum(1).clamp_min(1)
+    total, active = ranks.total(torch.stack([size.sum(1), (size > 0).sum(1).to(size)]))
+    return ranks.largest_in_rows(size), total / active.clamp_min(1)
