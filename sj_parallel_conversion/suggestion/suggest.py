@@ -42,6 +42,8 @@ def suggest_time_steps(
     levels of ``"parallel"`` with T = 15. The cheapest is then calibrated on all images that are not held out, and has
     to be within the tolerance again; otherwise the next one is tried.
 
+    With several processes of ``torch.distributed`` each works for itself, on its own data.
+
     Images that the ANN was trained on give too high a loss, because the ANN knows them by heart. Take others if there
     are.
 
