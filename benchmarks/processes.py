@@ -68,8 +68,11 @@ class Stream:
     def __iter__(self) -> Iterator[Tensor]:
         for start in range(0, self.length, self.batch_size):
             numbers = torch.arange(start, min(start + self.batch_size, self.length))
-            x, turn = self.images[numbers % len(self.images)], start // len(self.images)
-            yield torch.roll(x.flip(3) if turn % 2 else x, (turn // 2 % 5, turn // 10 % 5), (2, 3))
+            yield torch.stack([self._image(number) for number in numbers.tolist()])
+
+    def _image(self, number: int) -> Tensor:
+        turn, x = number // len(self.images), self.images[number % len(self.images)]
+        return torch.roll(x.flip(2) if turn % 2 else x, (turn // 2 % 5, turn // 10 % 5), (1, 2))
 
 
 def calibrate(args: argparse.Namespace, loader: object, model: nn.Module) -> nn.Module:

@@ -12,7 +12,7 @@ import hashlib
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import TypeVar
 
@@ -26,27 +26,27 @@ _ALONE, _TOGETHER = "alone", "together"
 _current: ContextVar[str | None] = ContextVar("ranks", default=None)
 
 
-def check(distributed_option: object) -> None:
+def check(option: object) -> None:
     """:raises ConfigError: if the option ``distributed`` is not ``None``, ``True`` or ``False``"""
-    if distributed_option is not None and not isinstance(distributed_option, bool):
-        raise ConfigError(f"distributed must be None, True or False, got {distributed_option!r}")
+    if option is not None and not isinstance(option, bool):
+        raise ConfigError(f"distributed must be None, True or False, got {option!r}")
 
 
 @contextmanager
-def together(distributed_option: bool | None, what: str) -> Iterator[None]:
+def together(option: bool | None, what: str) -> Iterator[None]:
     """
     Within it, the ranks work together. One inside another has no effect.
 
-    :param distributed_option: ``None``: if a process group is initialised; ``False``: each process is alone
+    :param option: ``distributed`` of the user. ``None``: if a process group is initialised; ``False``: each process is alone
     :param what: what all of them do, for messages
     :raises ConfigError: if ``True`` is given, and there is no process group
     :raises RankError: if a rank fails, is gone, or does something else
     """
-    check(distributed_option)
+    check(option)
     if _current.get() is not None:
         yield
         return
-    if not _wanted(distributed_option):
+    if not _wanted(option):
         with alone():
             yield
         return
@@ -152,8 +152,7 @@ def gather(x: Tensor) -> Tensor:
 
 def own_part(x: Tensor, of: Tensor) -> Tensor:
     """Of what :func:`gather` made of ``of`` ``[n, ...]``, or of as many others, this rank's ``[n, ...]``."""
-    start = before(len(of))[0]
-    return x[start : start + len(of)]
+    return x[(start := before(len(of))[0]) : start + len(of)]
 
 
 def from_first(x: Tensor) -> Tensor:
@@ -282,10 +281,8 @@ def _meet(what: str, failure: str | None = None) -> None:
 
 
 def _tell(error: Exception, what: str) -> None:
-    try:
+    with suppress(RankError):  # its own error says more
         _meet(what, f"{type(error).__name__}: {error}")
-    except RankError:  # its own error says more
-        return
 
 
 def _waiting(call: Callable[[], object]) -> None:
