@@ -37,7 +37,7 @@ def together(option: bool | None, what: str) -> Iterator[None]:
     """
     Within it, the ranks work together. One inside another has no effect.
 
-    :param option: ``distributed`` of the user. ``None``: if a process group is initialised; ``False``: each process is alone
+    :param option: ``None``: if a process group is initialised; ``False``: each process is alone
     :param what: what all of them do, for messages
     :raises ConfigError: if ``True`` is given, and there is no process group
     :raises RankError: if a rank fails, is gone, or does something else
