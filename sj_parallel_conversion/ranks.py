@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -217,7 +216,7 @@ def check_same(values: Mapping[str, object], what: str) -> None:
     """
     if count() == 1:
         return
-    digests = {name: _digest(x) for name, x in values.items() if isinstance(x, Tensor)}
+    digests = {name: digest(x) for name, x in values.items() if isinstance(x, Tensor)}
     found = objects(digests)
     names = {name: None for each in found for name in each}
     different = [name for name in names if len({each.get(name) for each in found}) > 1]
@@ -264,7 +263,7 @@ def _device() -> torch.device:
 
 def _meet(what: str, failure: str | None = None) -> None:
     """Wait until all ranks are here. :raises RankError: if one has failed, or is about to do something else"""
-    code = zlib.crc32(what.encode())
+    code = int.from_bytes(hashlib.blake2b(what.encode(), digest_size=7).digest())
     head = torch.tensor([failure is not None, code, -code], dtype=torch.int64, device=_device())
     _waiting(lambda: distributed.all_reduce(head, distributed.ReduceOp.MAX))
     failed, high, low = head.tolist()
@@ -295,6 +294,7 @@ def _waiting(call: Callable[[], object]) -> None:
         ) from error
 
 
-def _digest(x: Tensor) -> bytes:
+def digest(x: Tensor) -> bytes:
+    """A number that the bits of ``x`` decide."""
     values = x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
     return hashlib.blake2b(values.tobytes(), digest_size=8).digest()

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 import sj_parallel_conversion as sjpc
 from sj_parallel_conversion import ranks
+from sj_parallel_conversion.ann2snn.data.sharing import SharedFirst
 
 SHARES = {1: [144], 2: [100, 44], 4: [72, 0, 64, 8]}  # images of each process
 BATCH = 36
@@ -123,7 +124,12 @@ def speaking(rank: int) -> dict[str, object]:
         ranks.average(means, 1 + 2 * rank)
         with ranks.alone():
             alone = ranks.count(), ranks.total_of(1.0)
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            SharedFirst([torch.ones(2)])
+            SharedFirst([torch.full((2,), float(rank))])
         return {
+            "warned": [str(each.message)[:42] for each in warned],
             "gather": ranks.gather(torch.arange(rank * 3)).tolist(),
             "gather flags": ranks.gather(torch.tensor([rank == 0])).tolist(),
             "before": ranks.before(5 + rank),
@@ -238,6 +244,7 @@ def test_what_processes_tell_each_other(two: dict[str, list]) -> None:
     first, second = two["speaking"]
     assert first.pop("before") == (0, 11) and second.pop("before") == (5, 11)
     assert first.pop("steps") == ["c", None] and second.pop("steps") == ["a", "b"]
+    assert first.pop("warned") == ["all processes have the same first batch, s"] and second.pop("warned") == []
     expected = {"gather": [0, 1, 2], "gather flags": [True, False], "average": [[0.75, 0.75], [[7.5]]], "total": [3, 6]}
     assert first == second == expected | {"largest": [1.0, 1.0], "from first": 0, "alone": (1, [1.0])}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 
 import torch
@@ -22,17 +23,24 @@ class SharedFirst:
     """
 
     def __init__(self, own: list[object]) -> None:
-        self._sizes = ranks.objects(_size(own[0]) if own else 0)
-        giver = next((rank for rank, size in enumerate(self._sizes) if size), None)
+        found = ranks.objects((_size(own[0]), _digests(own[0])) if own else (0, None))
+        sizes = [size for size, _ in found]
+        giver = next((rank for rank, size in enumerate(sizes) if size), None)
         if giver is None:
             raise DataError("dataloader is empty: it has to give at least one batch")
         self.batch: object = own[0] if ranks.count() == 1 else ranks.object_of(_on_cpu(own), giver)[0]
-        waiting = [rank for rank, size in enumerate(self._sizes) if not size]
-        kept = self._sizes[giver] - len(waiting)
+        if len(sizes) > 1 and found.count(found[0]) == len(sizes) and ranks.leads():
+            warnings.warn(
+                "all processes have the same first batch, so they seem to read the same data, and take as long as one. "
+                "Give each its share, as with torch.utils.data.DistributedSampler",
+                stacklevel=2,
+            )
+        waiting = [rank for rank, size in enumerate(sizes) if not size]
+        kept = sizes[giver] - len(waiting)
         if kept < 1:
             raise DataError(
                 f"dataloader is empty in {len(waiting)} of {ranks.count()} processes, and the first batch of process "
-                f"{giver} has {self._sizes[giver]} samples to share. Give each process a batch, or start fewer"
+                f"{giver} has {sizes[giver]} samples to share. Give each process a batch, or start fewer"
             )
         self._change: slice | None = None  # what this rank takes of its first batch, or of the shared one
         if waiting and ranks.number() == giver:
@@ -52,6 +60,10 @@ class SharedFirst:
 
 def _size(batch: object) -> int:
     return max(1, next((len(x) for x in tree_leaves(batch) if isinstance(x, Tensor) and x.dim()), 1))
+
+
+def _digests(batch: object) -> list[bytes]:
+    return [ranks.digest(x) for x in tree_leaves(batch) if isinstance(x, Tensor)] if ranks.count() > 1 else []
 
 
 def _rows(batch: object, rows: slice) -> object:
