@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ..compat import ModuleConversionRecipe
+from ..errors import ConfigError
 from . import graph
 from .choice import Choice
 from .config import ConversionConfig
@@ -77,6 +78,12 @@ class ParallelConversionRecipe(ModuleConversionRecipe):
         device = getattr(converter, "device", None)
         source = self._source()
         if submodules is not None:
+            if self.config.frame_tau != 1:
+                raise ConfigError(
+                    f"frame_tau={self.config.frame_tau} would do nothing with submodules=...: a model that is "
+                    "converted in parts takes inputs [N, ...]. Leave frame_tau out, and give it packed frames: "
+                    f"sjpc.pack_frames(x_seq, {self.config.frame_tau})"
+                )
             if isinstance(ann, nn.Module):  # what is no model is refused when it is copied
                 names = (name for name, _ in ann.named_modules(remove_duplicate=False))
                 graph.check_patterns(self.config.keep, names)
