@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import ConfigError, DataError
 from ..parameters import float_type
-from .coding import CODES, MAX_WEIGHTED_STEPS
+from .coding import MAX_WEIGHTED_STEPS
 from .quantise import finite_start, full_precision
 
 
@@ -39,7 +39,7 @@ def frame_weights(T: int, tau: float) -> list[float]:
     return [weight / sum(q) for weight in q]
 
 
-def pack_frames(x_seq: Tensor, tau: float = CODES["binary"].base) -> Tensor:
+def pack_frames(x_seq: Tensor, frame_tau: float = 2.0) -> Tensor:
     r"""
     SpikePack's packing of the input: one frame that holds the order of many,
 
@@ -49,20 +49,20 @@ def pack_frames(x_seq: Tensor, tau: float = CODES["binary"].base) -> Tensor:
     that frame.
 
     :param x_seq: frames ``[T, N, ...]``, floats or integers
-    :param tau: base of the weights, at least 1. With 2, frames of zeros and ones become T-bit numbers, each pixel's
-        history with its first frame in front. With 1 it is the mean frame, which holds no order
+    :param frame_tau: base of the weights, at least 1. With 2, frames of zeros and ones become T-bit numbers: the
+        history of each pixel, its first frame in front. With 1 it is the mean frame, which holds no order
     :return: ``[N, ...]``, what to train and to calibrate on
-    :raises ConfigError: if ``tau`` is out of range, or too large for so many frames
+    :raises ConfigError: if ``frame_tau`` is out of range, or too large for so many frames
     :raises DataError: if ``x_seq`` is no tensor with a time axis
     """
     if not isinstance(x_seq, Tensor) or x_seq.dim() == 0 or not len(x_seq) or x_seq.is_complex():
         got = f"shape {list(x_seq.shape)}" if isinstance(x_seq, Tensor) else type(x_seq).__name__
         raise DataError(f"frames are a tensor [T, N, ...] of real numbers, got {got}")
-    weights, dtype = frame_weights(len(x_seq), tau), float_type(x_seq)
+    weights, dtype = frame_weights(len(x_seq), frame_tau), float_type(x_seq)
     if x_seq.stride(0) == 0:
         return x_seq[0].to(dtype)
     start = finite_start(full_precision(x_seq[:1].to(dtype)))
-    if tau == 1:
+    if frame_tau == 1:
         return (start + (full_precision(x_seq.to(dtype)) - start).mean(0)).to(dtype)
     difference = torch.zeros_like(start)
     for x, weight in zip(x_seq, weights, strict=True):

@@ -16,7 +16,7 @@ from .parts import PartlySpikingNetwork
 from .spiking_network import SpikingNetwork
 from .time_axis import mean_over_time
 
-SPIKEPACK_TAU = 2.0
+_SPIKEPACK = 2.0  # the base of its weights
 
 
 def run_windows(
@@ -68,7 +68,7 @@ def _on_one_window(net: Callable[[Tensor], object], tau: float | None) -> Callab
     if isinstance(net, SpikingNetwork):
         _given_or_own("frame_tau", tau, net.config.frame_tau)
         return lambda window: net.decode(net.multi_step_forward(window))
-    return lambda window: net(pack_frames(window, SPIKEPACK_TAU if tau is None else tau))
+    return lambda window: net(pack_frames(window, _SPIKEPACK if tau is None else tau))
 
 
 def _given_or_own(name: str, given: object, own: object) -> object:
