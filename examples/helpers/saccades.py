@@ -110,9 +110,9 @@ class LIFNetwork(nn.Module):
 
 def _layers(kinds: object, activation: Callable[[], nn.Module]) -> list[nn.Module]:
     return [
-        kinds.Conv2d(2, 16, 3, padding=1, bias=False), kinds.BatchNorm2d(16), activation(), kinds.MaxPool2d(2),
-        kinds.Conv2d(16, 32, 3, padding=1, bias=False), kinds.BatchNorm2d(32), activation(), kinds.MaxPool2d(2),
-        kinds.Flatten(), kinds.Linear(32 * 3 * 3, FEATURES, bias=False), kinds.BatchNorm1d(FEATURES), activation(),
+        kinds.Conv2d(2, 8, 3, padding=1, bias=False), kinds.BatchNorm2d(8), activation(), kinds.MaxPool2d(2),
+        kinds.Conv2d(8, 16, 3, padding=1, bias=False), kinds.BatchNorm2d(16), activation(), kinds.MaxPool2d(2),
+        kinds.Flatten(), kinds.Linear(16 * 3 * 3, FEATURES, bias=False), kinds.BatchNorm1d(FEATURES), activation(),
     ]  # fmt: skip
 
 
