@@ -24,7 +24,7 @@ from .ann2snn.converter import ParallelConverter
 from .ann2snn.cpu import prepack, to_int8
 from .ann2snn.graph import register_activation, register_leaf, unregister_activation, unregister_leaf
 from .ann2snn.network import PartlySpikingNetwork, SpikingNetwork, convertible_submodules, run_windows
-from .ann2snn.prepared import PreparedANN
+from .ann2snn.prepared import PreparedANN, PreparedParts
 from .ann2snn.recipe import ParallelConversionRecipe
 from .errors import (
     ConfigError,
@@ -75,6 +75,7 @@ __all__ = [
     "ParallelConverter",
     "PartlySpikingNetwork",
     "PreparedANN",
+    "PreparedParts",
     "RegistrationError",
     "Report",
     "SJPCError",

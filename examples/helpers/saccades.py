@@ -78,7 +78,7 @@ class PackedNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.window, self.frame_tau, self.ordered = T // windows, frame_tau, ordered
-        self.features = nn.Sequential(*_layers(nn, lambda: activation(self.window)))
+        self.features = nn.Sequential(*_layers(lambda: activation(self.window)))
         self.head = nn.Linear(FEATURES * windows if ordered else FEATURES, CLASSES)
 
     def forward(self, events: Tensor) -> Tensor:
@@ -99,7 +99,9 @@ class LIFNetwork(nn.Module):
         def lif() -> nn.Module:
             return neuron.LIFNode(surrogate_function=surrogate.ATan(), detach_reset=True)
 
-        self.layers = nn.Sequential(*_layers(layer, lif), layer.Linear(FEATURES, CLASSES))
+        layers = [*_layers(lif), nn.Linear(FEATURES, CLASSES)]
+        timeless = (m if isinstance(m, neuron.LIFNode) else layer.SeqToANNContainer(m) for m in layers)
+        self.layers = nn.Sequential(*timeless)
         functional.set_step_mode(self, "m")
 
     def forward(self, events: Tensor) -> Tensor:
@@ -108,11 +110,11 @@ class LIFNetwork(nn.Module):
         return self.layers(events.transpose(0, 1).float()).mean(0)
 
 
-def _layers(kinds: object, activation: Callable[[], nn.Module]) -> list[nn.Module]:
+def _layers(activation: Callable[[], nn.Module]) -> list[nn.Module]:
     return [
-        kinds.Conv2d(2, 8, 3, padding=1, bias=False), kinds.BatchNorm2d(8), activation(), kinds.MaxPool2d(2),
-        kinds.Conv2d(8, 16, 3, padding=1, bias=False), kinds.BatchNorm2d(16), activation(), kinds.MaxPool2d(2),
-        kinds.Flatten(), kinds.Linear(16 * 3 * 3, FEATURES, bias=False), kinds.BatchNorm1d(FEATURES), activation(),
+        nn.Conv2d(2, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), activation(), nn.MaxPool2d(2),
+        nn.Conv2d(8, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), activation(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(16 * 3 * 3, FEATURES, bias=False), nn.BatchNorm1d(FEATURES), activation(),
     ]  # fmt: skip
 
 
