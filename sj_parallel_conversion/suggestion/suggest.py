@@ -85,7 +85,8 @@ def _check(tolerance: object, cost: object, modes: object, options: dict[str, ob
     if "submodules" in options:
         raise ConfigError(
             "submodules: suggest_time_steps tries networks that are captured as a whole. Prepare the model in parts, "
-            "prepared = converter.prepare(ann, submodules=...), and compare prepared.convert(time_steps=T) with evaluate"
+            "prepared = converter.prepare(ann, submodules=...), convert it with prepared.convert(time_steps=T), and "
+            "compare the networks with evaluate"
         )
 
 
