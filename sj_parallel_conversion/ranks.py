@@ -208,15 +208,15 @@ def average(tensors: Sequence[Tensor], weight: float) -> None:
         x.copy_(mean.view_as(x))
 
 
-def check_same(values: Mapping[str, object], what: str) -> None:
+def check_same(values: Callable[[], Mapping[str, object]], what: str) -> None:
     """
-    :param values: tensors by name; what is no tensor is not looked at
+    :param values: gives tensors by name; what is no tensor is not looked at
     :param what: they belong to, for the message
     :raises RankError: if the ranks do not have the same ones, to the bit; the message names the first that differs
     """
     if count() == 1:
         return
-    digests = {name: digest(x) for name, x in values.items() if isinstance(x, Tensor)}
+    digests = {name: digest(x) for name, x in values().items() if isinstance(x, Tensor)}
     found = objects(digests)
     names = {name: None for each in found for name in each}
     different = [name for name in names if len({each.get(name) for each in found}) > 1]

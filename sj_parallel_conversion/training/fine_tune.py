@@ -109,7 +109,7 @@ def fine_tune(
             state = TuningCheckpoint(checkpoint, settings)
             rate = _RATE_OF_A_LOSS if learning_rate is None and loss is not None else learning_rate
             result = tuner.run(epochs, patience, rate, state, show_progress and ranks.leads())
-            ranks.check_same(snn.state_dict(), "fine_tune")
+            ranks.check_same(snn.state_dict, "fine_tune")
     if result.best == 0 and result.losses[0] != 0:
         warnings.warn(
             "fine_tune has not made the network better on held-out samples, so it is as it was. Try a smaller "
