@@ -1,7 +1,7 @@
 """What several processes bring, and what a stream of data costs in memory.
 
     python benchmarks/processes.py --data-root DIR
-    python benchmarks/processes.py --data-root DIR --stream 1000 20000
+    python benchmarks/processes.py --data-root DIR --stream 1000 20000 --max-memory 0.1
 
 DIR as in examples/cifar10_resnet20.py. Each process has one thread, and a share of the same images. One process and
 several take turns. ``processor`` is the time that the busiest of the processes computes, which other programs on the
@@ -24,6 +24,8 @@ from pathlib import Path
 
 import torch
 from helpers.cifar10 import add_model_options, load_images, load_model
+from helpers.models import digits_cnn
+from sklearn.datasets import load_digits
 from torch import Tensor, distributed, nn
 
 import sj_parallel_conversion as sjpc
@@ -92,6 +94,8 @@ def converted(rank: int, world: int, args: argparse.Namespace, results: Path) ->
     model, sent = load_model(args), Sent()
     images = load_images(args.data_root, "train", args.images)[0]
     share = images.chunk(world)[rank]
+    # torch imports what it captures networks with
+    sjpc.ParallelConverter([images[:2]], calibration="none", distributed=False, show_progress=False).convert(model)
     start, processor = time.perf_counter(), time.process_time()
     snn = calibrate(args, list(share.split(64)), model)
     found = {
@@ -146,8 +150,11 @@ def compare(args: argparse.Namespace) -> None:
 def streamed(length: int, args: argparse.Namespace, peak: object) -> None:
     """Put the peak memory of a calibration with so many images, in MiB, into ``peak``."""
     torch.set_num_threads(1)
-    images = load_images(args.data_root, "train", 1000)[0]
-    calibrate(args, Stream(images, length), load_model(args))
+    if args.digits:
+        model, images = digits_cnn().eval(), torch.from_numpy(load_digits().images).float().unsqueeze(1) / 16
+    else:
+        model, images = load_model(args), load_images(args.data_root, "train", 1000)[0]
+    calibrate(args, Stream(images, length), model)
     peak.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
@@ -176,6 +183,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--processes", type=int, nargs="+", default=[2], metavar="N")
     parser.add_argument("--repeats", type=int, default=3, metavar="N")
     parser.add_argument("--stream", type=int, nargs="+", metavar="N", help="print the peak memory for so many images")
+    parser.add_argument("--digits", action="store_true", help="stream digits through a small network, not trained")
     parser.add_argument("--max-memory", type=float, metavar="GIB", help="of values that are kept in memory")
     args = parser.parse_args(arguments)
     (stream if args.stream else compare)(args)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import datetime
 import multiprocessing
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import distributed
 
-LIMIT = 300.0  # seconds, after which no process may be waiting for another any more
+LIMIT = 1200.0  # seconds. Processes that are not done then wait for each other
 
 
 def in_processes(world: int, *works: Callable[[int], object]) -> list[list[object]]:
@@ -25,8 +26,9 @@ def in_processes(world: int, *works: Callable[[int], object]) -> list[list[objec
         each = [context.Process(target=_run, args=(rank, world, works, folder)) for rank in range(world)]
         for process in each:
             process.start()
+        end = time.monotonic() + LIMIT
         for process in each:
-            process.join(LIMIT)
+            process.join(max(60.0, end - time.monotonic()))
         hanging = [process for process in each if process.is_alive()]
         for process in hanging:
             process.kill()
