@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .. import ranks
 from ..ann2snn.data.inputs import Batch
 from ..functional import encode
 from ..neuron import SpikingNode
@@ -52,7 +53,8 @@ def sums_of(pair: Pair) -> dict[str, Sums]:
                 total = totals.setdefault(name, {})
                 for key, value in sums.items():
                     total[key] = total.get(key, 0.0) + float(value)
-    return totals
+    numbers = iter(ranks.total_of(*(value for total in totals.values() for value in total.values())))
+    return {name: {key: next(numbers) for key in total} for name, total in totals.items()}
 
 
 def _sums_of_batch(

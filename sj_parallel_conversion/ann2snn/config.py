@@ -8,6 +8,7 @@ from numbers import Real
 
 import torch
 
+from .. import ranks
 from ..errors import ConfigError
 from ..functional import frame_weights
 from ..kernels import check_backend
@@ -108,6 +109,8 @@ class ConversionConfig:
     :param frame_tau: how frames that change over time are packed: frame t of an input ``[T, N, ...]`` weighs
         ``frame_tau^(T-t)``. 1: all alike, the network sees the mean frame. 2: as the spikes of SpikePack, early frames
         most, and the network sees their order. See :func:`~sj_parallel_conversion.pack_frames`
+    :param distributed: whether all processes of ``torch.distributed`` convert together, each with its own share of the
+        calibration data. ``None``: if a process group is initialised. ``False``: this one converts alone
     :raises ConfigError: if an option is out of range; the message lists what is valid
     """
 
@@ -132,6 +135,7 @@ class ConversionConfig:
     output_neurons: bool = True
     filled_levels: float = 1.0
     frame_tau: float = 1.0
+    distributed: bool | None = None
 
     def __post_init__(self) -> None:
         check_choice("mode", self.mode, list(MODES))
@@ -149,6 +153,7 @@ class ConversionConfig:
         for argument in ("per_channel", "fold", "show_progress", "spiking_inputs", "strict", "output_neurons"):
             if not isinstance(getattr(self, argument), bool):
                 raise ConfigError(f"{argument} must be True or False, got {getattr(self, argument)!r}")
+        ranks.check(self.distributed)
         if self.free_sizes is not None and not isinstance(self.free_sizes, bool):
             raise ConfigError(f"free_sizes must be None, True or False, got {self.free_sizes!r}")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:

@@ -10,6 +10,7 @@ from functools import cached_property
 import torch
 from torch import fx, nn
 
+from .. import ranks
 from ..analysis.closing_line import report
 from ..errors import ConfigError
 from . import graph
@@ -26,7 +27,7 @@ from .network.parts import PartlySpikingNetwork
 from .network.spiking_network import SpikingNetwork
 
 # Options that the capture and the reading of the data have used.
-OF_THE_PREPARATION = ("free_sizes", "keep", "max_batches", "max_memory", "seed")
+OF_THE_PREPARATION = ("distributed", "free_sizes", "keep", "max_batches", "max_memory", "seed")
 
 
 class Captured:
@@ -115,14 +116,15 @@ class PreparedANN:
     def convert(self, **options: object) -> SpikingNetwork:
         """
         :param options: ``mode``, ``time_steps``, ``threshold``, ``calibration`` and the other fields of
-            :class:`~sj_parallel_conversion.ann2snn.config.ConversionConfig`, but ``free_sizes``, ``keep``,
-            ``max_batches``, ``max_memory`` and ``seed``. What is left out is as in the preparation
+            :class:`~sj_parallel_conversion.ann2snn.config.ConversionConfig`, but
+            ``distributed``, ``free_sizes``, ``keep``, ``max_batches``, ``max_memory`` and ``seed``. What is left out is
+            as in the preparation
         :return: the spiking network, to the bit that of ``ParallelConverter(dataloader, **options).convert(ann)``
         :raises ConfigError: as :meth:`configured`
         :raises ConversionError: if the ANN cannot be converted with these options
         """
         config = self.configured(**options)
-        return finished(self.network(config), config)
+        return finished(lambda: self.network(config), config)
 
     def network(self, config: ConversionConfig) -> SpikingNetwork:
         """:param config: the conversion's options. :return: as :meth:`convert`, without a report"""
@@ -132,7 +134,9 @@ class PreparedANN:
     @torch.no_grad()
     def sketch(self, **options: object) -> SpikingNetwork:
         """As :meth:`convert`, without a look at whether a cheaper calibration does better, and without a report."""
-        return self._network(self.configured(**options), lambda: None)
+        config = self.configured(**options)
+        with ranks.together(config.distributed, "conversion"):
+            return self._network(config, lambda: None)
 
     def on(self, batches: Sequence[Batch]) -> PreparedANN:
         """:param batches: of these data. :return: the same preparation for these alone"""
@@ -186,8 +190,11 @@ class PreparedParts:
         """
         config = configured(self.config, options)
         check_for_parts(config)
-        snns = self._parts.each(lambda name, part: self.parts[name].network(config))
-        return finished(self._parts.with_networks(snns), config)
+
+        def networks() -> PartlySpikingNetwork:
+            return self._parts.with_networks(self._parts.each(lambda name, part: self.parts[name].network(config)))
+
+        return finished(networks, config)
 
 
 def configured(config: ConversionConfig, options: dict[str, object]) -> ConversionConfig:
@@ -215,13 +222,17 @@ def check_for_parts(config: ConversionConfig) -> None:
         )
 
 
-def finished(snn: nn.Module, config: ConversionConfig) -> nn.Module:
+def finished(convert: Callable[[], nn.Module], config: ConversionConfig) -> nn.Module:
     """
-    :param snn: a network, just converted
+    :param convert: makes a network; all ranks make the same one
     :param config: the conversion's options
-    :return: the same; a folded one is to run, and one that is not keeps neurons that can be trained
+    :return: the network; a folded one is to run, and one that is not keeps neurons that can be trained
+    :raises RankError: if ranks have different networks
     """
-    if config.fold:
-        snn.requires_grad_(False)
-    report(snn, config.show_progress)
+    with ranks.together(config.distributed, "conversion"):
+        snn = convert()
+        if config.fold:
+            snn.requires_grad_(False)
+        report(snn, config.show_progress and ranks.leads())
+        ranks.check_same(snn.state_dict(), "the conversion")
     return snn

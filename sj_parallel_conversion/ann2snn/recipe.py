@@ -8,6 +8,7 @@ from contextlib import closing
 import torch
 from torch import nn
 
+from .. import ranks
 from ..compat import ModuleConversionRecipe
 from . import graph
 from .choice import Choice
@@ -76,16 +77,19 @@ class ParallelConversionRecipe(ModuleConversionRecipe):
         :raises DataError: if the calibration data are unusable
         """
         device = getattr(converter, "device", None)
+        return finished(lambda: self._converted(ann, device, submodules), self.config)
+
+    def _converted(
+        self, ann: nn.Module, device: torch.device | str | None, submodules: Sequence[str] | None
+    ) -> SpikingNetwork | PartlySpikingNetwork:
         if submodules is not None:
             parts = self._in_parts(ann, submodules, device)
-            snn = parts.with_networks(parts.each(lambda name, part: self._part(name, part, parts.device)))
-        else:
-            source = self._source()
-            try:
-                snn = self._convert(ann, source, device)
-            except CaptureError as error:
-                raise with_suggestions(error, ann, source) from error
-        return finished(snn, self.config)
+            return parts.with_networks(parts.each(lambda name, part: self._part(name, part, parts.device)))
+        source = self._source()
+        try:
+            return self._convert(ann, source, device)
+        except CaptureError as error:
+            raise with_suggestions(error, ann, source) from error
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -100,14 +104,15 @@ class ParallelConversionRecipe(ModuleConversionRecipe):
         :raises ConversionError: if the model cannot be captured as a whole; the message names what can be
         :raises DataError: if the calibration data are unusable
         """
-        if submodules is not None:
-            return PreparedParts(self._in_parts(ann, submodules, device), self.config)
-        source = self._source()
-        try:
-            captured = Captured(ann, source, device, self.config)
-        except CaptureError as error:
-            raise with_suggestions(error, ann, source) from error
-        return PreparedANN(captured, self.config)
+        with ranks.together(self.config.distributed, "preparation"):
+            if submodules is not None:
+                return PreparedParts(self._in_parts(ann, submodules, device), self.config)
+            source = self._source()
+            try:
+                captured = Captured(ann, source, device, self.config)
+            except CaptureError as error:
+                raise with_suggestions(error, ann, source) from error
+            return PreparedANN(captured, self.config)
 
     def _in_parts(self, ann: nn.Module, submodules: Sequence[str], device: torch.device | str | None) -> ModelInParts:
         check_for_parts(self.config)

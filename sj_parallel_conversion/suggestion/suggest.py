@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import nn
 
+from .. import ranks
 from ..ann2snn.config import MODES, ConversionConfig, check_choice
 from ..ann2snn.converter import ParallelConverter
 from ..ann2snn.data.source import Source
@@ -41,6 +42,8 @@ def suggest_time_steps(
     levels of ``"parallel"`` with T = 15. The cheapest is then calibrated on all images that are not held out, and has
     to be within the tolerance again; otherwise the next one is tried.
 
+    With several processes of ``torch.distributed`` each works for itself, on its own data.
+
     Images that the ANN was trained on give too high a loss, because the ANN knows them by heart. Take others if there
     are.
 
@@ -65,11 +68,12 @@ def suggest_time_steps(
     converter = ParallelConverter(dataloader, device=device, show_progress=False, **options)
     converter.recipe.validate(converter)
     config = converter.recipe.config
-    raw = list(Source(converter.recipe.dataloader, config.max_batches, config.seed))
-    prepared = ParallelConverter(raw, device=device, show_progress=False, **options).prepare(ann)
-    fitted, held_out = split(prepared, raw)
-    search = Search(prepared.on(fitted), fitted, held_out, tolerance, cost, show_progress)
-    return search.run(settings)
+    with ranks.alone():  # each process for itself, with its own data
+        raw = list(Source(converter.recipe.dataloader, config.max_batches, config.seed))
+        prepared = ParallelConverter(raw, device=device, show_progress=False, **options).prepare(ann)
+        fitted, held_out = split(prepared, raw)
+        search = Search(prepared.on(fitted), fitted, held_out, tolerance, cost, show_progress)
+        return search.run(settings)
 
 
 def _check(tolerance: object, cost: object, modes: object, options: dict[str, object]) -> None:

@@ -116,7 +116,7 @@ def start_from_data(
     warnings.warn(
         f"the data do not reach {', '.join(waiting)}: thresholds start there at the default of 8.0. Set them by hand, "
         "or give v_threshold=...",
-        stacklevel=4,
+        stacklevel=5,
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from torch import nn
 
+from ... import ranks
 from ...ann2snn.data.source import Source
 from ...ann2snn.network.parts import PartlySpikingNetwork
 from ...ann2snn.network.spiking_network import SpikingNetwork
@@ -66,6 +67,8 @@ def report(
     Measure a converted network, and write a page that a person reads in a minute: ``report.html``. It needs no other
     file and no connection. ``metrics.json`` has the same figures; docs/howto/report.md describes it.
 
+    With several processes of ``torch.distributed`` each works for itself: call it in one of them.
+
     Files of these names are replaced when both new ones are whole. Other files in the folder are left alone.
 
     :param snn: what ``convert`` returned
@@ -101,7 +104,8 @@ def report(
     # The same seed for each reading: also of a loader that shuffles, all figures are of the same samples.
     data = Source(dataloader, checked_limit("max_batches", max_batches), seed=0)
     subject = Subject(snn, ann, data, checked_limit("detail_batches", detail_batches), show_progress)
-    found = measure(subject, entries, metrics, costs, title)
+    with ranks.alone():  # one process writes a report, and the others do not wait for it
+        found = measure(subject, entries, metrics, costs, title)
     return _write(path, found, render(found))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ... import ranks
 from ...parameters import exact
 from .pruning import kept_weights
 
@@ -31,14 +32,20 @@ class Descent:
         self._averages = [p.detach().clone() for p in parameters]
         self._averaged = 0
 
-    def step(self, loss: Tensor, share: float = 1.0, average: bool = False) -> None:
+    def step(self, loss: Tensor | None, share: float = 1.0, average: bool = False, images: int = 1) -> None:
         """
-        :param loss: its gradient is followed
+        :param loss: its gradient is followed, the mean over all ranks. ``None``: this one has no images in this step
         :param share: of the rate
         :param average: whether the average includes the parameters after this step
+        :param images: how many the loss is a mean of: what it counts among those of the other ranks
         """
         self._optimiser.zero_grad()
-        loss.backward()
+        if loss is not None:
+            loss.backward()
+        if ranks.count() > 1:
+            for p in self.parameters:
+                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+            ranks.average([p.grad for p in self.parameters], 0 if loss is None else images)
         for p, kept, size in zip(self.parameters, self._kept, self._sizes, strict=True):
             if p.grad is not None:  # Adam has a constant for gradients that are small, whatever their units
                 p.grad.mul_(size if kept is None else kept * size)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx
 from tqdm import tqdm
 
+from ... import ranks
 from ...neuron.spiking_activation import SpikingActivation
 from ..data.cache import Spool, Spooled
 from ..data.inputs import Batch
@@ -73,7 +74,7 @@ class Sweep:
         values: dict[fx.Node, tuple[Spooled, Spooled]] = {}
         count = len(inputs[0])
         inputs.reverse()
-        for node in tqdm(self._nodes, desc="calibrate layers", disable=not progress, leave=False):
+        for node in tqdm(self._nodes, desc="calibrate layers", disable=not (progress and ranks.leads()), leave=False):
             if node.op == "placeholder":
                 batches = inputs.pop()
                 values[node] = (batches, batches)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ... import ranks
 from ...errors import DataError, as_data_error
 from ...torch_compat import tree_leaves
 from .cache import Spool
@@ -141,7 +142,7 @@ class CalibrationData:
         spool: Spool | None = None,
     ) -> None:
         self._source, self._model = Source.of(dataloader), model
-        self._device, self.dtype, self._show_progress = device, dtype, show_progress
+        self.device, self.dtype, self._show_progress = device, dtype, show_progress
         self.spool = Spool(device=device) if spool is None else spool
         self._latest = "dataloader"
         self._first = model_call(model, self._source.first(), 0)
@@ -150,7 +151,7 @@ class CalibrationData:
 
     def first(self) -> Batch:
         """The first batch."""
-        return self.form.batch(self._first).to(self._device, self.dtype)
+        return self.form.batch(self._first).to(self.device, self.dtype)
 
     def example(self) -> Batch:
         """Two samples of the first batch, which show what is an axis of the batch; all where the batch is fixed."""
@@ -173,7 +174,8 @@ class CalibrationData:
         :return: the tensors of each call
         :raises DataError: if there are none, or a batch is unusable or of another form than the first
         """
-        bar = {"desc": description, "total": self._source.length, "disable": not self._show_progress, "leave": False}
+        hidden = not (self._show_progress and ranks.leads())
+        bar = {"desc": description, "total": self._source.length, "disable": hidden, "leave": False}
         for count, batch in enumerate(tqdm(self._source, **bar)):
             try:
                 inputs = self.form.batch(model_call(self._model, batch, count))
@@ -182,7 +184,7 @@ class CalibrationData:
                     raise
                 raise DataError(f"dataloader: batch {count} differs from the first: {error}") from error
             self._latest = f"dataloader: batch {count} of shape {_shapes(inputs)}"
-            yield inputs.to(self._device, self.dtype)
+            yield inputs.to(self.device, self.dtype)
 
 
 def _shapes(batch: Batch) -> str:

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset, IterableDataset
 from ...errors import DataError, SJPCError
 from .memory import available_memory, size_of
 from .seeded import SeededLoader
+from .sharing import SharedFirst
 
 _MANY = 1_000  # batches of a dataloader without a length, after which a warning says that it may be endless
 _MOST_KEPT = 10_000  # batches of an iterator, after which it counts as endless
@@ -80,6 +81,7 @@ class Source(Batches):
         self._loader, self._max_batches = replayable(dataloader), max_batches
         self._readable = self._loader if seed is None else SeededLoader(self._loader, seed)
         self._found: list[object] = []  # the first batch
+        self._shared: SharedFirst | None = None  # that of all ranks
         self._rest: Iterator[object] | None = None  # of the reading that has begun with it
 
     @classmethod
@@ -97,25 +99,24 @@ class Source(Batches):
         return length if self._max_batches is None else min(length, self._max_batches)
 
     def first(self) -> object:
-        """The first batch, the same each time. :raises DataError: if there is none"""
-        if not self._found:
+        """The first batch, the same each time, and for all ranks. :raises DataError: if there is none"""
+        if self._shared is None:
             self._rest = self._read()
             self._found = list(islice(self._rest, 1))
-        if not self._found:
-            raise DataError("dataloader is empty: it has to give at least one batch")
-        return self._found[0]
+            self._shared = SharedFirst(self._found)
+        return self._shared.batch
 
     def __iter__(self) -> Iterator[object]:
         """:raises DataError: if there are no batches, or none any more"""
         self.first()
         rest, self._rest = self._rest, None
-        return self._read_again() if rest is None else chain(self._found, rest)
+        return self._shared.applied(self._read_again() if rest is None else chain(self._found, rest))
 
     def _read_again(self) -> Iterator[object]:
         batch = self
         for batch in self._read():
             yield batch
-        if batch is self:
+        if batch is self and self._found:
             raise DataError(
                 f"dataloader can be read only once: the {type(self._loader).__name__} gave batches at first, and none "
                 "when it was read again, as calibrations do. Give a DataLoader, a list of batches, or the iterator "
