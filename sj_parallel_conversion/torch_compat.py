@@ -18,10 +18,8 @@ from torch._ops import HigherOrderOperator
 from torch.export import Dim, ExportedProgram
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
-from torch.fx.experimental.symbolic_shapes import DimConstraints
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map, tree_map_only, tree_unflatten
-from torch.utils._sympy.printers import PythonPrinter
 
 from .torch_inplace import made_functional, read_what_is_copied
 
@@ -98,6 +96,8 @@ def _patched() -> Iterator[None]:
     - Conditions on sizes are not solved. The solution is for messages about sizes that a caller has named, and here
       none has a name. It costs time, and it fails where a pool is as wide as a map.
     """
+    from torch.fx.experimental.symbolic_shapes import DimConstraints  # brings sympy: a second, at import
+
     places = [(torch._meta_registrations, "div_rtn", operator.floordiv), (DimConstraints, "solve", lambda self: None)]
     before = [getattr(owner, name) for owner, name, _ in places]
     try:
@@ -262,6 +262,8 @@ def _stack(node: fx.Node) -> list[tuple[str, tuple[str, object]]]:
 
 def python_code(condition: object) -> str:
     """An expression of sympy as Python code, in which sizes have the names of their symbols."""
+    from torch.utils._sympy.printers import PythonPrinter  # brings sympy
+
     return PythonPrinter().doprint(condition)
 
 

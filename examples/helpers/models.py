@@ -46,6 +46,10 @@ class BasicBlock(nn.Module):
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, half, self.new_channels - half))
 
     def forward(self, x: Tensor) -> Tensor:
+        """
+        :param x: ``[N, in_channels, H, W]``
+        :return: ``[N, channels, H / stride, W / stride]``
+        """
         out = F.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
         return F.relu(out + self.shortcut(x))
@@ -75,6 +79,10 @@ class CifarResNet(nn.Module):
         return nn.Sequential(first, *(BasicBlock(channels, channels, 1) for _ in range(blocks - 1)))
 
     def forward(self, x: Tensor) -> Tensor:
+        """
+        :param x: images ``[N, 3, H, W]``
+        :return: logits ``[N, classes]``
+        """
         out = F.relu(self.bn1(self.conv1(x)))
         out = self.layer3(self.layer2(self.layer1(out)))
         out = F.avg_pool2d(out, out.size(3))

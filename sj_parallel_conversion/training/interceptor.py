@@ -51,6 +51,7 @@ class Interceptor:
 
     @never_compiled  # compiled code could pass by the mode
     def __call__(self, *args: object, **kwargs: object) -> object:
+        """Run the network, with its ReLUs answered."""
         with _Answers(self) as mode:
             result = self.forward(*args, **kwargs)
         self.finish(mode.calls)

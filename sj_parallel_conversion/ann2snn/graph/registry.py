@@ -85,6 +85,7 @@ class FunctionActivation(nn.Module):
         return self.function(x, *self.arguments, **self.named)
 
     def extra_repr(self) -> str:
+        """What ``print`` shows of it."""
         return getattr(self.function, "__name__", repr(self.function))
 
 

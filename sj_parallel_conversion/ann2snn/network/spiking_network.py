@@ -247,6 +247,7 @@ class SpikingNetwork(NetworkOptions, StandingFor, RecordedNetwork, MemoryModule)
         return self.predict(*args, **kwargs)
 
     def extra_repr(self) -> str:
+        """What ``print`` shows of it."""
         return f"time_steps={self.time_steps}, mode={self.config.mode}, execution={self.execution}"
 
     def _run(self, batch: Batch, inputs: tuple[Tensor | Steps, ...]) -> tuple:
