@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass, fields, replace
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -129,7 +130,7 @@ def _cell(value: object) -> str:
 @torch.no_grad()
 def count_operations(
     snn: SpikingNetwork | PartlySpikingNetwork,
-    dataloader: Iterable,
+    dataloader: Iterable[Any],
     device: Mapping[str, float] | None = None,
     show_progress: bool = True,
 ) -> OperationCount:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -78,7 +79,7 @@ def _cell(row: LayerError, name: str) -> str:
 
 @torch.no_grad()
 def layer_errors(
-    snn: SpikingNetwork | PartlySpikingNetwork, ann: nn.Module, dataloader: Iterable, show_progress: bool = True
+    snn: SpikingNetwork | PartlySpikingNetwork, ann: nn.Module, dataloader: Iterable[Any], show_progress: bool = True
 ) -> LayerErrors:
     """
     Run a converted network and its ANN side by side, and find at which layers they part.

@@ -23,7 +23,7 @@ from .torch_module import check_network, observe, observe_network
 from .translate import Translation
 
 
-def export_onnx(snn: SpikingNetwork, path: str | os.PathLike, integers: bool = False) -> None:
+def export_onnx(snn: SpikingNetwork, path: str | os.PathLike[str], integers: bool = False) -> None:
     """
     Write the network in packed execution as an ONNX file, by torch's own exporter. The file needs neither this package
     nor torch. Sizes that are free in ``snn`` are free in the file. What it gives, and how exactly, is in

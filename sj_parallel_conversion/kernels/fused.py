@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -94,7 +94,7 @@ class _KernelWithTorchGradient(torch.autograd.Function):
     # parameters, is then the kernel's by construction. Only training pays for it.
 
     @staticmethod
-    def forward(ctx, x: Tensor, kernel: Callable, torch_form: Callable, *parameters: Tensor) -> Tensor:
+    def forward(ctx, x: Tensor, kernel: Callable[..., Any], torch_form: Callable, *parameters: Tensor) -> Tensor:
         ctx.torch_form = torch_form
         ctx.save_for_backward(x, *parameters)
         return kernel(x)

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -50,13 +51,13 @@ class FineTuning:
 def fine_tune(
     snn: SpikingNetwork | PartlySpikingNetwork,
     ann: nn.Module | None,
-    dataloader: Iterable,
+    dataloader: Iterable[Any],
     epochs: int = 10,
     loss: Callable[[object, object], Tensor] | None = None,
     learning_rate: float | None = None,
-    held_out: Iterable | None = None,
+    held_out: Iterable[Any] | None = None,
     patience: int | None = None,
-    checkpoint: str | os.PathLike | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     seed: int = 0,
     show_progress: bool = True,
 ) -> FineTuning:

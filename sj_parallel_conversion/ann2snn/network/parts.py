@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -169,7 +170,7 @@ class PartlySpikingNetwork(NetworkOptions, nn.Module):
         """The places where neurons stand."""
         return [neuron for snn in self.parts.values() for neuron in snn.neurons()]
 
-    def _refuse_sequences(self, args: tuple, kwargs: dict[str, object]) -> None:
+    def _refuse_sequences(self, args: tuple[Any, ...], kwargs: dict[str, object]) -> None:
         pairs = [*zip(args, self.sample.args, strict=False)]
         pairs += [(x, self.sample.kwargs[name]) for name, x in kwargs.items() if name in self.sample.kwargs]
         for x, seen in pairs:
@@ -196,9 +197,9 @@ class PartlySpikingNetwork(NetworkOptions, nn.Module):
 def convert_submodules(
     ann: nn.Module,
     patterns: Sequence[str],
-    dataloader: Iterable,
+    dataloader: Iterable[Any],
     device: torch.device | str | None,
-    convert: Callable[[nn.Module, Iterable, torch.device | str | None, bool, str], SpikingNetwork],
+    convert: Callable[[nn.Module, Iterable[Any], torch.device | str | None, bool, str], SpikingNetwork],
 ) -> PartlySpikingNetwork:
     """
     :param ann: the model; it is left as it was

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -250,7 +251,7 @@ class SpikingNetwork(NetworkOptions, StandingFor, RecordedNetwork, MemoryModule)
         """What ``print`` shows of it."""
         return f"time_steps={self.time_steps}, mode={self.config.mode}, execution={self.execution}"
 
-    def _run(self, batch: Batch, inputs: tuple[Tensor | Steps, ...]) -> tuple:
+    def _run(self, batch: Batch, inputs: tuple[Tensor | Steps, ...]) -> tuple[Any, ...]:
         """The tensors of the output sequence for inputs that are :class:`Steps` or the same at each step."""
         with self._naming_input(batch):
             if self.execution != "packed":
@@ -263,7 +264,7 @@ class SpikingNetwork(NetworkOptions, StandingFor, RecordedNetwork, MemoryModule)
             check_steps(type(self).__name__, y_seq, self.time_steps)
         return mean_over_time(y_seq)
 
-    def _naming_input(self, batch: Batch) -> AbstractContextManager:
+    def _naming_input(self, batch: Batch) -> AbstractContextManager[Any]:
         if torch.compiler.is_dynamo_compiling():  # torch 2.6 compiles no context manager that is written as a generator
             return nullcontext()
 
