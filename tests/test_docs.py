@@ -74,6 +74,22 @@ def test_code_runs_in_an_empty_folder(pages: list[str], tmp_path: Path) -> None:
     assert "agreement with the ANN" in done.stdout
 
 
+@pytest.mark.slow
+def test_tutorials_run_and_draw_their_pictures(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    pages = sorted(set((DOCS / "tutorials").glob("*.md")) - {DOCS / "tutorials" / "index.md"})
+    first = DOCS / "start" / "first-conversion.md"
+    command = [sys.executable, DOCS / "run_pages.py", first, *pages, "--folder", tmp_path]
+    path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(path), "MPLBACKEND": "Agg"}
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    assert len(pages) >= 6
+    for page in pages:
+        picture = f"{page.stem}.png"
+        assert (tmp_path / picture).stat().st_size > 5000 and f"images/tutorials/{picture})" in page.read_text()
+
+
 def test_all_code_can_be_parsed() -> None:
     blocks = [block for page in PAGES for block in python_blocks(page)]
     assert len(blocks) > 30

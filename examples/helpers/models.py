@@ -17,6 +17,51 @@ def digits_cnn() -> nn.Sequential:
     )  # fmt: skip
 
 
+class ResidualBlock(nn.Module):
+    """
+    Two 3x3 convolutions and a shortcut, with a module for each ReLU, as SpikingJelly's own conversion wants it.
+
+    :param in_channels: channels of the input
+    :param channels: channels of the output
+    :param stride: of the first convolution
+    """
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.relu1 = nn.ReLU()
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.relu2 = nn.ReLU()
+        self.shortcut = nn.Sequential()
+        if stride != 1 or channels != in_channels:
+            conv = nn.Conv2d(in_channels, channels, 1, stride, bias=False)
+            self.shortcut = nn.Sequential(conv, nn.BatchNorm2d(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """
+        :param x: ``[N, in_channels, H, W]``
+        :return: ``[N, channels, H / stride, W / stride]``
+        """
+        out = self.relu1(self.bn1(self.conv1(x)))
+        return self.relu2(self.bn2(self.conv2(out)) + self.shortcut(x))
+
+
+def digits_resnet(blocks: int = 5, channels: int = 8) -> nn.Sequential:
+    """
+    :param blocks: in each of the three stages
+    :param channels: of the first stage; the others have twice and four times as many
+    :return: a ResNet-32 (with ``blocks=5``) for 8x8 images, 10 classes
+    """
+    layers = [nn.Conv2d(1, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()]
+    for stage in range(3):
+        width = channels * 2**stage
+        layers.append(ResidualBlock(max(channels, width // 2), width, 1 if stage == 0 else 2))
+        layers += [ResidualBlock(width, width, 1) for _ in range(blocks - 1)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4 * channels, 10))
+
+
 class BasicBlock(nn.Module):
     """
     Two 3x3 convolutions and an option-A shortcut: stride-2 subsampling, zeros for the new channels.
