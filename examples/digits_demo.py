@@ -1,4 +1,4 @@
-"""Train a small ResNet on handwritten digits, convert it, and compare with SpikingJelly's own rate coding.
+"""Train a ResNet-32 on handwritten digits, convert it, and compare with SpikingJelly's own rate coding.
 
     python examples/digits_demo.py
 

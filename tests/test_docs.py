@@ -75,11 +75,11 @@ def test_code_runs_in_an_empty_folder(pages: list[str], tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_tutorials_run_and_draw_their_pictures(tmp_path: Path) -> None:
+def test_tutorials_and_the_reference_run(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     pages = sorted(set((DOCS / "tutorials").glob("*.md")) - {DOCS / "tutorials" / "index.md"})
-    first = DOCS / "start" / "first-conversion.md"
-    command = [sys.executable, DOCS / "run_pages.py", first, *pages, "--folder", tmp_path]
+    first, reference = DOCS / "start" / "first-conversion.md", DOCS / "reference" / "index.md"
+    command = [sys.executable, DOCS / "run_pages.py", first, *pages, reference, "--folder", tmp_path]
     path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     env = os.environ | {"PYTHONPATH": os.pathsep.join(path), "MPLBACKEND": "Agg"}
     done = subprocess.run(command, capture_output=True, text=True, env=env)
@@ -101,6 +101,9 @@ def test_the_reference_has_every_public_name() -> None:
     text = (DOCS / "reference" / "index.md").read_text()
     found = re.findall(r"^\.\. auto(?:class|function):: sj_parallel_conversion\.(\w+)$", text, re.M)
     assert sorted(found) == sorted(sjpc.__all__)
+    code = "\n".join(python_blocks(DOCS / "reference" / "index.md"))
+    without = {name for name in found if not re.search(rf"sjpc\.{name}\b", code)}
+    assert all(name.endswith("Error") for name in without)  # an error's example would be a mistake
 
 
 @pytest.mark.parametrize(("english", "chinese"), TRANSLATED)

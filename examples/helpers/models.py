@@ -1,4 +1,4 @@
-"""The networks of the examples: a CNN as SpikingJelly's tutorials write it, and the CIFAR ResNets as their users do."""
+"""The networks of the examples: CNNs as SpikingJelly's tutorials write them, and the CIFAR ResNets as their users do."""
 
 from __future__ import annotations
 

@@ -23,7 +23,12 @@ def plot(results: Sequence[Result], path: Path) -> Path:
         if points[0].time_steps is None:
             axes.axhline(points[0].accuracy, color="black", linestyle=":", label=method)
         else:
-            axes.plot([r.time_steps for r in points], [r.accuracy for r in points], "-o", label=method)
+            axes.plot(
+                [r.time_steps for r in points],
+                [r.accuracy for r in points],
+                "-o",
+                label=method.removesuffix(", spikes"),
+            )
     steps = sorted({r.time_steps for r in results if r.time_steps})
     axes.set_xscale("log", base=2)
     axes.set_xticks(steps, [str(T) for T in steps])
