@@ -1,4 +1,4 @@
-"""The networks of the examples: CNNs as SpikingJelly's tutorials write them, and the CIFAR ResNets as their users do."""
+"""The networks of the examples: those of SpikingJelly's tutorials, and the CIFAR ResNets as users write them."""
 
 from __future__ import annotations
 
