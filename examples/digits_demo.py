@@ -23,7 +23,7 @@ from tqdm import tqdm, trange
 
 import sj_parallel_conversion as sjpc
 
-TIME_STEPS = [2, 4, 8, 16]
+TIME_STEPS = [2, 4, 8]
 CODES = {  # mode: what the table calls it, time-steps (a weighted code's 2^T levels soon are enough), executions
     "parallel": ("parallel conversion", TIME_STEPS, ["spikes", "packed"]),
     "spikepack": ("spikepack", [2, 4], ["spikes"]),

@@ -277,7 +277,7 @@ def symbols(condition: object) -> list[str]:
     return sorted(map(str, getattr(condition, "free_symbols", ())))
 
 
-def never_compiled(function: Callable[..., Any]) -> Callable:
+def never_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """
     :param function: any function
     :return: the same, which torch.compile leaves alone with all that it calls. Without torch.compile it costs nothing

@@ -151,7 +151,8 @@ def count_operations(
     :raises ConfigError: if ``device`` cannot be used
     """
     check_converted("count_operations", snn)
-    costs, totals, samples = checked_device(device), {}, 0
+    totals: dict[str, LayerOperations] = {}
+    costs, samples = checked_device(device), 0
     network = Network(snn)
     with network.evaluating():
         batches = tqdm(checked(dataloader), desc="count operations", disable=not show_progress, leave=False)

@@ -43,7 +43,8 @@ class _Tried(fx.Interpreter):
         return result
 
     def _works(self, node: fx.Node) -> bool:
-        translation, tensors = Translation(self.module, self.observed), []
+        tensors: list[Any] = []
+        translation = Translation(self.module, self.observed)
         for read in node.all_input_nodes:
             value = self.env[read]
             if isinstance(value, Tensor):

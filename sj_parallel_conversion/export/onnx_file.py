@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -114,7 +115,8 @@ def _culprit(snn: SpikingNetwork) -> str:
 
 def _free_sizes(signature: Signature) -> tuple[dict[int, str], ...]:
     """For each input the names of its free sizes: ``batch``, and for others that of the first axis with this size."""
-    sizes, names = signature.sizes, {}
+    names: dict[Any, Any] = {}
+    sizes = signature.sizes
     for name, shape in zip(input_names(signature), sizes.sizes, strict=True):
         for axis, size in enumerate(shape):
             if isinstance(size, str):

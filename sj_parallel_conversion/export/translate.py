@@ -250,7 +250,9 @@ def without_hooks(module: nn.Module, shares_tensors: bool = False) -> nn.Module:
     :return: a copy to which nobody listens
     """
     each = [part for inner in module.modules() for part in vars(inner).items()]
-    memo = {id(value): OrderedDict() for name, value in each if name.endswith("_hooks") and value is not None}
+    memo: dict[int, Any] = {
+        id(value): OrderedDict() for name, value in each if name.endswith("_hooks") and value is not None
+    }
     if shares_tensors:
         memo |= {id(tensor): tensor for tensor in [*module.parameters(), *module.buffers()]}
     return copy.deepcopy(module, memo)

@@ -65,7 +65,7 @@ class Classes:
 
 def _new_dataclass(cls: type, content: dict[str, object]) -> object:
     # not its __init__, which may compute or refuse fields
-    new = object.__new__(cls)
+    new: Any = object.__new__(cls)
     for name in (field.name for field in fields(cls)):
         object.__setattr__(new, name, content[name])
     return new

@@ -129,7 +129,8 @@ class _Tuner:
         self.descent = Descent(list(trained.values()))
         thresholds = {id(site.node.v_threshold): site.node.v_threshold for site in snn.neurons()}
         self.least = [(p, p.detach() * _SMALLEST) for p in trained.values() if id(p) in thresholds]
-        self.best, self.losses, self.kept = self._values(), [], 0
+        self.losses: list[float] = []
+        self.best, self.kept = self._values(), 0
 
     def run(
         self, epochs: int, patience: int | None, rate: float | None, checkpoint: TuningCheckpoint, progress: bool

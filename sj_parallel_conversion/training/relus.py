@@ -100,7 +100,8 @@ def names_in(module: nn.Module) -> set[str]:
     """The names in the code of a user's module: of its ``forward``, and of methods that this names."""
     if isinstance(module, nn.TransformerDecoderLayer):
         return {"relu"}  # torch's own, and copies of it call the function
-    names, waiting = set(), ["forward"]
+    names: set[str] = set()
+    waiting = ["forward"]
     while waiting:
         method = unwrap(getattr(type(module), waiting.pop(), None))
         if isinstance(method, FunctionType) and method.__module__.partition(".")[0] not in _KNOWN:

@@ -185,7 +185,7 @@ def _measured(
     """The thresholds, by the rule of a conversion to as many levels."""
     if not activations:
         return {}
-    found = {}
+    found: dict[Any, Any] = {}
     for levels in {getattr(module, "levels", None) for module in activations.values()}:
         # a ClipReLU rounds nothing, so the least error is that of no clipping
         threshold = "max" if levels is None and options.threshold == "mse" else options.threshold

@@ -61,7 +61,12 @@ class TuningData:
     """
 
     def __init__(
-        self, network: Network, dataloader: Iterable[Any], held_out: Iterable | None, seed: int, show_progress: bool
+        self,
+        network: Network,
+        dataloader: Iterable[Any],
+        held_out: Iterable[Any] | None,
+        seed: int,
+        show_progress: bool,
     ) -> None:
         self._network, self._source = network, replayable(dataloader)
         self._digests: set[bytes] = set()

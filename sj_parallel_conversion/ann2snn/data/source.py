@@ -20,7 +20,7 @@ _MOST_KEPT = 10_000  # batches of an iterator, after which it counts as endless
 _HINT = "If it is endless, set max_batches to the number of batches to calibrate with"
 
 
-def checked(dataloader: Iterable[Any]) -> Iterable:
+def checked(dataloader: Iterable[Any]) -> Iterable[Any]:
     """
     :param dataloader: what the user gave
     :return: the same
@@ -44,7 +44,7 @@ def checked(dataloader: Iterable[Any]) -> Iterable:
     return dataloader
 
 
-def replayable(dataloader: Iterable[Any]) -> Iterable:
+def replayable(dataloader: Iterable[Any]) -> Iterable[Any]:
     """
     :param dataloader: what the user gave
     :return: the same, or its batches, read when they are needed, if it is an iterator that can be read only once
@@ -153,7 +153,8 @@ class _KeptBatches:
     """The batches of an iterator, which are kept as they are read: it gives them only once."""
 
     def __init__(self, iterator: Iterator[Any]) -> None:
-        self._iterator, self._batches = iterator, []
+        self._iterator = iterator
+        self._batches: list[object] = []
         self._ended = self._broken = False
         self._room = available_memory(torch.device("cpu")) / 2
 

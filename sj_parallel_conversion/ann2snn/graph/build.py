@@ -205,7 +205,7 @@ class _Builder:
         new.meta.update(x.meta)
         return new
 
-    def _cast(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, object]) -> tuple:
+    def _cast(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, object]) -> tuple[Any, ...]:
         before, after = node.args[0].meta["val"].dtype, node.meta["val"].dtype
         if before == after:
             return None, args, {}

@@ -225,11 +225,11 @@ def _functions_kept_whole(root: nn.Module) -> Iterator[None]:
             namespace[name] = function
 
 
-def _is_key(value: object, wrapped: dict[Callable[..., Any], Callable]) -> bool:
+def _is_key(value: object, wrapped: dict[Callable[..., Any], Callable[..., Any]]) -> bool:
     return hasattr(type(value), "__code__") and value in wrapped
 
 
-def _as_operator(function: Callable[..., Any]) -> Callable:
+def _as_operator(function: Callable[..., Any]) -> Callable[..., Any]:
     thread = threading.get_ident()
 
     @functools.wraps(function)

@@ -44,7 +44,8 @@ class _Reference(str):
 
 
 def _load(state: dict[str, object], nodes: list[tuple[Any, ...]]) -> PlainGraph:
-    graph, known = fx.Graph(), {}
+    known: dict[Any, fx.Node] = {}
+    graph = fx.Graph()
     for op, name, target, args, kwargs, meta in nodes:
         target = operator_named(target) if isinstance(target, _Operator) else target
         node = graph.create_node(op, target, _decode(args, known), _decode(kwargs, known), name)

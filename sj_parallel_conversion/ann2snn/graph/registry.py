@@ -154,7 +154,7 @@ def register_activation(
         OWN_FUNCTIONS[function] = (float(lower), float(upper))
 
 
-def _spellings(function: Callable[..., Any]) -> list[Callable]:
+def _spellings(function: Callable[..., Any]) -> list[Callable[..., Any]]:
     """The function, and the tensor method that is the same function of torch."""
     name = function.__name__
     is_torch = getattr(torch, name, None) is function and hasattr(Tensor, name)

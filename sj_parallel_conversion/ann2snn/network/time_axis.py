@@ -114,7 +114,7 @@ class TimeAxisRunner(fx.Interpreter):
         else:
             self._in_steps = affine_tail(net)
 
-    def run_sequence(self, inputs: tuple[Any, ...]) -> tuple:
+    def run_sequence(self, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         """
         :param inputs: for each input of the network a :class:`Steps`, or a value that is the same at each step
         :return: the outputs, with a time axis in front of each tensor
@@ -228,6 +228,6 @@ def _is_synapse(module: nn.Module | None) -> bool:
 
 
 def _contains_steps(arguments: object) -> bool:
-    found = []
+    found: list[Any] = []
     _at(arguments, found.append)
     return bool(found)
