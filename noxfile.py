@@ -121,7 +121,7 @@ def package(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """mypy, on the package. What it is lenient with stands in setup.cfg, with reasons."""
+    """mypy, on the package. What it is lenient with stands in pyproject.toml, with reasons."""
     session.run(sys.executable, "-m", "mypy", external=True)
 
 
