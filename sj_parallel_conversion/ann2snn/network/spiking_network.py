@@ -38,8 +38,8 @@ class SpikingNetwork(NetworkOptions, StandingFor, RecordedNetwork, MemoryModule)
       reset takes ``x`` as the input of the whole window; after T steps a new window begins.
     - ``"m"``: ``snn(x_seq)`` with ``x_seq`` ``[T, N, ...]`` returns the output sequence ``[T, N, ...]``.
 
-    A window of step mode ``"s"`` is computed at its first call. Loading a state dict, moving or copying the network, and
-    a change of ``step_mode``, ``execution`` or ``training`` begin a new one. Weights that are changed wait for it.
+    A window of step mode ``"s"`` is computed at its first call. Loading a state dict, moving or copying the network,
+    and a change of ``step_mode``, ``execution`` or ``training`` begin a new one. Weights that are changed wait for it.
 
     :param net: the graph, with a :class:`SpikingActivation` in the place of each activation
     :param config: the options of the conversion
