@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields, replace
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -130,7 +131,7 @@ def _cell(value: object) -> str:
 @torch.no_grad()
 def count_operations(
     snn: SpikingNetwork | PartlySpikingNetwork,
-    dataloader: Iterable,
+    dataloader: Iterable[Any],
     device: Mapping[str, float] | None = None,
     show_progress: bool = True,
     distributed: bool | None = None,
@@ -154,7 +155,8 @@ def count_operations(
     :raises ConfigError: if ``device`` cannot be used
     """
     check_converted("count_operations", snn)
-    costs, totals, samples = checked_device(device), {}, 0
+    totals: dict[str, LayerOperations] = {}
+    costs, samples = checked_device(device), 0
     network = Network(snn)
     with ranks.together(distributed, "count_operations"), network.evaluating():
         hidden = not (show_progress and ranks.leads())

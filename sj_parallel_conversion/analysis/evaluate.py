@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +57,7 @@ def _in_words(value: object) -> str:
 @torch.no_grad()
 def evaluate(
     network: nn.Module,
-    dataloader: Iterable,
+    dataloader: Iterable[Any],
     ann: nn.Module | None = None,
     metrics: object = None,
     time_steps: int | None = None,
@@ -95,7 +96,7 @@ def evaluate(
 
 
 def _run(
-    runner: Network, reference: Network | None, dataloader: Iterable, scores: _Scores, show_progress: bool
+    runner: Network, reference: Network | None, dataloader: Iterable[Any], scores: _Scores, show_progress: bool
 ) -> None:
     source, hidden = checked(dataloader), not (show_progress and ranks.leads())
     for index, batch in enumerate(tqdm(source, desc="evaluate", disable=hidden, leave=False)):
@@ -150,7 +151,7 @@ def _as_metrics(metrics: object) -> dict[str, _Metric]:
     return {name: _Metric(metric) for name, metric in named.items()}
 
 
-def _name_of(metric: Callable) -> str:
+def _name_of(metric: Callable[..., Any]) -> str:
     return getattr(metric, "__name__", type(metric).__name__)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -156,7 +157,7 @@ class MeanCounter(fx.Interpreter):
         self.events.setdefault(node, Events()).emit(train)
         return _Train(list(site.node.amplify(train)), site.node.decode(train, x.dtype))
 
-    def _call(self, node: fx.Node, arguments: tuple) -> object:
+    def _call(self, node: fx.Node, arguments: tuple[Any, ...]) -> object:
         return getattr(self, node.op)(node.target, *arguments)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -81,7 +82,7 @@ def _cell(row: LayerError, name: str) -> str:
 def layer_errors(
     snn: SpikingNetwork | PartlySpikingNetwork,
     ann: nn.Module,
-    dataloader: Iterable,
+    dataloader: Iterable[Any],
     show_progress: bool = True,
     distributed: bool | None = None,
 ) -> LayerErrors:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from numbers import Real
+from typing import Any
 
 import torch
 
@@ -51,7 +52,7 @@ def percentile_of(threshold: str) -> float | None:
     return value if threshold.endswith("%") and 0 < value <= 100 else None
 
 
-def _items(value: object) -> Iterable:
+def _items(value: object) -> Iterable[Any]:
     return value if isinstance(value, Iterable) else (value,)
 
 

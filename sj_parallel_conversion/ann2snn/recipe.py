@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import closing
+from typing import Any
 
 import torch
 from torch import nn
@@ -39,7 +40,7 @@ class ParallelConversionRecipe(ModuleConversionRecipe):
 
     def __init__(
         self,
-        dataloader: Iterable,
+        dataloader: Iterable[Any],
         mode: str = ConversionConfig.mode,
         time_steps: int = ConversionConfig.time_steps,
         threshold: str = ConversionConfig.threshold,

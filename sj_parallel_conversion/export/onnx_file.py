@@ -9,6 +9,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -26,7 +27,7 @@ from .torch_module import check_network, observe, observe_network
 from .translate import Translation
 
 
-def export_onnx(snn: SpikingNetwork, path: str | os.PathLike, integers: bool = False) -> None:
+def export_onnx(snn: SpikingNetwork, path: str | os.PathLike[str], integers: bool = False) -> None:
     """
     Write the network in packed execution as an ONNX file, by torch's own exporter. The file needs neither this package
     nor torch. Sizes that are free in ``snn`` are free in the file. What it gives, and how exactly, is in
@@ -126,7 +127,8 @@ def _culprit(snn: SpikingNetwork) -> str:
 
 def _free_sizes(signature: Signature) -> tuple[dict[int, str], ...]:
     """For each input the names of its free sizes: ``batch``, and for others that of the first axis with this size."""
-    sizes, names = signature.sizes, {}
+    names: dict[Any, Any] = {}
+    sizes = signature.sizes
     for name, shape in zip(input_names(signature), sizes.sizes, strict=True):
         for axis, size in enumerate(shape):
             if isinstance(size, str):

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,13 +52,13 @@ class FineTuning:
 def fine_tune(
     snn: SpikingNetwork | PartlySpikingNetwork,
     ann: nn.Module | None,
-    dataloader: Iterable,
+    dataloader: Iterable[Any],
     epochs: int = 10,
     loss: Callable[[object, object], Tensor] | None = None,
     learning_rate: float | None = None,
-    held_out: Iterable | None = None,
+    held_out: Iterable[Any] | None = None,
     patience: int | None = None,
-    checkpoint: str | os.PathLike | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     seed: int = 0,
     show_progress: bool = True,
     distributed: bool | None = None,
@@ -134,7 +135,8 @@ class _Tuner:
         self.descent = Descent(list(trained.values()))
         thresholds = {id(site.node.v_threshold): site.node.v_threshold for site in snn.neurons()}
         self.least = [(p, p.detach() * _SMALLEST) for p in trained.values() if id(p) in thresholds]
-        self.best, self.losses, self.kept = self._values(), [], 0
+        self.losses: list[float] = []
+        self.best, self.kept = self._values(), 0
 
     def run(
         self, epochs: int, patience: int | None, rate: float | None, checkpoint: TuningCheckpoint, progress: bool

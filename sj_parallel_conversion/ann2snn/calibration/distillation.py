@@ -104,7 +104,8 @@ class _Distillation:
         self.weights = _trained_weights(snn)
         # steps are smaller than what half precision can tell apart
         half = any(w.dtype in (torch.float16, torch.bfloat16) for w in self.weights)
-        self.network, self.dtype = (copy.deepcopy(snn).float(), torch.float32) if half else (snn, None)
+        self.dtype = torch.float32 if half else None
+        self.network = copy.deepcopy(snn).float() if half else snn
         self.trained = _trained_weights(self.network)
         self.checked = spread(len(error), -(-len(error) // _CHECKED), generator)[0].tolist()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -78,7 +79,7 @@ def _find_call(model: nn.Module, batch: object, index: int) -> Call:
     return _find_call(model, batch[0], index)
 
 
-def _from_mapping(model: nn.Module, batch: Mapping, index: int) -> Call:
+def _from_mapping(model: nn.Module, batch: Mapping[str, Any], index: int) -> Call:
     parameters = {p.name: p for p in parameters_of(model) if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     named = {key: value for key, value in batch.items() if key in parameters}
     inputs = {k: v for k, v in named.items() if k not in TARGET_KEYS or parameters[k].default is parameters[k].empty}
@@ -134,7 +135,7 @@ class CalibrationData:
 
     def __init__(
         self,
-        dataloader: Iterable,
+        dataloader: Iterable[Any],
         model: nn.Module,
         device: torch.device,
         dtype: torch.dtype | None,
@@ -164,7 +165,7 @@ class CalibrationData:
         """``batch`` in parts of ``size`` samples, or whole where the model's batch size is fixed."""
         return [batch] if self.fixed_batch else list(batch.split(size))
 
-    def naming_batches(self) -> AbstractContextManager:
+    def naming_batches(self) -> AbstractContextManager[Any]:
         """Within it, what torch raises on a batch becomes a DataError that names the batch."""
         return as_data_error(lambda: f"{self._latest} cannot be run by the network")
 

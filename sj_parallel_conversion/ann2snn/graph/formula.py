@@ -79,6 +79,7 @@ class Formula(nn.Module):
         return torch.equal(self.body(points), points.relu())
 
     def extra_repr(self) -> str:
+        """What ``print`` shows of it."""
         names = [getattr(n.target, "__name__", str(n.target)).partition(".")[0] for n in self.body.graph.nodes]
         kinds = [n.op for n in self.body.graph.nodes]
         return " ".join(name for name, kind in zip(names, kinds, strict=True) if kind == "call_function")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +44,7 @@ class ModelInParts:
     """
 
     def __init__(
-        self, ann: nn.Module, patterns: Sequence[str], dataloader: Iterable, device: torch.device | str | None
+        self, ann: nn.Module, patterns: Sequence[str], dataloader: Iterable[Any], device: torch.device | str | None
     ) -> None:
         self.model = model = plain_copy(ann).eval()
         self.device, _ = placement(model, device)

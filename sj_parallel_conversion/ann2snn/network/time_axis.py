@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -44,7 +45,7 @@ class Steps:
     :param rest: the form at a step at which no neuron fires, where serial neurons need it
     """
 
-    def __init__(self, steps: list, mean: object = None, rest: object = None) -> None:
+    def __init__(self, steps: list[Any], mean: object = None, rest: object = None) -> None:
         self.steps, self.rest = steps, rest
         if mean is not None:
             self.mean = mean
@@ -66,11 +67,11 @@ class Symbols(Steps):
     :param rest: as of :class:`Steps`
     """
 
-    def __init__(self, symbols: list, worth: list[float], mean: object, rest: object) -> None:
+    def __init__(self, symbols: list[Any], worth: list[float], mean: object, rest: object) -> None:
         self.symbols, self.worth, self.mean, self.rest = symbols, worth, mean, rest
 
     @cached_property
-    def steps(self) -> list:
+    def steps(self) -> list[Any]:
         """Each spike times what it counts for."""
         return [_times(s, worth) for s, worth in zip(self.symbols, self.worth, strict=True)]
 
@@ -104,7 +105,7 @@ class TimeAxisRunner(fx.Interpreter):
         else:
             self._in_steps = affine_tail(net)
 
-    def run_sequence(self, inputs: tuple) -> tuple:
+    def run_sequence(self, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         """
         :param inputs: for each input of the network a :class:`Steps`, or a value that is the same at each step
         :return: the outputs, with a time axis in front of each tensor
@@ -154,7 +155,7 @@ class TimeAxisRunner(fx.Interpreter):
             return Steps(list(neuron.amplify(train)), level, rest)
         return Symbols(list(train), [self._T * w for w in neuron.code.weights(self._T)], level, rest)
 
-    def _pool(self, node: fx.Node, x: Steps, at_mean: tuple) -> Steps:
+    def _pool(self, node: fx.Node, x: Steps, at_mean: tuple[Any, ...]) -> Steps:
         steps = x.symbols if isinstance(x, Symbols) else x.steps
         pooled = max_pool_steps(self.module, node, *at_mean, [*steps, x.rest] if self._serial else steps)
         rest, value = pooled[-1] if self._serial else None, self._call(node, at_mean)
@@ -162,7 +163,7 @@ class TimeAxisRunner(fx.Interpreter):
             return Symbols(pooled[: self._T], x.worth, value, rest)
         return Steps(pooled[: self._T], value, rest)
 
-    def _moved(self, node: fx.Node, args: tuple, kwargs: dict[str, object]) -> Symbols | None:
+    def _moved(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, object]) -> Symbols | None:
         """The symbols that ``node`` moves, or joins from several trains; ``None`` if it does something else."""
         tensors: list[Symbols] = []
         fx.node.map_aggregate((args, kwargs), lambda v: tensors.append(v) if _holds_floats(v) else None)
@@ -186,7 +187,7 @@ class TimeAxisRunner(fx.Interpreter):
         steps = [current(s, worth) for s, worth in zip(x.symbols, x.worth, strict=True)]
         return Steps(steps, rest=current(x.rest, 1) if self._serial else None)
 
-    def _at_rest(self, node: fx.Node, args: tuple, kwargs: dict[str, object]) -> object:
+    def _at_rest(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, object]) -> object:
         return self._call(node, _at((args, kwargs), lambda value: value.rest)) if self._serial else None
 
     def _injected_once(self, x: Steps) -> Tensor:
@@ -195,7 +196,7 @@ class TimeAxisRunner(fx.Interpreter):
         x_seq[0] += self._T * x.rest
         return x_seq
 
-    def _call(self, node: fx.Node, arguments: tuple) -> object:
+    def _call(self, node: fx.Node, arguments: tuple[Any, ...]) -> object:
         return getattr(self, node.op)(node.target, *arguments)
 
     def _with_time(self, value: object) -> object:
@@ -218,6 +219,6 @@ def _is_synapse(module: nn.Module | None) -> bool:
 
 
 def _contains_steps(arguments: object) -> bool:
-    found = []
+    found: list[Any] = []
     _at(arguments, found.append)
     return bool(found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -124,7 +125,8 @@ def _usual_maxima(
     """For each site with outliers among the ``images``, the largest magnitude of each channel in the others."""
     usual = {site.name: is_usual(images[site.name]) for site in sites if _may_have_outliers(site)}
     broken = [site for site in sites if site.name in usual and ranks.any_of(not usual[site.name].all())]
-    seen, maxima = dict.fromkeys(usual, 0), {}
+    maxima: dict[str, Any] = {}
+    seen = dict.fromkeys(usual, 0)
 
     def see(site: Site, output: Tensor) -> None:
         mask = usual[site.name][seen[site.name] :][: len(output)]
