@@ -13,7 +13,7 @@ from ..kernels import check_backend
 from ..neuron import ParallelConversionNode, SpikePackNode, SpikingNode, TSANode
 from ..parameters import as_integer
 
-CALIBRATIONS = ("none", "da_qcfs", "least_squares", "weights")
+CALIBRATIONS = ("none", "da_qcfs", "least_squares", "weights", "reconstruction")
 INPUT_ENCODINGS = ("analogue", "spikes")
 SHORTCUTS = ("auto", "spikes", "membrane")
 
@@ -183,7 +183,7 @@ class ConversionConfig:
     @property
     def membrane_shortcuts(self) -> bool:
         """Whether identity shortcuts may carry currents."""
-        chosen = self.calibration == "weights" and self.mode == "parallel"
+        chosen = self.calibration in ("weights", "reconstruction") and self.mode == "parallel"
         return self.shortcut == "membrane" or (self.shortcut == "auto" and chosen)
 
     def generator(self) -> torch.Generator:
