@@ -34,7 +34,7 @@ def network(head: nn.Module | None = None) -> nn.Module:
     return Residual(head).eval()
 
 
-def images(n: int = 192, seed: int = 2) -> Tensor:
+def images(n: int = 128, seed: int = 2) -> Tensor:
     return torch.randn(n, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
 
 
@@ -68,7 +68,7 @@ def test_brings_unseen_outputs_nearer(options: dict) -> None:
 
 
 def test_is_deterministic_streams_and_takes_new_weights() -> None:
-    ann, x = network(), images(96)
+    ann, x = network(), images(48)
     first, second, streamed = (convert(ann, x, **options) for options in ({}, {}, {"max_memory": 0}))
     assert same(first, second) and same(first, streamed)
     outputs = first.predict(x)
@@ -84,7 +84,7 @@ def assert_as_weights(ann: nn.Module, x: Tensor, why: str, **options: object) ->
 
 def test_what_leads_astray_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(block_fit, "_RATE", 3.0)
-    assert_as_weights(network(), images(96), "makes the outputs worse.*held-out", distillation_epochs=0)
+    assert_as_weights(network(), images(48), "makes the outputs worse.*held-out", distillation_epochs=0)
 
 
 def test_lack_of_memory_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,15 +92,15 @@ def test_lack_of_memory_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         raise torch.cuda.OutOfMemoryError("too large")
 
     monkeypatch.setattr(block_fit.BlockFit, "train", fail)
-    assert_as_weights(network(), images(96), "too large")
+    assert_as_weights(network(), images(48), "too large")
 
 
 def test_half_precision_is_said() -> None:
-    assert_as_weights(network().bfloat16(), images(96).bfloat16(), "half precision")
+    assert_as_weights(network().bfloat16(), images(48).bfloat16(), "half precision")
 
 
 def test_trained_quantisers_stay_to_the_bit() -> None:
-    ann, x = network(), images(96)
+    ann, x = network(), images(48)
     trained = sjpc.replace_activations(ann, sjpc.QCFS, [x], levels=2).eval()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -109,7 +109,7 @@ def test_trained_quantisers_stay_to_the_bit() -> None:
 
 
 def test_kept_layers_stay() -> None:
-    ann, x = network(), images(96)
+    ann, x = network(), images(48)
     options = {"fold": False, "distillation_epochs": 0, "keep": ["head.*", "first.0"]}
     cheaper, found = (convert(ann, x, calibration=name, **options) for name in ("weights", "reconstruction"))
     pairs = zip(cheaper.named_parameters(), found.parameters(), strict=True)
@@ -126,7 +126,7 @@ def test_an_outlier_does_not_decide() -> None:
 
 
 def test_other_outputs_than_classes_and_few_images() -> None:
-    ann, x = network(nn.Conv2d(8, 2, 1)), images(96)
+    ann, x = network(nn.Conv2d(8, 2, 1)), images(48)
     cheaper, found = (convert(ann, x, calibration=name) for name in ("weights", "reconstruction"))
     assert error(found, ann, images(seed=3)) < error(cheaper, ann, images(seed=3))
-    assert convert(ann, images(5)).predict(x).shape == (96, 2, 8, 8)
+    assert convert(ann, images(5)).predict(x).shape == (48, 2, 8, 8)
