@@ -71,7 +71,8 @@ class BlockFit:
         generator: torch.Generator,
     ) -> None:
         """
-        Adam, with steps in proportion to the root of the error that shrink to 0 along half a cosine.
+        Adam, with steps in proportion to the root of the error that shrink to 0 along half a cosine. A block that this
+        has made worse stays as it was.
 
         :param weights: of layers
         :param others: biases and parameters of neurons; they get smaller steps
@@ -82,11 +83,11 @@ class BlockFit:
         seen = spread(count, -(-count // _SEEN), generator)[0].tolist()
         if not weights or self.variance <= 0:
             return
-        with torch.no_grad():
-            before = sum(float(self.error(part)) for part in seen) / len(seen)
+        before = self._mean_error(seen)
         if not _NOTHING < before < float("inf"):
             return
         trained = [*weights, *others]
+        kept = [p.detach().clone() for p in trained]
         descent = Descent(trained, _RATE * before**0.5, [1.0] * len(weights) + [_OF_OTHERS] * len(others))
         least = [(p, p.detach() * _SMALLEST) for p in thresholds]
         order = torch.cat([torch.randperm(count, generator=generator) for _ in range(_EPOCHS)]).tolist()
@@ -99,6 +100,13 @@ class BlockFit:
                 p.data.clamp_(min=value)
         for p in trained:
             p.requires_grad_(False)
+        if not self._mean_error(seen) < before:
+            for p, value in zip(trained, kept, strict=True):
+                p.data.copy_(value)
+
+    @torch.no_grad()
+    def _mean_error(self, parts: list[int]) -> float:
+        return sum(float(self.error(part)) for part in parts) / len(parts)
 
 
 def _moments(y: Tensor) -> Tensor:

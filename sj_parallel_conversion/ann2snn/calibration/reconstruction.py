@@ -80,7 +80,6 @@ class _Reconstruction:
     ) -> None:
         self.ann, self.snn, self.data, self.config = ann, snn, data, config
         self.sites = {site.name: site for site in sites}
-        self.max_level = config.node_type.code.max_level(config.time_steps)
         self.uses = Counter(id(w) for layer in _layers(snn, ann.graph.nodes) for w in layer.parameters())
         self.generator = config.generator()
 
@@ -92,10 +91,10 @@ class _Reconstruction:
         if all(block.changed is None for block in blocks):
             return "it has several outputs, and no value on the way to all of them"
         readers = [self._reader(block) for block in blocks]
-        sensitivity = Sensitivity(
-            self.ann, [self.sites[name] for name in readers if name], self.data.parts, self.data.spool
-        )
-        batches = sensitivity.watch(self.data.batches("read calibration data"))
+        read = [self.sites[name] for name in readers if name]
+        sensitivity = Sensitivity(self.ann, read, self.data.parts, self.data.spool)
+        batches = self.data.batches("read calibration data")
+        batches = sensitivity.watch(batches) if read else batches
         parts = self.data.spool.keep(part for x in batches for part in self.data.parts(x, _IMAGES))
         flags = [(p, p.requires_grad) for p in self.snn.parameters()]
         try:

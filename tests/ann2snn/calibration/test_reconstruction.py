@@ -82,8 +82,18 @@ def assert_as_weights(ann: nn.Module, x: Tensor, why: str, **options: object) ->
     assert same(found, convert(ann, x, calibration="weights", **options))
 
 
-def test_what_leads_astray_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(block_fit, "_RATE", 3.0)
+def test_blocks_that_steps_make_worse_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(block_fit, "_RATE", 30.0)
+    ann, x, options = network(), images(48), {"distillation_epochs": 0}
+    assert same(*(convert(ann, x, calibration=name, **options) for name in ("weights", "reconstruction")))
+
+
+def test_what_held_out_images_do_not_confirm_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(fit: block_fit.BlockFit, weights: list[nn.Parameter], *args: object) -> None:
+        for weight in weights:
+            weight.data.mul_(3)
+
+    monkeypatch.setattr(block_fit.BlockFit, "train", train)
     assert_as_weights(network(), images(48), "makes the outputs worse.*held-out", distillation_epochs=0)
 
 
