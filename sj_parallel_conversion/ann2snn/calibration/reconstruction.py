@@ -111,7 +111,8 @@ class _Reconstruction:
         holders = [node for node in self.ann.graph.nodes if node.op == "placeholder"]
         values: Values = {}
         for i, node in enumerate(holders):
-            inputs = self.data.spool.keep(part.tensors[i] for part in parts)
+            # autograd takes no tensor made in inference mode
+            inputs = self.data.spool.keep(part.tensors[i].clone() for part in parts)
             values[node] = (inputs, inputs)
         last_use = {node: i for i, block in enumerate(blocks) for node in block.inputs}
         progress = tqdm(blocks, desc="reconstruct", disable=not self.config.show_progress, leave=False)
