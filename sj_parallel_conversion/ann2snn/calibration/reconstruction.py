@@ -42,7 +42,7 @@ def reconstruct(
     straight-through gradient of the relative squared error of the block's output. The block's input is that of the
     spiking network, so that each block makes up for those before it. Where a neuron reads the output, the error is that
     of its activation, and errors that may change the class count for more (:class:`~.sensitivity.Sensitivity`). If
-    held-out images show that this has made the network worse, it stays as it was.
+    the outputs for held-out images are not better then, the network stays as it was.
 
     :param ann: the reference
     :param snn: the calibrated network, not folded; its weights and neurons are set
@@ -57,10 +57,11 @@ def reconstruct(
         reason = _Reconstruction(ann, snn, sites, data, config).run()
     except RuntimeError as error:  # no gradient, or not enough memory for one: what is calibrated must not be lost
         reason = str(error).partition("\n")[0]
-    if not reason and judged is not None and judge.worse(errors := judge.errors(snn), judged):
+    # such an effort has to show on images that it has not seen; a draw is no success
+    if not reason and judged is not None and not (errors := judge.errors(snn)).mean() < judged.mean():
         reason = (
-            f"it makes the outputs worse, with an error of {float(errors.mean()):.3g} on {len(errors)} held-out images "
-            f"instead of {float(judged.mean()):.3g}"
+            f"it does not make the outputs better, with an error of {float(errors.mean()):.3g} on {len(errors)} "
+            f"held-out images instead of {float(judged.mean()):.3g}"
         )
     if reason:
         snn.load_state_dict(state)

@@ -54,14 +54,15 @@ def same(first: nn.Module, second: nn.Module) -> bool:
     return all(torch.equal(a, b) for a, b in pairs)
 
 
-@pytest.mark.parametrize("options", [{}, {"mode": "css"}, {"mode": "spikepack", "fold": False}])
-def test_brings_unseen_outputs_nearer(options: dict) -> None:
+@pytest.mark.filterwarnings("ignore:the network is that of calibration='weights'")
+@pytest.mark.parametrize(("options", "share"), [({}, 0.97), ({"mode": "spikepack", "fold": False}, 1.0)])
+def test_brings_unseen_outputs_nearer(options: dict, share: float) -> None:
     ann, x, unseen = network(), images(), images(seed=3)
     before = copy.deepcopy(ann.state_dict())
     options = {"distillation_epochs": 0} | options
     cheaper, reconstructed = (convert(ann, x, calibration=name, **options) for name in ("weights", "reconstruction"))
     assert reconstructed.config.calibration == "reconstruction"
-    assert error(reconstructed, ann, unseen) < 0.98 * error(cheaper, ann, unseen)
+    assert error(reconstructed, ann, unseen) <= share * error(cheaper, ann, unseen)
     assert all(torch.equal(value, before[name]) for name, value in ann.state_dict().items())
     flags = [{name: p.requires_grad for name, p in snn.named_parameters()} for snn in (cheaper, reconstructed)]
     assert flags[0] == flags[1] and all(p.grad is None for p in [*ann.parameters(), *reconstructed.parameters()])
@@ -94,7 +95,7 @@ def test_what_held_out_images_do_not_confirm_leaves_no_trace(monkeypatch: pytest
             weight.data.mul_(3)
 
     monkeypatch.setattr(block_fit.BlockFit, "train", train)
-    assert_as_weights(network(), images(48), "makes the outputs worse.*held-out", distillation_epochs=0)
+    assert_as_weights(network(), images(48), "does not make the outputs better.*held-out", distillation_epochs=0)
 
 
 def test_lack_of_memory_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
