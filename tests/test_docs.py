@@ -74,6 +74,13 @@ def test_code_runs_in_an_empty_folder(pages: list[str], tmp_path: Path) -> None:
     assert "agreement with the ANN" in done.stdout
 
 
+def test_the_page_on_events_runs() -> None:
+    names: dict[str, object] = {}
+    for block in python_blocks(DOCS / "howto" / "event-data.md"):
+        exec(block, names)
+    assert names["y"].shape == names["last"].shape == (16, 4) and names["both"].shape == (16, 8)
+
+
 def test_all_code_can_be_parsed() -> None:
     blocks = [block for page in PAGES for block in python_blocks(page)]
     assert len(blocks) > 30

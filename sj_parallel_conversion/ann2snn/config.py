@@ -9,6 +9,7 @@ from numbers import Real
 import torch
 
 from ..errors import ConfigError
+from ..functional import frame_weights
 from ..kernels import check_backend
 from ..neuron import ParallelConversionNode, SpikePackNode, SpikingNode, TSANode
 from ..parameters import as_integer
@@ -106,6 +107,9 @@ class ConversionConfig:
         spiking neuron, too. ``False``: it stays as it is, analogue, and is not rounded. It needs ``strict=False``
     :param filled_levels: share of the code's levels that thresholds are chosen for, above 0 and at most 1; those above
         are left to larger values. Fewer levels mean fewer spikes and more error
+    :param frame_tau: how frames that change over time are packed: frame t of an input ``[T, N, ...]`` weighs
+        ``frame_tau^(T-t)``. 1: all alike, the network sees the mean frame. 2: as the spikes of SpikePack, early frames
+        most, and the network sees their order. See :func:`~sj_parallel_conversion.pack_frames`
     :raises ConfigError: if an option is out of range; the message lists what is valid
     """
 
@@ -129,6 +133,7 @@ class ConversionConfig:
     keep: Sequence[str] = ()
     output_neurons: bool = True
     filled_levels: float = 1.0
+    frame_tau: float = 1.0
 
     def __post_init__(self) -> None:
         check_choice("mode", self.mode, list(MODES))
@@ -165,6 +170,7 @@ class ConversionConfig:
             )
         if not (_is_number(self.filled_levels) and 0 < self.filled_levels <= 1):
             raise ConfigError(f"filled_levels must be a number above 0 and at most 1, got {self.filled_levels!r}")
+        frame_weights(self.time_steps, self.frame_tau)
         if self.max_memory is not None and not (_is_number(self.max_memory) and self.max_memory >= 0):
             raise ConfigError(f"max_memory must be None or GiB >= 0, got {self.max_memory!r}")
 
@@ -199,7 +205,7 @@ class ConversionConfig:
 
     def as_record(self) -> dict[str, object]:
         """The options that change what the tensors of the converted network mean, for its state dict."""
-        names = ("mode", "time_steps", "per_channel", "fold", "input_encoding")
+        names = ("mode", "time_steps", "per_channel", "fold", "input_encoding", "frame_tau")
         return {name: getattr(self, name) for name in names} | {"spiking_inputs": self.spiking_inputs or self.strict}
 
     def as_dict(self) -> dict[str, object]:

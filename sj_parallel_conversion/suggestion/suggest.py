@@ -84,8 +84,9 @@ def _check(tolerance: object, cost: object, modes: object, options: dict[str, ob
         raise ConfigError(f"mode={options['mode']!r} is one of the choices here: give modes=[{options['mode']!r}]")
     if "submodules" in options:
         raise ConfigError(
-            "submodules: suggest_time_steps tries networks that are captured as a whole. Convert the model in parts "
-            "with each T, and compare the results with evaluate"
+            "submodules: suggest_time_steps tries networks that are captured as a whole. Prepare the model in parts, "
+            "prepared = converter.prepare(ann, submodules=...), convert it with prepared.convert(time_steps=T), and "
+            "compare the networks with evaluate"
         )
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 
 from ...compat import MemoryModule
 from ...errors import ConfigError, DataError, as_data_error
+from ...functional import amplify_frames, pack_frames
 from ...kernels import BACKENDS
 from ...neuron import SerialNode
 from ...neuron.spiking_activation import SpikingActivation
@@ -22,7 +23,7 @@ from .integer_inputs import as_numbers, is_constant
 from .options import EXECUTIONS, STEP_BY_STEP, NetworkOptions, common_value
 from .origin import Origin, set_weights, weights_of
 from .standing_for import StandingFor
-from .time_axis import Steps, TimeAxisRunner, mean_input, mean_over_time
+from .time_axis import Steps, TimeAxisRunner, mean_over_time
 
 _WINDOW_DEPENDS_ON = ("_step_mode", "_execution", "training")
 
@@ -204,7 +205,7 @@ class SpikingNetwork(NetworkOptions, StandingFor, RecordedNetwork, MemoryModule)
     def multi_step_forward(self, *args: object, **kwargs: object) -> object:
         """
         :param args: ``[T, N, ...]``, which may differ from step to step; what the ANN's forward takes, each tensor with
-            a time axis in front
+            a time axis in front. The network answers for their mean, in which frame t weighs ``frame_tau^(T-t)``
         :param kwargs: the same, by name
         :return: ``y_seq`` ``[T, N, ...]`` (or the ANN's dict or tuple of such)
         :raises DataError: if the first axis is not T, the input cannot be run, or token ids change over time
@@ -218,7 +219,8 @@ class SpikingNetwork(NetworkOptions, StandingFor, RecordedNetwork, MemoryModule)
             if is_constant(x_seq):
                 return x_seq[0]
             x_seq = as_numbers(self.net, number, self.signature.form.tensor_names[number], x_seq)
-        return Steps(list(x_seq), mean_input(x_seq))
+        tau = self.config.frame_tau
+        return Steps(amplify_frames(x_seq, tau), pack_frames(x_seq, tau))
 
     def decode(self, y_seq: object) -> object:
         """

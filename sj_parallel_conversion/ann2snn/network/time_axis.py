@@ -9,7 +9,6 @@ from functools import cached_property
 import torch
 from torch import Tensor, fx, nn
 
-from ...functional.quantise import finite_start
 from ...hooks import has_hooks
 from ...neuron.spiking_activation import SpikingActivation
 from ..graph.folded import ResidualAdd
@@ -34,14 +33,6 @@ def mean_over_time(x_seq: object) -> object:
     if x_seq.stride(0) == 0 or (not x_seq.is_floating_point() and is_constant(x_seq)):
         return x_seq[0]
     return x_seq.mean(0, dtype=None if x_seq.is_floating_point() else torch.get_default_dtype())
-
-
-def mean_input(x_seq: Tensor) -> Tensor:
-    """The mean over time of an input of the network, of floats; where it is the same at each step, exactly that."""
-    if x_seq.stride(0) == 0:
-        return x_seq[0]
-    start = finite_start(x_seq)
-    return start + (x_seq - start).mean(0)
 
 
 class Steps:
