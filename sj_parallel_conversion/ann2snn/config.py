@@ -16,7 +16,7 @@ from ..kernels import check_backend
 from ..neuron import ParallelConversionNode, SpikePackNode, SpikingNode, TSANode
 from ..parameters import as_integer
 
-CALIBRATIONS = ("none", "da_qcfs", "least_squares", "weights")
+CALIBRATIONS = ("none", "da_qcfs", "least_squares", "weights", "reconstruction")
 INPUT_ENCODINGS = ("analogue", "spikes")
 SHORTCUTS = ("auto", "spikes", "membrane")
 
@@ -70,9 +70,10 @@ class ConversionConfig:
     :param threshold: how thresholds are chosen from the activations of the calibration data: ``"mse"``, ``"max"`` or a
         percentile such as ``"99.9%"``
     :param calibration: how the conversion error is corrected: ``"none"``, ``"da_qcfs"``, ``"least_squares"`` or
-        ``"weights"``, the rows of :data:`~sj_parallel_conversion.ann2snn.calibration.CALIBRATIONS`. From 32 images on
-        one in eight, at most 64, is left out of the fits of ``"least_squares"`` and ``"weights"``. If a cheaper
-        calibration does better on these, the result is that one's, with a warning
+        ``"weights"`` or ``"reconstruction"``, the rows of
+        :data:`~sj_parallel_conversion.ann2snn.calibration.CALIBRATIONS`. From 32 images on one in eight, at most 64, is
+        left out of the fits of the last three. If a cheaper calibration does better on these, the result is that one's,
+        with a warning
     :param per_channel: one threshold a channel, or one a layer
     :param fold: whether the neurons' arithmetic becomes part of the weights around them, which is faster; ``False``
         keeps the weights of the ANN, and neurons whose parameters can be changed and trained
@@ -91,12 +92,13 @@ class ConversionConfig:
     :param strict: ``spiking_inputs``, and an operation that stays analogue is an error
     :param distillation_epochs: how often gradient steps on the weights go through the calibration data at the end, see
         :func:`~sj_parallel_conversion.ann2snn.calibration.distillation.distil`. ``None``: 3 in a classifier with
-        ``calibration="weights"`` whose outputs are more than 0.5 % off, otherwise 0
+        ``calibration="weights"`` or ``"reconstruction"`` whose outputs are more than 0.5 % off, otherwise 0
     :param shortcut: what an identity shortcut around a residual block carries. ``"spikes"``: those of the neuron before
         it. ``"membrane"``: the current that this neuron receives, and the spikes of a second neuron for its negative
         part. That has less error where the part is small (:mod:`~sj_parallel_conversion.ann2snn.graph.shortcut`).
-        ``"auto"``: ``"spikes"``, but ``"membrane"`` with ``mode="parallel"`` and ``calibration="weights"`` where the
-        first batch has no more than twice as much energy in the negative part as in the positive one
+        ``"auto"``: ``"spikes"``, but ``"membrane"`` with ``mode="parallel"`` and ``calibration="weights"`` or
+        ``"reconstruction"`` where the first batch has no more than twice as much energy in the negative part as in the
+        positive one
     :param free_sizes: whether other sizes than the batch's (of images, of sequences) stay free where the ANN's own code
         allows it. ``None``: yes, unless the network cuts its maps into windows, for which that takes minutes
     :param seed: of every random choice of a conversion, that of a shuffling dataloader included. With the same seed and
@@ -195,8 +197,13 @@ class ConversionConfig:
     @property
     def membrane_shortcuts(self) -> bool:
         """Whether identity shortcuts may carry currents."""
-        chosen = self.calibration == "weights" and self.mode == "parallel"
+        chosen = self.corrects_weights and self.mode == "parallel"
         return self.shortcut == "membrane" or (self.shortcut == "auto" and chosen)
+
+    @property
+    def corrects_weights(self) -> bool:
+        """Whether the calibration changes the weights of layers."""
+        return self.calibration in ("weights", "reconstruction")
 
     def generator(self) -> torch.Generator:
         """Random numbers that ``seed`` decides."""

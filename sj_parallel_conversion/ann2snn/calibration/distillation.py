@@ -49,12 +49,12 @@ def distil(
     :param ann: the reference
     :param snn: the calibrated network, folded or not; its weights are set
     :param data: calibration data, read once
-    :param config: the conversion's options. ``distillation_epochs=None``: three for ``calibration="weights"`` if the
-        only output is one of two axes, as classes ``[N, C]`` are, and its error worth it, otherwise none
+    :param config: the conversion's options. ``distillation_epochs=None``: three if the calibration corrects weights,
+        the only output is one of two axes, as classes ``[N, C]`` are, and its error is worth it, otherwise none
     :param judge: has images that are not among ``data``
     """
     chosen = config.distillation_epochs
-    if chosen == 0 or (chosen is None and config.calibration != "weights"):
+    if chosen == 0 or (chosen is None and not config.corrects_weights):
         return
     reason = _reason_or_none(lambda: _unfit(ann, snn, data, chosen))
     if reason is None:  # what the dataloader raises is no reason: it goes out
