@@ -12,7 +12,7 @@ from .calibration import CHEAPER
 from .calibration.judge import Judge, Selection
 from .config import ConversionConfig
 from .data.batches import CalibrationData
-from .draft import Built, Draft
+from .draft import Built, Draft, Known
 
 
 class Choice:
@@ -33,6 +33,7 @@ class Choice:
         judge: Callable[[], Judge | None] | None = None,
     ) -> None:
         self.model, self.data, self.graded_input, self._judge = model, data, graded_input, judge
+        self._known: Known = {}
 
     def of(self, config: ConversionConfig) -> tuple[Built, ConversionConfig]:
         """
@@ -44,7 +45,7 @@ class Choice:
         judge = None
         if config.calibration in CHEAPER and draft.calibrated:
             judge = Judge.of(self.model, self.data, config) if self._judge is None else self._judge()
-        best, chosen = draft.network(self.data, judge), config
+        best, chosen = draft.network(self.data, judge, self._known), config
         if judge is None:
             return best, config
         errors = first = judge.errors(best.net)
@@ -70,7 +71,7 @@ class Choice:
         # What fits thresholds alone shows on a few images what it is good for; mostly that is the end of it.
         for data in [self.data] if held_out else [judge.few, self.data]:
             draft = Draft(self.model, data, config, self.graded_input)
-            network = draft.network(data, judge if held_out else None)
+            network = draft.network(data, judge if held_out else None, self._known)
             if not judge.worse(errors, than=judge.errors(network.net)):
                 return None
         return network

@@ -19,7 +19,7 @@ from .descent import Descent
 from .judge import Judge
 from .output_error import OutputError, outputs, packed
 from .patches import LAYERS
-from .sampling import spread
+from ..data.sampling import spread
 
 _EPOCHS = 3  # of calibration="weights", where there is something to gain
 _WORTHWHILE = 0.005  # relative squared error of the outputs

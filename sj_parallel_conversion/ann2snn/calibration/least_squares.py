@@ -17,7 +17,7 @@ from .amplitude import own_amplitude
 from .level_fit import LevelFit
 from .magnitude import magnitude
 from .samples import Samples
-from .sampling import spread_over
+from ..data.sampling import spread_over
 from .sensitivity import Sensitivity
 from .side_by_side import Batches, Sweep, Visitor
 
