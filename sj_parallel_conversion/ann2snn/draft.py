@@ -23,7 +23,6 @@ from .placement.encoder import add_encoders, place_encoders
 from .placement.sites import Site, find_sites, make_node
 from .placement.thresholds import observe
 
-
 # What :func:`observe` has found: by the data, the options, and the names of the sites.
 Known = dict[tuple, dict[str, Tensor]]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from ..compat import StepModeContainer
@@ -25,6 +26,8 @@ class SpikingActivation(StepModeContainer):
     :raises ConfigError: if ``node`` is no neuron of this package, or ``packed`` no bool
     """
 
+    given_levels = False  # whether bytes that come in are levels already, which the layer in front has made
+
     def __init__(self, node: SpikingNode, packed: bool = False) -> None:
         super().__init__(False)
         if not isinstance(node, SpikingNode):
@@ -46,6 +49,8 @@ class SpikingActivation(StepModeContainer):
 
     def forward(self, x: Tensor) -> Tensor:
         """:param x: mean input ``[N, ...]``. :return: the mean output ``[N, ...]``"""
+        if self.given_levels and self.packed and x.dtype == torch.uint8:
+            return x
         values = (x, *self.node.parameters())
         if self.packed:
             return self.node.decoded(x, may_overwrite(self.source, *values))
