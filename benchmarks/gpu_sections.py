@@ -18,7 +18,7 @@ import torch
 from helpers.rate_coding import rate_coded_multi_step, settings
 from spikingjelly.activation_based import functional, neuron
 from torch import Tensor, nn
-from torchvision.models import resnet18, resnet50
+from torchvision.models.resnet import BasicBlock, ResNet, resnet50
 
 import sj_parallel_conversion as sjpc
 from sj_parallel_conversion.neuron import SpikingNode
@@ -79,8 +79,8 @@ class Sizes:
 def tiny() -> Sizes:
     """Sizes for which a CPU is enough."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    make = partial(resnet18, num_classes=4)
-    return Sizes(device, make, 32, (1, 2), (4,), 2, (2, 4, 4, 4), (4,), 1, 0.0)
+    make = partial(ResNet, BasicBlock, [1, 1, 1, 1], num_classes=4)
+    return Sizes(device, make, 32, (2,), (4,), 2, (2, 4, 4, 4), (4,), 1, 0.0)
 
 
 def milliseconds(run: Callable[[], object], sizes: Sizes) -> float:

@@ -26,7 +26,7 @@ class SpikingActivation(StepModeContainer):
     :raises ConfigError: if ``node`` is no neuron of this package, or ``packed`` no bool
     """
 
-    given_levels = False  # whether bytes that come in are levels already, which the layer in front has made
+    levels_from: tuple[nn.Module, ...] = ()  # the layer whose bytes are levels already; a tuple, because it is no child
 
     def __init__(self, node: SpikingNode, packed: bool = False) -> None:
         super().__init__(False)
@@ -49,7 +49,7 @@ class SpikingActivation(StepModeContainer):
 
     def forward(self, x: Tensor) -> Tensor:
         """:param x: mean input ``[N, ...]``. :return: the mean output ``[N, ...]``"""
-        if self.given_levels and self.packed and x.dtype == torch.uint8:
+        if self.levels_from and self.packed and x.dtype == torch.uint8:
             return x
         values = (x, *self.node.parameters())
         if self.packed:

@@ -15,13 +15,13 @@ from gpu_sections import Line, measured, tiny
 
 def test_all_sections_on_tiny_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(gpu.SECTIONS, "tests", lambda sizes: iter([Line("GPU tests", "pytest", 1.0, "s")]))
-    gpu.main(["--tiny", "--json", str(tmp_path / "gpu.json")])
+    gpu.main(["--tiny", "--minutes", "inf", "--json", str(tmp_path / "gpu.json")])
     found = json.loads((tmp_path / "gpu.json").read_text())
     lines = [Line(**line) for line in found["lines"]]
     assert [line for line in lines if line.note] == []
     sections = {line.section for line in lines}
     assert {"GPU tests", "kernels", "2 x 32, float32", "one layer of neurons, T=4"} <= sections
-    assert {line.what for line in lines if line.section == "1 x 32, float32"} >= {"ANN", "packed", "spikes, T=4"}
+    assert {line.what for line in lines if line.section == "2 x 32, float16"} >= {"ANN", "packed", "spikes, T=4"}
     assert any("SpikingJelly, step mode 'm'" in line.what for line in lines)
     assert all(line.value > 0 for line in lines)
 

@@ -80,8 +80,8 @@ def emit_levels(net: fx.GraphModule) -> None:
         if others or not isinstance(neuron, SpikingActivation) or not all(map(is_int8, site.users)):
             continue
         if neuron.node.folded_input and _emits_bytes(neuron.node):
-            net.get_submodule(node.target).neuron = (neuron,)
-            neuron.given_levels = True
+            layer = net.get_submodule(node.target)
+            layer.neuron, neuron.levels_from = (neuron,), (layer,)
 
 
 def level_nodes(net: fx.GraphModule) -> tuple[set[fx.Node], list[fx.Node]]:

@@ -89,7 +89,7 @@ def test_layers_emit_the_levels_of_neurons_that_int8_layers_read(mode: str, tmp_
     small = sjpc.to_int8(convert(ann, torch.randn(8, 3, 10, 10), mode=mode))
     sjpc.save(small, tmp_path / "int8.sjpc")
     loaded = sjpc.load(tmp_path / "int8.sjpc")
-    assert torch.equal(loaded.predict(x), small.predict(x)) and loaded.net.get_submodule("3").given_levels
+    assert torch.equal(loaded.predict(x), small.predict(x)) and loaded.net.get_submodule("3").levels_from
 
 
 @pytest.mark.parametrize(
