@@ -14,6 +14,8 @@ from .config import ConversionConfig
 from .data.batches import CalibrationData
 from .draft import Built, Draft, Known
 
+_HOPE = 0.5  # of the error with a few images: no more than that goes away with all
+
 
 class Choice:
     """
@@ -68,10 +70,11 @@ class Choice:
         """The network of ``config``, or ``None`` if that does not make the ``errors`` less."""
         held_out = config.calibration in CHEAPER
         network = None
-        # What fits thresholds alone shows on a few images what it is good for; mostly that is the end of it.
-        for data in [self.data] if held_out else [judge.few, self.data]:
+        # What fits thresholds alone shows on a few images what it is good for; mostly that is the end of it. What
+        # leaves images out may gain from more of them.
+        for data, share in ((judge.few, _HOPE if held_out else 1.0), (self.data, 1.0)):
             draft = Draft(self.model, data, config, self.graded_input)
-            network = draft.network(data, judge if held_out else None, self._known)
-            if not judge.worse(errors, than=judge.errors(network.net)):
+            network = draft.network(data, judge if held_out and data is self.data else None, self._known)
+            if not judge.worse(errors, than=share * judge.errors(network.net)):
                 return None
         return network

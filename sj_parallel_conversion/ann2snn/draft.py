@@ -152,9 +152,7 @@ def place_neurons(
     known = {} if known is None else known
     key = (id(data), threshold, searched_later, *(site.name for site in sites))
     if key not in known:
-        known[key] = observe(
-            model, sites, data, threshold, max_level, config.filled_levels, searched_later, config.generator()
-        )
+        known[key] = observe(model, sites, data, threshold, max_level, config.filled_levels, robust=searched_later)
     v_max = known[key]
     snn = copy.deepcopy(model)
     for site in sites:

@@ -14,12 +14,12 @@ from tqdm import tqdm
 from ..config import ConversionConfig
 from ..data.batches import CalibrationData
 from ..data.cache import Spooled
-from ..data.sampling import spread
 from ..graph import is_kept
 from .descent import Descent
 from .judge import Judge
 from .output_error import OutputError, outputs, packed
 from .patches import LAYERS
+from .sampling import spread
 
 _EPOCHS = 3  # of calibration="weights", where there is something to gain
 _WORTHWHILE = 0.005  # relative squared error of the outputs

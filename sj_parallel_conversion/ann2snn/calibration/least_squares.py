@@ -11,13 +11,13 @@ from ...neuron import SpikingNode
 from ...neuron.activations import DAQCFS, QCFS
 from ..config import ConversionConfig
 from ..data.batches import CalibrationData
-from ..data.sampling import spread_over
 from ..graph import ShortcutReLU
 from ..placement.sites import Site
 from .amplitude import own_amplitude
 from .level_fit import LevelFit
 from .magnitude import magnitude
 from .samples import Samples
+from .sampling import spread_over
 from .sensitivity import Sensitivity
 from .side_by_side import Batches, Sweep, Visitor
 

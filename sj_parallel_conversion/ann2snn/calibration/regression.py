@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from ...parameters import exact
 from ..data.outliers import is_usual
-from ..data.sampling import spread
 from .magnitude import magnitude_of
 from .patches import count_places, from_weight, input_rows, output_rows, to_weight, weight_rows
 from .pruning import kept_weights
 from .ridge import Rows, Sums
+from .sampling import spread
 
 _RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # relative to the mean variance of the inputs
 _DEFAULT_RIDGE = 1e-2  # where no image can be held out

@@ -16,12 +16,15 @@ from .. import graph
 from ..config import percentile_of
 from ..data.batches import CalibrationData
 from ..data.outliers import is_usual, sizes
-from ..data.sampling import spread
 from .sites import Site
 
-BINS = 2048
-_SAMPLES = 32_768  # of a channel; more move a threshold less than another choice of images does
-_OCTAVES = 20  # bins are logarithmic, so that an outlier of any size leaves resolution for the rest
+# Bins are 128 to an octave, so that an outlier of any size leaves resolution for the rest. The sixteen highest bits of
+# a float32 number them: its exponent and the first seven bits of its fraction.
+_OCTAVES = 20
+BINS = 128 * _OCTAVES
+_LOWER_BITS = 16
+_LOWEST = (0x3F800000 >> _LOWER_BITS) - BINS  # 0x3F800000 are the bits of 1
+_BLOCK = 2**18  # values at once, so that what is computed of them stays in the processor's cache
 _CANDIDATES = torch.logspace(-4.5, 0, 150)  # clipping points, relative to the largest activation
 
 
@@ -34,7 +37,6 @@ def observe(
     max_level: int,
     filled: float = 1.0,
     robust: bool = False,
-    generator: torch.Generator | None = None,
 ) -> dict[str, Tensor]:
     """
     Choose for each site the largest value that its spikes shall stand for. For an output with known bounds it is these.
@@ -46,12 +48,11 @@ def observe(
     :param max_level: the number of levels above zero that the code has
     :param filled: the share of them that the chosen value fills
     :param robust: whether images that are outliers do not count for ``"max"``
-    :param generator: where the choice of samples comes from; ``None``: one of the call's own
     :return: a positive tensor ``[C]`` (``[]`` where channels are unknown) for each site's name
     :raises DataError: if an activation is NaN or infinite; the message names the layer
     :raises ConversionError: if an activation leaves its bounds
     """
-    maxima, images, counts = _maxima(model, sites, data)
+    maxima, images = _maxima(model, sites, data)
     chosen = {s.name: torch.full_like(maxima[s.name], s.known_range) for s in sites if s.known_range is not None}
     others = [site for site in sites if site.name not in chosen]
     if robust:
@@ -62,10 +63,9 @@ def observe(
         return {site.name: _alive(maxima[site.name]) * scale for site in others} | chosen
     percentile = percentile_of(threshold)
     usual = {s.name: is_usual(images[s.name]) for s in others if percentile is None and _may_have_outliers(s)}
-    shares = {name: min(1.0, _SAMPLES / count) for name, count in counts.items()}
-    bins = _histograms(model, others, data, maxima, usual, shares, generator or torch.Generator())
+    counts = _histograms(model, others, data, maxima, usual)
     pick = _least_squares(highest) if percentile is None else _quantile(percentile / 100)
-    v_max = {name: maxima[name] * pick(bins[name]).to(maxima[name].device).view_as(maxima[name]) for name in bins}
+    v_max = {name: maxima[name] * pick(counts[name]).to(maxima[name].device).view_as(maxima[name]) for name in counts}
     return {name: _alive(value) * scale for name, value in v_max.items()} | chosen
 
 
@@ -100,14 +100,10 @@ def _run(
 
 def _maxima(
     model: fx.GraphModule, sites: list[Site], data: CalibrationData
-) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, int]]:
-    """
-    For each site the largest magnitude of each channel ``[C]`` or ``[]``, and of each image ``[images]``, and how many
-    values a channel has.
-    """
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """For each site the largest magnitude of each channel ``[C]`` or ``[]``, and of each image ``[images]``."""
     maxima: dict[str, Tensor] = {}
     images: dict[str, list[Tensor]] = {site.name: [] for site in sites}
-    counts: dict[str, int] = dict.fromkeys(images, 0)
 
     def see(site: Site, output: Tensor) -> None:
         low, high, size = _extremes(site, output)
@@ -117,11 +113,10 @@ def _maxima(
         _check_bounds(site, low.min(), high.max())
         maxima[site.name] = torch.maximum(maxima[site.name], v_max) if site.name in maxima else v_max
         images[site.name].append(size)
-        counts[site.name] += site.count(output)
 
     _run(model, sites, data, "largest activations", see)
     of_layer = {site.name: maxima[site.name][0] for site in sites if site.channel_dim is None}
-    return maxima | of_layer, {name: torch.cat(found) for name, found in images.items()}, counts
+    return maxima | of_layer, {name: torch.cat(found) for name, found in images.items()}
 
 
 def _usual_maxima(
@@ -183,12 +178,10 @@ def _histograms(
     data: CalibrationData,
     maxima: dict[str, Tensor],
     usual: dict[str, Tensor],
-    shares: dict[str, float],
-    generator: torch.Generator,
 ) -> dict[str, Tensor]:
     """
     Counts ``[C, BINS + 1]`` of activations by the logarithm of their share of the channel's maximum, of the ``usual``
-    images ``[images]`` where a site has an entry there. They are samples: so large a share of all values.
+    images ``[images]`` where a site has an entry there.
     """
     counts: dict[str, Tensor] = {}
     seen: dict[str, int] = dict.fromkeys(usual, 0)
@@ -200,22 +193,34 @@ def _histograms(
             seen[site.name] += len(output)
             mask = usual[site.name][start : seen[site.name]]
             output = output if mask.all() else output[mask]
-        total = site.count(output)
-        values = site.at(output, spread(total, math.ceil(total * shares[site.name]), generator)[0])
-        v_max = maxima[site.name].reshape(-1, 1).float()
-        octaves = (values.abs().float() / torch.where(v_max > 0, v_max, 1.0)).log2_().clamp_(min=-_OCTAVES - 1)
-        bins = ((octaves / _OCTAVES + 1) * BINS).ceil_().clamp_(0, BINS).long()
-        bins += torch.arange(len(bins), device=bins.device).unsqueeze(1) * (BINS + 1)
-        new = exact(torch.bincount(bins.flatten(), minlength=len(bins) * (BINS + 1)).view(len(bins), -1))
+        new = exact(_count(output, maxima[site.name], site.channel_dim))
         counts[site.name] = counts[site.name] + new if site.name in counts else new
 
     _run(model, sites, data, "activation histograms", see)
     return counts
 
 
+def _count(y: Tensor, v_max: Tensor, channel_dim: int | None) -> Tensor:
+    """The counts ``[C, BINS + 1]`` of values whose channels have the largest magnitudes ``v_max`` ``[C]`` or ``[]``."""
+    shape = [1] * y.dim()
+    if channel_dim is not None:
+        shape[channel_dim] = -1
+    v_max, length = v_max.float().reshape(shape), v_max.numel() * (BINS + 1)
+    per_share = torch.where(v_max > 0, 1 / v_max, 1.0).nan_to_num_(posinf=torch.finfo(torch.float32).max)
+    rows = torch.arange(0, length, BINS + 1, dtype=torch.int32, device=y.device).view(shape)
+    counts = 0
+    images = max(1, max(_BLOCK, length) * len(y) // y.numel())
+    for part in y.split(images):
+        bits = (part.float() * per_share).abs_().view(torch.int32)
+        # rounded up, so that a bin's values are at most its edge
+        bins = bits.add_((1 << _LOWER_BITS) - 1).bitwise_right_shift_(_LOWER_BITS).sub_(_LOWEST).clamp_(0, BINS)
+        counts = counts + torch.bincount(bins.add_(rows).flatten(), minlength=length)
+    return counts.view(-1, BINS + 1)
+
+
 def _edges(like: Tensor) -> Tensor:
     """Upper ends of the bins, relative to the maximum. The first bin holds zeros and what is as good as zero."""
-    edges = 2 ** ((torch.arange(BINS + 1, dtype=like.dtype, device=like.device) / BINS - 1) * _OCTAVES)
+    edges = (torch.arange(BINS + 1, dtype=torch.int32) + _LOWEST << _LOWER_BITS).view(torch.float32).to(like)
     edges[0] = 0
     return edges
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sj_parallel_conversion as sjpc
-from sj_parallel_conversion.ann2snn.data.sampling import spread, spread_over
+from sj_parallel_conversion.ann2snn.calibration.sampling import spread, spread_over
 from sj_parallel_conversion.ann2snn.placement.sites import Site
 
 # the package has a function of this name
