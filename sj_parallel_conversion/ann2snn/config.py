@@ -88,7 +88,7 @@ class ConversionConfig:
     :param max_batches: how many batches of the calibration data are read; ``None``: all. An endless dataloader needs it
     :param max_memory: GiB of values that a conversion may keep in memory, all its caches together; what is more waits
         in temporary files. ``None``: half of the memory that is free where the network is, the machine's (or what its
-        container or ``ulimit`` leaves) or the GPU's; ``float("inf")``: no limit
+        container or ``ulimit`` leaves) or the GPU's, on a CPU one GiB at most; ``float("inf")``: no limit
     :param strict: ``spiking_inputs``, and an operation that stays analogue is an error
     :param distillation_epochs: how often gradient steps on the weights go through the calibration data at the end, see
         :func:`~sj_parallel_conversion.ann2snn.calibration.distillation.distil`. ``None``: 3 in a classifier with

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ..ann2snn.config import ConversionConfig
+from ..ann2snn.cpu.int8 import emit_levels
 from ..ann2snn.network.parts import PartlySpikingNetwork
 from ..ann2snn.network.spiking_network import SpikingNetwork
 from ..errors import ConfigError, FileError
@@ -127,6 +128,7 @@ def _decode_network(record: Record, tensors: TensorReader, classes: Classes) -> 
     need(all(site.node.T == config.time_steps for site in snn.neurons()), "its neurons have another number of steps")
     snn.execution, snn.step_mode, snn.training = record["execution"], record["step_mode"], record["training"]
     _set_neuron_states(snn, states)
+    emit_levels(snn.net)
     return snn
 
 

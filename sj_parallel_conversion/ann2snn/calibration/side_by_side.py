@@ -13,6 +13,7 @@ from ... import ranks
 from ...neuron.spiking_activation import SpikingActivation
 from ..data.cache import Spool, Spooled
 from ..data.inputs import Batch
+from .output_error import packed
 
 Batches = Spooled | list[Tensor]
 
@@ -49,6 +50,7 @@ class Sweep:
         spool: Spool | None = None,
     ) -> None:
         self._spool = Spool() if spool is None else spool
+        self._snn = snn
         self._pair = (_interpreter(ann), _interpreter(snn))
         self._sites, self._at = sites, sites | (at or set())
         self._nodes = list(ann.graph.nodes)
@@ -61,7 +63,9 @@ class Sweep:
         :param visitor: called at the modules ``at``
         :param progress: whether a bar over the graph's nodes is drawn
         """
-        self._run(self._inputs(batches), visitor, progress)
+        inputs = self._inputs(batches)
+        with packed(self._snn):
+            self._run(inputs, visitor, progress)
 
     def _inputs(self, batches: Iterable[Batch]) -> list[Spooled]:
         """For each input of the network its tensors, batch by batch."""

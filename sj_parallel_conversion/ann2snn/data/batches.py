@@ -27,6 +27,7 @@ TARGET_KEYS = {
     "label", "labels", "target", "targets", "y", "class_labels", "mask_labels", "next_sentence_label",
     "start_positions", "end_positions", "decoder_labels",
 }  # fmt: skip
+_ELEMENTS = 2**21  # of an input at once: 13 images of 224 x 224, whatever the batch size of the dataloader
 
 
 def model_call(model: nn.Module, batch: object, index: int) -> Call:
@@ -172,7 +173,7 @@ class CalibrationData:
     def batches(self, description: str) -> Iterator[Batch]:
         """
         :param description: the label of the progress bar
-        :return: the tensors of each call
+        :return: the tensors of each call; of a large one in parts
         :raises DataError: if there are none, or a batch is unusable or of another form than the first
         """
         hidden = not (self._show_progress and ranks.leads())
@@ -185,7 +186,13 @@ class CalibrationData:
                     raise
                 raise DataError(f"dataloader: batch {count} differs from the first: {error}") from error
             self._latest = f"dataloader: batch {count} of shape {_shapes(inputs)}"
-            yield inputs.to(self.device, self.dtype)
+            yield from self._small(inputs.to(self.device, self.dtype))
+
+    def _small(self, batch: Batch) -> list[Batch]:
+        """``batch`` in parts of about equal size, if it is so large that its activations would take much memory."""
+        largest = max((x.numel() for x in batch.tensors), default=0)
+        count = min(batch.size, -(-largest // _ELEMENTS))
+        return [batch] if count < 2 else self.parts(batch, -(-batch.size // count))
 
 
 def _shapes(batch: Batch) -> str:
