@@ -112,8 +112,8 @@ class Signals:
     def _sources(self, node: fx.Node) -> frozenset[str]:
         if node.op == "placeholder":
             return frozenset({self._input})
-        own = {NODE: {SPIKES}, **dict.fromkeys((LAYER, PRODUCT), {CURRENT}), CONSTANT: ()}
-        own |= dict.fromkeys((ANALOGUE, KEPT, NORMALISATION), {ANALOGUE})
+        own = {NODE: {SPIKES}, LAYER: {CURRENT}, PRODUCT: {CURRENT}, CONSTANT: ()}
+        own |= {graded: {ANALOGUE} for graded in (ANALOGUE, KEPT, NORMALISATION)}
         kind = self.kinds[node]
         return frozenset(own[kind]) if kind in own else self.received(node)
 

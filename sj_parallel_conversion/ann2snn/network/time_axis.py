@@ -189,8 +189,8 @@ class TimeAxisRunner(fx.Interpreter):
         sums = {id(value): torch.stack(value.steps).cumsum(0) for value in found}
         running = [self._call(node, _at((args, kwargs), lambda v, t=t: sums[id(v)][t])) for t in range(self._T)]
         # their mean is the product of the two means, each of which is a sum over T
-        steps = [(new - old) / self._T for new, old in zip(running, [torch.zeros_like(running[0]), *running[:-1]], strict=True)]
-        return Steps(steps, self._call(node, _at((args, kwargs), lambda value: value.mean)))
+        steps = torch.stack(running).diff(dim=0, prepend=torch.zeros_like(running[0]).unsqueeze(0)) / self._T
+        return Steps(list(steps), self._call(node, _at((args, kwargs), lambda value: value.mean)))
 
     def _moved(self, node: fx.Node, args: tuple, kwargs: dict[str, object]) -> Symbols | None:
         """The symbols that ``node`` moves, or joins from several trains; ``None`` if it does something else."""
