@@ -104,12 +104,15 @@ OPERATORS: dict[str, Operation] = {
         _UPSAMPLE),
     **dict.fromkeys(("upsample_bicubic2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"), _CUBIC),
     **dict.fromkeys(("_to_copy", "type_as"), Operation(WIRE, ALL, keeps_axes=True)),
-    **dict.fromkeys(("softmax", "_safe_softmax", "layer_norm", "group_norm", "instance_norm", "rms_norm"), _OF_A_GROUP),
     **dict.fromkeys(
         ("sym_size", "sym_numel", "sym_stride", "zeros_like", "ones_like", "full_like", "empty_like", "new_zeros",
          "new_ones", "new_full", "new_empty"), _SIZE),
 }  # fmt: skip
 
+# Each of their results depends on a group of values: on a row of scores, on the features of a token.
+NORMALISATIONS = dict.fromkeys(
+    ("softmax", "_safe_softmax", "log_softmax", "layer_norm", "group_norm", "instance_norm", "rms_norm"), _OF_A_GROUP
+)
 # Linear in each of two factors.
 _BILINEAR = {"matmul", "mm", "bmm", "mv", "dot", "mul", "einsum"}
 
@@ -161,7 +164,7 @@ def operation(model: fx.GraphModule, node: fx.Node) -> Operation:
     if node.op != "call_function":
         return _ANALOGUE
     name = operator_of(node)
-    row = OPERATORS.get(name, _ANALOGUE) if name else FUNCTIONS.get(node.target, _ANALOGUE)
+    row = OPERATORS.get(name, NORMALISATIONS.get(name, _ANALOGUE)) if name else FUNCTIONS.get(node.target, _ANALOGUE)
     return _with_arguments(node, name, row)
 
 
