@@ -90,7 +90,7 @@ def main() -> None:
         classes = torch.cat([predict(batch) for batch in images.split(100)]).argmax(1)
         right, same = (100 * (classes == other).double().mean() for other in (labels, expected))
         factor = seconds[name] / seconds["ANN"]
-        print(f"{name:<16} accuracy {right:6.2f} %, the ANN's class {same:6.2f} %, time {factor:6.2f} x ANN", flush=True)
+        print(f"{name:<16} accuracy {right:6.2f} %, the ANN's class {same:6.2f} %, time {factor:6.2f} x ANN")
 
 
 if __name__ == "__main__":

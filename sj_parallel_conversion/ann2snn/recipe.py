@@ -80,7 +80,9 @@ class ParallelConversionRecipe(ModuleConversionRecipe):
             if isinstance(ann, nn.Module):  # what is no model is refused when it is copied
                 names = (name for name, _ in ann.named_modules(remove_duplicate=False))
                 graph.check_patterns(self.config.keep, names)
-            snn = convert_submodules(ann, submodules, source, device, self._convert)
+            snn = convert_submodules(
+                ann, submodules, source, device, self._convert, self.config.gives_layers_spikes
+            )
         else:
             try:
                 snn = self._convert(ann, source, device)

@@ -162,7 +162,7 @@ def test_both_products_of_an_attention_get_spikes(name: str) -> None:
     products = [row for row in report.rows if row.kind == "product"]
     assert len(products) == 2 and all(row.spikes_in and row.macs for row in products)
     assert report.share == report.share_after_input == 1 or report.input_macs
-    assert not report.analogue and not report.graded and len(report.normalisations) == (2 if name == "in words" else 3)
+    assert not report.analogue and not report.graded and len(report.normalisations) == (1 if name == "in words" else 2)
 
 
 def test_one_neuron_by_channel_serves_queries_keys_and_values() -> None:

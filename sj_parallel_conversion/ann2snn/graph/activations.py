@@ -256,8 +256,7 @@ def activation_sites(model: fx.GraphModule) -> list[fx.Node]:
     :return: the nodes of the graph that a spiking neuron will replace, in order
     :raises ConversionError: if there is none
     """
-    changing = _depend_on_input(model)
-    sites = [node for node in model.graph.nodes if node in changing and is_site(model, node)]
+    sites = possible_sites(model)
     if not sites:
         raise ConversionError(
             "nothing to convert: the model has no activation that a spiking neuron can replace (ReLU, GELU, SiLU, "
@@ -265,6 +264,12 @@ def activation_sites(model: fx.GraphModule) -> list[fx.Node]:
             "one that is not found). Those that keep names do not count"
         )
     return sites
+
+
+def possible_sites(model: fx.GraphModule) -> list[fx.Node]:
+    """As :func:`activation_sites`; there may be none."""
+    changing = _depend_on_input(model)
+    return [node for node in model.graph.nodes if node in changing and is_site(model, node)]
 
 
 def is_site(model: fx.GraphModule, node: fx.Node) -> bool:

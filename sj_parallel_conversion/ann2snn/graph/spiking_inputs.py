@@ -84,7 +84,8 @@ def _signals(model: fx.GraphModule, graded_input: bool) -> Signals:
 
 
 def _graded(signals: Signals, values: Iterable[fx.Node]) -> list[fx.Node]:
-    return [n for n in values if signals.sources[n] and signals.sources[n] not in ({INPUT}, {SPIKES})]
+    floats = (n for n in values if n.meta.get("is_floating_point", True))
+    return [n for n in floats if signals.sources[n] and signals.sources[n] not in ({INPUT}, {SPIKES})]
 
 
 def _origin(model: fx.GraphModule, value: fx.Node, products: set[fx.Node]) -> fx.Node:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ...errors import ConfigError, ConversionError, DataError
 from ...neuron.spiking_activation import SpikingActivation
-from ...torch_compat import tree_map
+from ...torch_compat import tree_leaves, tree_map
 from ..data.inputs import Call, placement
 from ..graph import plain_copy
 from ..graph.side_effects import undone
@@ -199,6 +199,7 @@ def convert_submodules(
     dataloader: Iterable,
     device: torch.device | str | None,
     convert: Callable[[nn.Module, Iterable, torch.device | str | None, bool, str], SpikingNetwork],
+    layers_alone: bool = False,
 ) -> PartlySpikingNetwork:
     """
     :param ann: the model; it is left as it was
@@ -207,6 +208,7 @@ def convert_submodules(
     :param device: where the result goes; ``None`` means where ``ann`` is
     :param convert: ``(submodule, its calls, device, whether other layers compute its inputs, what stands before its
         names) -> SNN``
+    :param layers_alone: whether submodules without an activation can be converted
     :return: a copy of ``ann`` with spiking networks in these places
     :raises ConversionError: if a submodule cannot be converted; the message names it
     """
@@ -217,9 +219,11 @@ def convert_submodules(
         data = PartData(model, dataloader, device)
         first = data.first()
         sample = shape_of_sample(first)
-        names = find_submodules(model, patterns, first_calls(model, first))
+        names = find_submodules(model, patterns, first_calls(model, first), layers_alone)
         refuse_written_inputs(model, names, data)
         graded, parts = with_graded_inputs(model, names, data.first()), {}
+        if layers_alone and not any(map(_is_float, tree_leaves(tuple(first)))):
+            graded = set(names)  # what a model makes of token ids is a choice of rows, and graded
         for name in names:
             inputs = SubmoduleInputs(model, name, data)
             with _naming_part(name):
@@ -227,6 +231,10 @@ def convert_submodules(
     for name, snn in parts.items():
         replace_everywhere(model, model.get_submodule(name), snn)
     return PartlySpikingNetwork(model, sample).eval()
+
+
+def _is_float(value: object) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
 
 
 def replace_everywhere(model: nn.Module, original: nn.Module, snn: SpikingNetwork) -> None:
