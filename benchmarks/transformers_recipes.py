@@ -67,13 +67,17 @@ def theirs(ann: nn.Module, images: Tensor, scale: float, time_steps: int) -> Pre
 
 @torch.no_grad()
 def main() -> None:
-    """Measure all networks on the same images, in one process; each time is that of the quickest of several calls."""
+    """
+    Measure all networks on four views of the test images, in one process. Each time is that of the quickest call.
+    """
     args = parse_arguments()
     ann = small_vit(32, 8, 3)
     ann.load_state_dict(torch.load(args.weights, weights_only=True))
     ann.eval()
     calibration = load_images(args.data_root, "train", args.calibration_images)[0]
     images, labels = load_images(args.data_root, "test", args.test_images)
+    images = torch.cat([images, images.flip(3), images.roll(2, 3), images.roll(-2, 3)])
+    labels = labels.repeat(4)
     networks: dict[str, Predict] = {"ANN": ann}
     for mode in args.modes:
         networks |= {f"{mode}, T={t}": ours(ann, calibration, mode, t) for t in args.time_steps}

@@ -95,14 +95,17 @@ def _write_out(model: fx.GraphModule, node: fx.Node, a: dict[str, object]) -> No
         k, v = (_repeated(node, x, q.meta["shape"][-3] // x.meta["shape"][-3]) for x in (k, v))
     *queries, features = q.meta["shape"]
     keys = k.meta["shape"][-2]
+    # on the factor, which is smaller than the product
+    scale = features**-0.5 if a["scale"] is None else a["scale"]
+    q = _before(node, _aten.mul.Tensor, q, scale, shape=q.meta["shape"], name=f"{node.name}_scale")
     transposed = _before(node, _aten.transpose.int, k, -2, -1, shape=(*k.meta["shape"][:-2], features, keys))
     scores = _before(node, _aten.matmul.default, q, transposed, shape=(*queries, keys), name=f"{node.name}_scores")
     body = _Body()
     s, values = body.x(), (scores,)
     given = None if mask is None else body.x()
-    weighed = body.call(_aten.mul.Tensor, s, features**-0.5 if a["scale"] is None else a["scale"])
+    weighed = s
     if a["is_causal"]:
-        weighed = body.call(_aten.masked_fill.Scalar, weighed, _later(body, s, len(queries) + 1), -math.inf)
+        weighed = body.call(_aten.masked_fill.Scalar, s, _later(body, s, len(queries) + 1), -math.inf)
     if mask is not None:
         values, weighed = (scores, mask), _masked(body, weighed, given, mask.meta["is_floating_point"])
     shares = _spiking(model, node, _place(model, node, scores, body.shares(weighed), values, "softmax"))
