@@ -59,7 +59,7 @@ def _operations(model: fx.GraphModule, source: fx.Node, result: fx.Node) -> tupl
     inner = set(nodes)
     escapes = any(user not in inner for node in nodes if node is not result for user in node.users)
     known = {source, *nodes}
-    foreign = any(n not in known and "shape" in n.meta for node in nodes for n in node.all_input_nodes)
+    foreign = any(n not in known for node in nodes for n in node.all_input_nodes)
     reduces = any(operator_of(node) in REDUCTIONS for node in nodes)
     if escapes or foreign or not reduces or any(map(is_kept, nodes)):
         return ()

@@ -93,27 +93,29 @@ def _origin(model: fx.GraphModule, value: fx.Node, products: set[fx.Node]) -> fx
     Where the values of a factor are made, if on their way they are only moved and scaled, and all that is made of them
     are factors: there a channel is a channel, and one neuron serves queries, keys and values.
     """
-    while _passes(model, value):
-        source = next(n for n in value.all_input_nodes if "shape" in n.meta or _passes(model, n))
+    origin = value
+    while (source := _source(model, value)) is not None:
         if not all(_leads_to(model, user, products) for user in source.users):
             break
         value = source
-    return value
+        if "shape" in value.meta:  # and not a tuple of parts
+            origin = value
+    return origin
 
 
 def _leads_to(model: fx.GraphModule, node: fx.Node, products: set[fx.Node]) -> bool:
     if node in products:
         return True
-    return _passes(model, node) and bool(node.users) and all(_leads_to(model, user, products) for user in node.users)
+    passes = _source(model, node) is not None
+    return passes and bool(node.users) and all(_leads_to(model, user, products) for user in node.users)
 
 
-def _passes(model: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether ``node`` moves the values of one other, or multiplies them by a number."""
+def _source(model: fx.GraphModule, node: fx.Node) -> fx.Node | None:
+    """The one value that ``node`` moves, or multiplies by a constant; ``None`` if it does something else."""
     tensors = [n for n in node.all_input_nodes if "shape" in n.meta or operator_of(n) in SPLITTING]
-    if len(tensors) != 1 or is_kept(node):
-        return False
     row = operation(model, node)
-    return row.moves or (row.kind == SCALE and node.op == "call_function" and is_affine(model, node))
+    is_scale = row.kind == SCALE and node.op == "call_function" and is_affine(model, node)
+    return tensors[0] if len(tensors) == 1 and (row.moves or is_scale) and not is_kept(node) else None
 
 
 def _place_identity(model: fx.GraphModule, value: fx.Node, readers: list[fx.Node], name: str) -> None:
