@@ -210,7 +210,7 @@ def _rows(snn: SpikingNetwork, batch: Batch) -> Iterator[LayerOperations]:
         if kind in (WIRE, CONSTANT):
             continue
         events = counter.events.get(node, Events())
-        left = 0 if node in counter.layers else macs[node]
+        left = 0 if node in counter.layers | counter.products else macs[node]
         counts = (events.neurons, events.spikes, events.received, events.synops, left, macs[node])
         if any(counts):
             operation = (

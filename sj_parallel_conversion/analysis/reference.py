@@ -82,11 +82,10 @@ _NOT_ITS_ANN = "the converted network has: give the ANN that it was converted fr
 
 def _prepare(model: fx.GraphModule, snn: SpikingNetwork, names: list[str], data: CalibrationData) -> None:
     """The passes that make room for neurons, as far as this network shows that they were run for it."""
-    graph.activation_sites(model)
     record_shapes(model, data.example())
     if any(name not in dict(model.named_modules()) for name in names) and snn.config.membrane_shortcuts:
         graph.membrane_shortcuts(model)
-    if snn.config.spiking_inputs or snn.config.strict:
+    if snn.config.gives_layers_spikes:
         graph.pool_after_activation(model)
         graph.give_layers_spikes(model, snn.graded_input)
 

@@ -83,8 +83,8 @@ class ConversionConfig:
     :param input_encoding: ``"analogue"``: the first layer sees the input itself, as a current that is the same at each
         step; ``"spikes"``: a neuron of the mode's code stands before it. Its thresholds span the largest inputs of the
         calibration data, by channel, and a level is a pair of trains, one for each sign (symbols -1, 0, 1)
-    :param spiking_inputs: whether a neuron with signed spikes is placed wherever a layer other than the first would
-        receive a graded value, such as another layer's output
+    :param spiking_inputs: whether a neuron with signed spikes is placed wherever a layer other than the first, or a
+        product of two values as in attention, would receive a graded value, such as another layer's output
     :param max_batches: how many batches of the calibration data are read; ``None``: all. An endless dataloader needs it
     :param max_memory: GiB of values that a conversion may keep in memory, all its caches together; what is more waits
         in temporary files. ``None``: half of the memory that is free where the network is, the machine's (or what its
@@ -195,6 +195,11 @@ class ConversionConfig:
         return MODES[self.mode]
 
     @property
+    def gives_layers_spikes(self) -> bool:
+        """Whether neurons are placed where layers and products would receive graded values."""
+        return self.spiking_inputs or self.strict
+
+    @property
     def membrane_shortcuts(self) -> bool:
         """Whether identity shortcuts may carry currents."""
         chosen = self.corrects_weights and self.mode == "parallel"
@@ -212,7 +217,7 @@ class ConversionConfig:
     def as_record(self) -> dict[str, object]:
         """The options that change what the tensors of the converted network mean, for its state dict."""
         names = ("mode", "time_steps", "per_channel", "fold", "input_encoding", "frame_tau")
-        return {name: getattr(self, name) for name in names} | {"spiking_inputs": self.spiking_inputs or self.strict}
+        return {name: getattr(self, name) for name in names} | {"spiking_inputs": self.gives_layers_spikes}
 
     def as_dict(self) -> dict[str, object]:
         """The options as plain data."""

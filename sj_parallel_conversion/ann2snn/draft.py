@@ -98,17 +98,19 @@ def prepare(
     :return: the sites
     :raises ConversionError: if there is nothing to convert
     """
-    graph.activation_sites(model)
+    if not config.gives_layers_spikes:
+        graph.activation_sites(model)  # before a batch is run, it is said that there is none
     record_shapes(model, data.example())
     if config.membrane_shortcuts:
         with data.naming_batches():
             graph.membrane_shortcuts(model, data.first() if config.shortcut == "auto" else None)
-    sites = find_sites(model, config.per_channel, config.output_neurons)
+    has_sites = not config.gives_layers_spikes or bool(graph.possible_sites(model))
+    sites = find_sites(model, config.per_channel, config.output_neurons) if has_sites else []
     max_level = config.node_type.code.max_level(config.time_steps)
     # Fusing changes float rounding, which would move values across the steps of a trained quantiser.
     if not any(site.is_lossless(max_level) for site in sites):
         graph.fuse_batchnorms(model)
-    if not (config.spiking_inputs or config.strict):
+    if not config.gives_layers_spikes:
         return sites
     return give_layers_spikes(model, config, graded_input)
 

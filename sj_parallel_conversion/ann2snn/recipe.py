@@ -119,7 +119,7 @@ class ParallelConversionRecipe(ModuleConversionRecipe):
         check_for_parts(self.config)
         if isinstance(ann, nn.Module):  # what is no model is refused when it is copied
             graph.check_patterns(self.config.keep, (name for name, _ in ann.named_modules(remove_duplicate=False)))
-        return ModelInParts(ann, submodules, self._source(), device)
+        return ModelInParts(ann, submodules, self._source(), device, self.config.gives_layers_spikes)
 
     def _part(self, name: str, part: Part, device: torch.device) -> SpikingNetwork:
         return self._convert(part.module, part.inputs, device, part.graded_input, f"{name}.")

@@ -17,6 +17,7 @@ from ..ann2snn.graph.folded import Rescale, ResidualAdd, ToLevels
 from ..ann2snn.graph.following import cast, construct
 from ..ann2snn.graph.formula import Formula
 from ..ann2snn.graph.leaves import tensor_leaf
+from ..ann2snn.graph.normalisation import Normalisation
 from ..ann2snn.graph.plain import put, value_of
 from ..ann2snn.graph.quantisers import RecognisedQCFS
 from ..ann2snn.graph.registry import FunctionActivation
@@ -193,8 +194,10 @@ def torch_module(module: nn.Module, name: str, like: Tensor | None) -> nn.Module
 
     if isinstance(module, SpikingActivation):
         return neuron_body(module.node, like, inner)
-    if isinstance(module, (Formula, RecognisedQCFS)):
-        return _formula(module.body if isinstance(module, Formula) else module.formula.body)
+    if isinstance(module, (Formula, Normalisation)):
+        return _formula(module.body, type(module).__name__)
+    if isinstance(module, RecognisedQCFS):
+        return _formula(module.formula.body, "Formula")
     if isinstance(module, (QCFS, DAQCFS, ClipReLU)):
         return activation_body(module, like)
     if isinstance(module, SpikingIdentity):
@@ -217,10 +220,10 @@ def refuse_int8(module: nn.Module, name: str) -> None:
         )
 
 
-def _formula(body: fx.GraphModule) -> fx.GraphModule:
+def _formula(body: fx.GraphModule, name: str) -> fx.GraphModule:
     translation = Translation(body)
     inputs = [translation.graph.placeholder(node.target) for node in body.graph.nodes if node.op == "placeholder"]
-    return translation.module(translation.run(inputs), "Formula")
+    return translation.module(translation.run(inputs), name)
 
 
 def plain(module: nn.Module) -> nn.Module:

@@ -13,6 +13,7 @@ from ..ann2snn.cpu.int8 import Int8Conv2d, Int8Linear
 from ..ann2snn.cpu.prepack import PrepackedConv2d
 from ..ann2snn.graph.folded import Rescale, ResidualAdd, ToLevels
 from ..ann2snn.graph.formula import Formula
+from ..ann2snn.graph.normalisation import Normalisation
 from ..ann2snn.graph.quantisers import RecognisedQCFS
 from ..ann2snn.graph.shortcut import ShortcutReLU
 from ..errors import FileError
@@ -177,6 +178,7 @@ ROWS: dict[type[nn.Module], Row] = {
     RecognisedQCFS: Row(RecognisedQCFS, ("levels",), tensors=("v_threshold", "psi"), children=("formula",),
                         settings=("channel_dim",)),
     Formula: Row(Formula, children=("body",), settings=("bounds", "example")),
+    Normalisation: Row(Normalisation, children=("body",)),
     Rescale: Row(Rescale, tensors=("factor",)), ToLevels: Row(ToLevels, tensors=("gain", "offset")),
     ResidualAdd: Row(lambda factor: ResidualAdd(factor, None), tensors=("factor",)),
     ParallelConversionNode: _node(ParallelConversionNode),

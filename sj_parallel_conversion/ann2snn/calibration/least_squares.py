@@ -82,6 +82,8 @@ class FitNeurons(Visitor):
         if node.target not in self.sites:
             return
         site = self.sites[node.target]
+        if site.is_fixed:
+            return
         neuron = self.snn.get_submodule(node.target).node
         reference = self.ann.get_submodule(node.target)
         if isinstance(reference, ShortcutReLU):

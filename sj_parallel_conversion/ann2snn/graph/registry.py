@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import ConfigError
-from ...neuron.activations import DAQCFS, QCFS, ClipReLU, SpikingIdentity
+from ...neuron.activations import DAQCFS, QCFS, ClipReLU, SpikingIdentity, SpikingShare
 from .formula import Formula
 
 Bounds = tuple[float, float]
@@ -58,6 +58,7 @@ ROWS = (
     Activation(nn.Threshold, lambda m: (min(m.threshold, m.value), math.inf)),
     *(Activation(own, _POSITIVE) for own in (QCFS, DAQCFS, ClipReLU)),
     Activation(SpikingIdentity, _ANY),
+    Activation(SpikingShare, (0.0, 1.0)),
     Activation(Formula, lambda m: m.bounds),
 )
 

@@ -14,7 +14,7 @@ from ...hooks import has_hooks
 from ...neuron.spiking_activation import SpikingActivation
 from ..graph.folded import ResidualAdd
 from ..graph.maxpool import max_pool_steps
-from ..graph.operations import affine_tail, is_affine, is_max_pool, operation
+from ..graph.operations import affine_tail, factors, is_affine, is_max_pool, operation
 from .integer_inputs import is_constant
 from .options import STEP_BY_STEP
 
@@ -104,6 +104,9 @@ class TimeAxisRunner(fx.Interpreter):
             self._in_steps = {n for n in net.graph.nodes if is_affine(net, n) or is_max_pool(net, n)}
         else:
             self._in_steps = affine_tail(net)
+        # Serial neurons read digits, of which a product's increments are none: there it is computed of decoded values.
+        self._products = {n for n in net.graph.nodes if execution == "stepwise" and n not in self._in_steps
+                          and factors(net, n)}  # fmt: skip
 
     def run_sequence(self, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         """
@@ -124,6 +127,8 @@ class TimeAxisRunner(fx.Interpreter):
             return self._fire(node, module, args[0])
         if isinstance(module, ResidualAdd):
             kwargs = {"overwrite": False}  # a value without a time axis serves all steps
+        if node in self._products and _contains_steps((args, kwargs)):
+            return self._product(node, args, kwargs)
         if node not in self._in_steps or not _contains_steps((args, kwargs)):
             return self._call(node, _at((args, kwargs), lambda value: value.mean))
         if is_max_pool(self.module, node):
@@ -140,7 +145,7 @@ class TimeAxisRunner(fx.Interpreter):
         if self._serial:
             train = site.node(self._injected_once(x) if isinstance(x, Steps) else site.node.constant(x))
             return self._emitted(node, site, train, torch.zeros_like(train[0]))
-        if not any(user in self._in_steps or user.op == "output" for user in node.users):
+        if not any(user in self._in_steps or user in self._products or user.op == "output" for user in node.users):
             return site(_at(x, lambda value: value.mean))
         # A neuron that was made serial alone takes the decoded value: it is not told what comes without a spike.
         if isinstance(x, Steps) and site.node.closed_form:
@@ -162,6 +167,22 @@ class TimeAxisRunner(fx.Interpreter):
         if isinstance(x, Symbols):
             return Symbols(pooled[: self._T], x.worth, value, rest)
         return Steps(pooled[: self._T], value, rest)
+
+    def _product(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, object]) -> Steps:
+        """
+        The increments of a running product, ``A_t B_t - A_(t-1) B_(t-1)``, of the sums of what has come up to each
+        step. A factor without a time axis has come whole at each step.
+        """
+        found: list[Steps] = []
+        _at((args, kwargs), found.append)
+        if len(found) == 1:
+            steps = [self._call(node, _at((args, kwargs), lambda value, t=t: value.steps[t])) for t in range(self._T)]
+            return Steps(steps)
+        sums = {id(value): torch.stack(value.steps).cumsum(0) for value in found}
+        running = [self._call(node, _at((args, kwargs), lambda v, t=t: sums[id(v)][t])) for t in range(self._T)]
+        # their mean is the product of the two means, each of which is a sum over T
+        steps = torch.stack(running).diff(dim=0, prepend=torch.zeros_like(running[0]).unsqueeze(0)) / self._T
+        return Steps(list(steps), self._call(node, _at((args, kwargs), lambda value: value.mean)))
 
     def _moved(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, object]) -> Symbols | None:
         """The symbols that ``node`` moves, or joins from several trains; ``None`` if it does something else."""
