@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 from ..ann2snn.data.seeded import global_generator
 from ..ann2snn.graph.signature import Signature
 from ..ann2snn.network import SpikingNetwork
+from ..atomic_file import as_path
 from ..errors import ConfigError, FileError, MissingExtraError
 from ..torch_compat import axes_that_stay_free
 from .integer_graph import IntegerTranslation
@@ -41,6 +42,7 @@ def export_onnx(snn: SpikingNetwork, path: str | os.PathLike, integers: bool = F
     :raises FileError: if the file cannot be written
     """
     check_network(snn, "export_onnx")
+    path = as_path("path", path)
     _check_installed()
     _check_dtype(snn)
     observed = observe_network(snn)
@@ -50,7 +52,7 @@ def export_onnx(snn: SpikingNetwork, path: str | os.PathLike, integers: bool = F
     module = translation.module(tuple(translation.run(placeholders)), "OnnxNetwork").cpu()
     program = _exported(module, snn.signature, lambda: _culprit(snn))
     try:
-        program.save(os.fspath(path))
+        program.save(str(path))
     except OSError as error:
         raise FileError(f"{path} cannot be written: {error}") from error
 
