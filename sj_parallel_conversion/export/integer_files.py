@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 import os
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..ann2snn.network import SpikingNetwork
+from ..atomic_file import as_path
 from ..errors import FileError
 from ..functional import encode
 from .integer_program import CURRENT, LEVELS, Program, Step, Value
@@ -43,6 +43,7 @@ def export_integers(snn: SpikingNetwork, folder: str | os.PathLike[str]) -> None
     :raises FileError: if the files cannot be written
     """
     check_network(snn, "export_integers")
+    folder = as_path("folder", folder)
     program = program_of(snn.net, observe_network(snn))
     integers = _Arithmetic(program)
     inputs = [node for node in snn.net.graph.nodes if node.op == "placeholder"]
@@ -57,7 +58,6 @@ def export_integers(snn: SpikingNetwork, folder: str | os.PathLike[str]) -> None
         },
         "steps": integers.records,
     }
-    folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         np.savez(folder / "network.npz", **integers.arrays)

@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from ..ann2snn.data.seeded import global_generator
 from ..ann2snn.graph.signature import Signature
 from ..ann2snn.network import SpikingNetwork
-from ..atomic_file import replacing
+from ..atomic_file import as_path, replacing
 from ..errors import ConfigError, FileError, MissingExtraError
 from ..torch_compat import axes_that_stay_free
 from .integer_graph import IntegerTranslation
@@ -45,6 +45,7 @@ def export_onnx(snn: SpikingNetwork, path: str | os.PathLike[str], integers: boo
     :raises FileError: if the file cannot be written
     """
     check_network(snn, "export_onnx")
+    path = as_path("path", path)
     _check_installed()
     _check_dtype(snn)
     observed = observe_network(snn)
@@ -54,7 +55,7 @@ def export_onnx(snn: SpikingNetwork, path: str | os.PathLike[str], integers: boo
     module = translation.module(tuple(translation.run(placeholders)), "OnnxNetwork").cpu()
     program = _exported(module, snn.signature, lambda: _culprit(snn))
     try:
-        _save(program, Path(path))
+        _save(program, path)
     except OSError as error:
         raise FileError(f"{path} cannot be written: {error}") from error
 

@@ -20,6 +20,7 @@ from ..ann2snn.calibration.descent import Descent
 from ..ann2snn.calibration.patches import LAYERS
 from ..ann2snn.graph import is_kept
 from ..ann2snn.network import PartlySpikingNetwork, SpikingNetwork
+from ..atomic_file import as_path
 from ..errors import ConfigError, as_data_error
 from ..parameters import as_integer
 from .distance import Loss, distance_from, loss_of
@@ -98,6 +99,7 @@ def fine_tune(
     :raises FileError: if ``checkpoint`` is of another run
     """
     _check(snn, ann, loss, epochs, learning_rate, patience)
+    checkpoint = None if checkpoint is None else as_path("checkpoint", checkpoint)
     network, reference = Network(snn), None if ann is None else Network(ann)
     together = ranks.together(distributed, "fine_tune")
     with together, _packed(snn), network.evaluating(), _evaluating(reference):
