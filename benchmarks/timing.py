@@ -17,7 +17,9 @@ Contestants = dict[str, Callable[[], object]]
 
 
 @torch.no_grad()
-def alternating(contestants: Contestants, seconds: float, progress: str) -> dict[str, list[float]]:
+def alternating(
+    contestants: Contestants, seconds: float, progress: str, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
     """
     Run all contestants in turn, again and again, so that other work on the machine slows all of them alike. Each round
     begins with another one, so that what a run leaves behind in the caches meets all of them alike, too.
@@ -25,6 +27,7 @@ def alternating(contestants: Contestants, seconds: float, progress: str) -> dict
     :param contestants: what to run; the first is what others are compared with
     :param seconds: how long; each runs twice at least
     :param progress: name of the progress bar
+    :param clock: gives seconds
     :return: for each contestant the seconds of its runs; slow ones, which would take all the time, sit out rounds
     """
     times: dict[str, list[float]] = {name: [] for name in contestants}
@@ -37,9 +40,9 @@ def alternating(contestants: Contestants, seconds: float, progress: str) -> dict
             for name in names:
                 if sum(times[name]) > share and len(times[name]) >= 2 and name != next(iter(contestants)):
                     continue
-                start = time.perf_counter()
+                start = clock()
                 contestants[name]()
-                times[name].append(time.perf_counter() - start)
+                times[name].append(clock() - start)
             names.append(names.pop(0))
             bar.update()
     return times

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields, replace
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -130,7 +131,7 @@ def _cell(value: object) -> str:
 @torch.no_grad()
 def count_operations(
     snn: SpikingNetwork | PartlySpikingNetwork,
-    dataloader: Iterable,
+    dataloader: Iterable[Any],
     device: Mapping[str, float] | None = None,
     show_progress: bool = True,
     distributed: bool | None = None,
@@ -154,7 +155,8 @@ def count_operations(
     :raises ConfigError: if ``device`` cannot be used
     """
     check_converted("count_operations", snn)
-    costs, totals, samples = checked_device(device), {}, 0
+    totals: dict[str, LayerOperations] = {}
+    costs, samples = checked_device(device), 0
     network = Network(snn)
     with ranks.together(distributed, "count_operations"), network.evaluating():
         hidden = not (show_progress and ranks.leads())
@@ -208,7 +210,7 @@ def _rows(snn: SpikingNetwork, batch: Batch) -> Iterator[LayerOperations]:
         if kind in (WIRE, CONSTANT):
             continue
         events = counter.events.get(node, Events())
-        left = 0 if node in counter.layers else macs[node]
+        left = 0 if node in counter.layers | counter.products else macs[node]
         counts = (events.neurons, events.spikes, events.received, events.synops, left, macs[node])
         if any(counts):
             operation = (

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +58,7 @@ def _in_words(value: object) -> str:
 @torch.no_grad()
 def evaluate(
     network: nn.Module,
-    dataloader: Iterable,
+    dataloader: Iterable[Any],
     ann: nn.Module | None = None,
     metrics: object = None,
     time_steps: int | None = None,
@@ -81,7 +83,7 @@ def evaluate(
     :return: accuracy, agreement, speed and metrics. A metric that is an object has to speak with the other processes
         itself, as those of torchmetrics do
     :raises ConfigError: if an argument cannot be used
-    :raises DataError: if a batch cannot be run
+    :raises DataError: if a batch cannot be run, or the outputs of ``ann`` have another shape
     """
     runner, reference = Network(network, time_steps), None if ann is None else Network(ann)
     scores = _Scores(_as_metrics(metrics))
@@ -95,7 +97,7 @@ def evaluate(
 
 
 def _run(
-    runner: Network, reference: Network | None, dataloader: Iterable, scores: _Scores, show_progress: bool
+    runner: Network, reference: Network | None, dataloader: Iterable[Any], scores: _Scores, show_progress: bool
 ) -> None:
     source, hidden = checked(dataloader), not (show_progress and ranks.leads())
     for index, batch in enumerate(tqdm(source, desc="evaluate", disable=hidden, leave=False)):
@@ -150,7 +152,7 @@ def _as_metrics(metrics: object) -> dict[str, _Metric]:
     return {name: _Metric(metric) for name, metric in named.items()}
 
 
-def _name_of(metric: Callable) -> str:
+def _name_of(metric: Callable[..., Any]) -> str:
     return getattr(metric, "__name__", type(metric).__name__)
 
 
@@ -160,6 +162,7 @@ class _Scores:
     def __init__(self, metrics: dict[str, _Metric]) -> None:
         self.images, self.metrics = 0, metrics
         self._met = self._targets = self._agreed = self._classes = 0
+        self._warned = False
         self._calls: list[tuple[int, float]] = []
 
     def add(self, answer: object, reference: object, target: object, count: int, seconds: float) -> None:
@@ -173,17 +176,42 @@ class _Scores:
         logits = main_tensor(answer)
         if _are_logits(answer, logits, count):
             classes = logits.argmax(1)
+            self._warn_of(target, classes, logits.shape[1])
             if are_classes(target, classes):
                 self._met += int((classes == target.to(classes.device)).sum())
                 self._targets += classes.numel()
             if reference is not None:
-                others = main_tensor(reference).argmax(1).to(classes.device)
-                self._agreed += int((classes == others).sum())
+                others = main_tensor(reference)
+                if others.shape != logits.shape:
+                    raise DataError(
+                        f"the outputs of the network and of ann cannot be compared: they are {list(logits.shape)} and "
+                        f"{list(others.shape)}"
+                    )
+                self._agreed += int((classes == others.argmax(1).to(classes.device)).sum())
                 self._classes += classes.numel()
         for metric in self.metrics.values():
             metric.add(answer, target, count)
         self.images += count
         self._calls.append((count, seconds))
+
+    def _warn_of(self, target: object, classes: Tensor, count: int) -> None:
+        """Say once that targets are of no use for the accuracy; metrics may know what to do with them."""
+        if self._warned or self.metrics or not isinstance(target, Tensor):
+            return
+        message = None
+        if not are_classes(target, classes):
+            message = (
+                f"no accuracy: the targets are {target.dtype} {list(target.shape)}, and classes are integers "
+                f"{list(classes.shape)}. Give such, or metrics= that take these targets"
+            )
+        elif target.numel() and int(target.max()) >= count:
+            message = (
+                f"targets go up to {int(target.max())}, and the network has the classes 0 to {count - 1}: samples "
+                "with larger targets count as wrong"
+            )
+        if message is not None:
+            self._warned = True
+            warnings.warn(f"evaluate: {message}", stacklevel=6)
 
     def result(self) -> Evaluation:
         """:return: all of it"""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from .. import ranks
 from ..ann2snn.network.parts import PartlySpikingNetwork
 from ..ann2snn.network.spiking_network import SpikingNetwork
-from ..errors import ConversionError
+from ..errors import ConfigError, ConversionError
 from ..torch_compat import tree_leaves
 from .answers import Network, check_converted
 from .neuron_errors import Sums, sums_of
@@ -81,7 +82,7 @@ def _cell(row: LayerError, name: str) -> str:
 def layer_errors(
     snn: SpikingNetwork | PartlySpikingNetwork,
     ann: nn.Module,
-    dataloader: Iterable,
+    dataloader: Iterable[Any],
     show_progress: bool = True,
     distributed: bool | None = None,
 ) -> LayerErrors:
@@ -122,8 +123,12 @@ def verify(
     :param x: a batch, as a loader gives it
     :param rtol: relative tolerance
     :param atol: absolute tolerance; ``None``: ``rtol`` times the largest magnitude of the output
+    :raises ConfigError: if a tolerance is no number >= 0
     :raises ConversionError: if an output is further off; the message has the table of :func:`layer_errors`
     """
+    for name, value in (("rtol", rtol), ("atol", atol)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0):
+            raise ConfigError(f"{name} must be a number >= 0, got {value!r}")
     outputs = []
     for network in (Network(snn), Network(ann)):
         with torch.no_grad(), network.evaluating():

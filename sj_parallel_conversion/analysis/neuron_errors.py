@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -84,10 +85,10 @@ def _listening(sites: dict[str, SpikingActivation]) -> Iterator[dict[str, _Firin
     hooks = []
 
     def listen(name: str, site: SpikingActivation) -> None:
-        def before(module: nn.Module, args: tuple) -> None:
+        def before(module: nn.Module, args: tuple[Any, ...]) -> None:
             inputs[name] = args[0].clone()  # the neuron may overwrite its input
 
-        def after(module: nn.Module, args: tuple, output: Tensor) -> None:
+        def after(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
             firings[name] = _firing(site.node, inputs.pop(name), output)
 
         hooks.extend([site.register_forward_pre_hook(before), site.register_forward_hook(after)])

@@ -14,7 +14,9 @@ from .calibration import CHEAPER
 from .calibration.judge import Judge, Selection
 from .config import ConversionConfig
 from .data.batches import CalibrationData
-from .draft import Built, Draft
+from .draft import Built, Draft, Known
+
+_HOPE = 0.5  # of the error with a few images: no more than that goes away with all
 
 
 class Choice:
@@ -35,6 +37,7 @@ class Choice:
         judge: Callable[[], Judge | None] | None = None,
     ) -> None:
         self.model, self.data, self.graded_input, self._judge = model, data, graded_input, judge
+        self._known: Known = {}
 
     def of(self, config: ConversionConfig) -> tuple[Built, ConversionConfig]:
         """
@@ -46,7 +49,7 @@ class Choice:
         judge = None
         if config.calibration in CHEAPER and draft.calibrated:
             judge = Judge.of(self.model, self.data, config) if self._judge is None else self._judge()
-        best, chosen = draft.network(self.data, judge), config
+        best, chosen = draft.network(self.data, judge, self._known), config
         if judge is None:
             return best, config
         errors = first = judge.errors(best.net)
@@ -69,11 +72,12 @@ class Choice:
         """The network of ``config``, or ``None`` if that does not make the ``errors`` less."""
         held_out = config.calibration in CHEAPER
         network = None
-        # What fits thresholds alone shows on a few images what it is good for; mostly that is the end of it.
-        for data in [self.data] if held_out else [judge.few, self.data]:
+        # What fits thresholds alone shows on a few images what it is good for; mostly that is the end of it. What
+        # leaves images out may gain from more of them.
+        for data, share in ((judge.few, _HOPE if held_out else 1.0), (self.data, 1.0)):
             with ranks.alone() if data is judge.few else nullcontext():  # all ranks have these few
                 draft = Draft(self.model, data, config, self.graded_input)
-                network = draft.network(data, judge if held_out else None)
-            if not judge.worse(errors, than=judge.errors(network.net)):
+                network = draft.network(data, judge if held_out and data is self.data else None, self._known)
+            if not judge.worse(errors, than=share * judge.errors(network.net)):
                 return None
         return network

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -33,7 +34,7 @@ class ParallelConverter:
 
     def __init__(
         self,
-        dataloader: Iterable,
+        dataloader: Iterable[Any],
         mode: str = ConversionConfig.mode,
         time_steps: int = ConversionConfig.time_steps,
         threshold: str = ConversionConfig.threshold,

@@ -124,8 +124,7 @@ class PreparedANN:
         :raises ConversionError: if the ANN cannot be converted with these options
         """
         config = self.configured(**options)
-        with ranks.together(config.distributed, "conversion"):
-            return finished(self.network(config), config)
+        return finished(lambda: self.network(config), config)
 
     def network(self, config: ConversionConfig) -> SpikingNetwork:
         """:param config: the conversion's options. :return: as :meth:`convert`, without a report"""
@@ -191,9 +190,11 @@ class PreparedParts:
         """
         config = configured(self.config, options)
         check_for_parts(config)
-        with ranks.together(config.distributed, "conversion"):
-            snns = self._parts.each(lambda name, part: self.parts[name].network(config))
-            return finished(self._parts.with_networks(snns), config)
+
+        def networks() -> PartlySpikingNetwork:
+            return self._parts.with_networks(self._parts.each(lambda name, part: self.parts[name].network(config)))
+
+        return finished(networks, config)
 
 
 def configured(config: ConversionConfig, options: dict[str, object]) -> ConversionConfig:
@@ -221,14 +222,17 @@ def check_for_parts(config: ConversionConfig) -> None:
         )
 
 
-def finished(snn: nn.Module, config: ConversionConfig) -> nn.Module:
+def finished(convert: Callable[[], nn.Module], config: ConversionConfig) -> nn.Module:
     """
-    :param snn: a network, just converted
+    :param convert: makes a network; all ranks make the same one
     :param config: the conversion's options
-    :return: the same; a folded one is to run, and one that is not keeps neurons that can be trained
+    :return: the network; a folded one is to run, and one that is not keeps neurons that can be trained
+    :raises RankError: if ranks have different networks
     """
-    if config.fold:
-        snn.requires_grad_(False)
-    report(snn, config.show_progress and ranks.leads())
-    ranks.check_same(snn.state_dict, "the conversion")
+    with ranks.together(config.distributed, "conversion"):
+        snn = convert()
+        if config.fold:
+            snn.requires_grad_(False)
+        report(snn, config.show_progress and ranks.leads())
+        ranks.check_same(snn.state_dict, "the conversion")
     return snn

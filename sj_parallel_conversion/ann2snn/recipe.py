@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import closing
+from typing import Any
 
 import torch
 from torch import nn
@@ -39,7 +40,7 @@ class ParallelConversionRecipe(ModuleConversionRecipe):
 
     def __init__(
         self,
-        dataloader: Iterable,
+        dataloader: Iterable[Any],
         mode: str = ConversionConfig.mode,
         time_steps: int = ConversionConfig.time_steps,
         threshold: str = ConversionConfig.threshold,
@@ -76,8 +77,8 @@ class ParallelConversionRecipe(ModuleConversionRecipe):
             that can be converted
         :raises DataError: if the calibration data are unusable
         """
-        with ranks.together(self.config.distributed, "conversion"):
-            return finished(self._converted(ann, getattr(converter, "device", None), submodules), self.config)
+        device = getattr(converter, "device", None)
+        return finished(lambda: self._converted(ann, device, submodules), self.config)
 
     def _converted(
         self, ann: nn.Module, device: torch.device | str | None, submodules: Sequence[str] | None
@@ -118,7 +119,7 @@ class ParallelConversionRecipe(ModuleConversionRecipe):
         check_for_parts(self.config)
         if isinstance(ann, nn.Module):  # what is no model is refused when it is copied
             graph.check_patterns(self.config.keep, (name for name, _ in ann.named_modules(remove_duplicate=False)))
-        return ModelInParts(ann, submodules, self._source(), device)
+        return ModelInParts(ann, submodules, self._source(), device, self.config.gives_layers_spikes)
 
     def _part(self, name: str, part: Part, device: torch.device) -> SpikingNetwork:
         return self._convert(part.module, part.inputs, device, part.graded_input, f"{name}.")

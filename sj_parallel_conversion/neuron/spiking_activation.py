@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from ..compat import StepModeContainer
@@ -25,6 +26,8 @@ class SpikingActivation(StepModeContainer):
     :raises ConfigError: if ``node`` is no neuron of this package, or ``packed`` no bool
     """
 
+    levels_from: tuple[nn.Module, ...] = ()  # the layer whose bytes are levels already; a tuple, because it is no child
+
     def __init__(self, node: SpikingNode, packed: bool = False) -> None:
         super().__init__(False)
         if not isinstance(node, SpikingNode):
@@ -46,6 +49,8 @@ class SpikingActivation(StepModeContainer):
 
     def forward(self, x: Tensor) -> Tensor:
         """:param x: mean input ``[N, ...]``. :return: the mean output ``[N, ...]``"""
+        if self.levels_from and self.packed and x.dtype == torch.uint8:
+            return x
         values = (x, *self.node.parameters())
         if self.packed:
             return self.node.decoded(x, may_overwrite(self.source, *values))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,7 +24,7 @@ _LEVELS = (3, 7, 15, 31, 63)  # that are tried unless time_steps are given
 @torch.no_grad()
 def suggest_time_steps(
     ann: nn.Module,
-    dataloader: Iterable,
+    dataloader: Iterable[Any],
     tolerance: float = 0.01,
     cost: str = "spikes",
     modes: Sequence[str] = tuple(MODES),

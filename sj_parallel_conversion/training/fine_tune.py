@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from ..ann2snn.calibration.descent import Descent
 from ..ann2snn.calibration.patches import LAYERS
 from ..ann2snn.graph import is_kept
 from ..ann2snn.network import PartlySpikingNetwork, SpikingNetwork
+from ..atomic_file import as_path
 from ..errors import ConfigError, as_data_error
 from ..parameters import as_integer
 from .distance import Loss, distance_from, loss_of
@@ -51,13 +53,13 @@ class FineTuning:
 def fine_tune(
     snn: SpikingNetwork | PartlySpikingNetwork,
     ann: nn.Module | None,
-    dataloader: Iterable,
+    dataloader: Iterable[Any],
     epochs: int = 10,
     loss: Callable[[object, object], Tensor] | None = None,
     learning_rate: float | None = None,
-    held_out: Iterable | None = None,
+    held_out: Iterable[Any] | None = None,
     patience: int | None = None,
-    checkpoint: str | os.PathLike | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     seed: int = 0,
     show_progress: bool = True,
     distributed: bool | None = None,
@@ -97,6 +99,7 @@ def fine_tune(
     :raises FileError: if ``checkpoint`` is of another run
     """
     _check(snn, ann, loss, epochs, learning_rate, patience)
+    checkpoint = None if checkpoint is None else as_path("checkpoint", checkpoint)
     network, reference = Network(snn), None if ann is None else Network(ann)
     together = ranks.together(distributed, "fine_tune")
     with together, _packed(snn), network.evaluating(), _evaluating(reference):
@@ -134,7 +137,8 @@ class _Tuner:
         self.descent = Descent(list(trained.values()))
         thresholds = {id(site.node.v_threshold): site.node.v_threshold for site in snn.neurons()}
         self.least = [(p, p.detach() * _SMALLEST) for p in trained.values() if id(p) in thresholds]
-        self.best, self.losses, self.kept = self._values(), [], 0
+        self.losses: list[float] = []
+        self.best, self.kept = self._values(), 0
 
     def run(
         self, epochs: int, patience: int | None, rate: float | None, checkpoint: TuningCheckpoint, progress: bool

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from functools import reduce
 from itertools import count
 from operator import or_
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,7 @@ Forwards = list[list[SeenCall]]  # the calls in each forward of a module
 def replace_activations(
     ann: nn.Module,
     activation: Callable[..., nn.Module],
-    dataloader: Iterable | None = None,
+    dataloader: Iterable[Any] | None = None,
     threshold: str = "mse",
     per_channel: bool = False,
     max_batches: int | None = 32,
@@ -207,7 +208,7 @@ class _Recorder(Interceptor):
         self.forwards.append(calls)
 
 
-def _data_for(model: nn.Module, dataloader: Iterable, max_batches: int | None) -> CalibrationData:
+def _data_for(model: nn.Module, dataloader: Iterable[Any], max_batches: int | None) -> CalibrationData:
     like = max((p for p in model.parameters() if p.is_floating_point()), key=Tensor.numel, default=torch.empty(0))
     source = Source(dataloader, max_batches, seed=0)  # each reading gives the same batches
     return CalibrationData(source, model, like.device, like.dtype if like.numel() else None, False)
@@ -259,7 +260,7 @@ def _warn_of_others(others: dict[str, set[str]]) -> None:
 
 def _called_several_times(forwards: dict[str, Forwards]) -> set[str]:
     """The ReLU modules that one module calls several times in a forward, or that several modules call."""
-    most: Counter = Counter()
+    most: Counter[object] = Counter()
     for own in forwards.values():
         each = (Counter(relu for relu, *_ in calls if relu is not None) for calls in own)
         most.update(reduce(or_, each, Counter()))  # of counters, | has the larger counts

@@ -22,7 +22,7 @@ class TuningCheckpoint:
     :raises FileError: if its folder does not exist
     """
 
-    def __init__(self, path: str | os.PathLike | None, settings: dict[str, object]) -> None:
+    def __init__(self, path: str | os.PathLike[str] | None, settings: dict[str, object]) -> None:
         self._path = None if path is None else Path(path)
         self._settings = {"format": _FORMAT, **settings}
         if ranks.count() > 1:

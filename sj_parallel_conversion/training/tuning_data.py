@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,7 +64,12 @@ class TuningData:
     """
 
     def __init__(
-        self, network: Network, dataloader: Iterable, held_out: Iterable | None, seed: int, show_progress: bool
+        self,
+        network: Network,
+        dataloader: Iterable[Any],
+        held_out: Iterable[Any] | None,
+        seed: int,
+        show_progress: bool,
     ) -> None:
         self._network, self._source = network, replayable(dataloader)
         self._digests: set[bytes] = set()
@@ -98,7 +104,7 @@ class TuningData:
             elif mask.any():
                 yield sample.select(mask)
 
-    def _read(self, source: Iterable) -> Iterator[Sample]:
+    def _read(self, source: Iterable[Any]) -> Iterator[Sample]:
         for index, batch in enumerate(source):
             call = self._network.call_of(batch, index)
             yield Sample(call, targets_of(batch, call), _size(call))

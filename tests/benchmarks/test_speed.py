@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from benchmark import Row, table
 from node_forms import FORMS
-from speed import Row, table
 from timing import alternating, peak_memory, ratios
 from torch import nn
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -53,8 +54,8 @@ class Report:
 def report(
     snn: SpikingNetwork | PartlySpikingNetwork,
     ann: nn.Module,
-    dataloader: Iterable,
-    folder: str | os.PathLike,
+    dataloader: Iterable[Any],
+    folder: str | os.PathLike[str],
     curve: object = None,
     metrics: object = None,
     device: Mapping[str, float] | None = None,

@@ -39,7 +39,7 @@ def da_qcfs(
     :param config: the conversion's options
     """
     max_level = config.node_type.code.max_level(config.time_steps)
-    by_name = {site.name: site for site in sites if not site.is_lossless(max_level)}
+    by_name = {site.name: site for site in sites if not (site.is_fixed or site.is_lossless(max_level))}
     for name in by_name:
         own_amplitude(snn.get_submodule(name).node)
     visitor = _RunningErrors(ann, snn, by_name)

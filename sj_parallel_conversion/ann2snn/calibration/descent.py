@@ -22,10 +22,12 @@ class Descent:
 
     :param parameters: they are changed, and need gradients
     :param rate: size of a step, relative to a parameter; the attribute can be set later
+    :param shares: of the rate, one for each parameter; ``None``: 1
     """
 
-    def __init__(self, parameters: list[nn.Parameter], rate: float = 0.0) -> None:
+    def __init__(self, parameters: list[nn.Parameter], rate: float = 0.0, shares: list[float] | None = None) -> None:
         self.parameters, self.rate = parameters, rate
+        self._shares = [1.0] * len(parameters) if shares is None else shares
         self._kept = [kept_weights(p) if _is_matrix(p) and p.any() else None for p in parameters]
         self._sizes = [_size(p.detach()) or 1.0 for p in parameters]
         self._optimiser = torch.optim.Adam([{"params": [p]} for p in parameters], betas=(0.9, 0.99))
@@ -49,8 +51,8 @@ class Descent:
         for p, kept, size in zip(self.parameters, self._kept, self._sizes, strict=True):
             if p.grad is not None:  # Adam has a constant for gradients that are small, whatever their units
                 p.grad.mul_(size if kept is None else kept * size)
-        for group, size in zip(self._optimiser.param_groups, self._sizes, strict=True):
-            group["lr"] = self.rate * size * share
+        for group, size, own in zip(self._optimiser.param_groups, self._sizes, self._shares, strict=True):
+            group["lr"] = self.rate * size * share * own
         self._optimiser.step()
         if average:
             self._averaged += 1

@@ -49,12 +49,12 @@ def distil(
     :param ann: the reference
     :param snn: the calibrated network, folded or not; its weights are set
     :param data: calibration data, read once
-    :param config: the conversion's options. ``distillation_epochs=None``: three for ``calibration="weights"`` if the
-        only output is one of two axes, as classes ``[N, C]`` are, and its error worth it, otherwise none
+    :param config: the conversion's options. ``distillation_epochs=None``: three if the calibration corrects weights,
+        the only output is one of two axes, as classes ``[N, C]`` are, and its error is worth it, otherwise none
     :param judge: has images that are not among ``data``
     """
     chosen = config.distillation_epochs
-    if chosen == 0 or (chosen is None and config.calibration != "weights"):
+    if chosen == 0 or (chosen is None and not config.corrects_weights):
         return
     reason = _reason_or_none(lambda: _unfit(ann, snn, data, chosen))
     if reason is None:  # what the dataloader raises is no reason: it goes out
@@ -104,7 +104,8 @@ class _Distillation:
         self.weights = _trained_weights(snn)
         # steps are smaller than what half precision can tell apart
         half = any(w.dtype in (torch.float16, torch.bfloat16) for w in self.weights)
-        self.network, self.dtype = (copy.deepcopy(snn).float(), torch.float32) if half else (snn, None)
+        self.dtype = torch.float32 if half else None
+        self.network = copy.deepcopy(snn).float() if half else snn
         self.trained = _trained_weights(self.network)
         self.checked = spread(len(error), -(-len(error) // _CHECKED), generator)[0].tolist()
 

@@ -52,12 +52,12 @@ def least_squares(
 
 
 class FitNeurons(Visitor):
-    """
+    r"""
     Fits each neuron when the sweep comes to it.
 
     A least-squares amplitude of a noisy level is less than the level is worth, and over many layers a signal fades,
     while the weights of the ANN expect all of it. So the amplitude is the mean of the least-squares one and of the one
-    that gives the levels the energy of the activations, :math:`\\sqrt{\\sum y^2 / \\sum k^2}`.
+    that gives the levels the energy of the activations, :math:`\sqrt{\sum y^2 / \\sum k^2}`.
     """
 
     energy = _ENERGY
@@ -82,6 +82,8 @@ class FitNeurons(Visitor):
         if node.target not in self.sites:
             return
         site = self.sites[node.target]
+        if site.is_fixed:
+            return
         neuron = self.snn.get_submodule(node.target).node
         reference = self.ann.get_submodule(node.target)
         if isinstance(reference, ShortcutReLU):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 
 import torch
@@ -11,6 +12,7 @@ from ... import ranks
 
 _COARSE = 20  # candidates for the full scale, from the mean activation to beyond the largest
 _FINE = (0.88, 0.92, 0.96, 1.04, 1.08, 1.12)
+_BLOCK = 2**17  # samples at once, so that what is computed of them stays in the processor's cache
 _ROUNDING = 1e-13  # of the energy of the activations: what float32 makes of values that a level meets exactly
 
 
@@ -63,6 +65,25 @@ class LevelFit:
 
     def search(self, step: Tensor) -> Tensor:
         """The step with the least error, or ``step`` if no other has less by more than floats can tell."""
+        channels = len(self.z)
+        if self.z.device.type == "cpu":
+            samples = int(ranks.largest(torch.tensor(self.z.shape[1])))  # all ranks meet equally often
+            channels = max(1, _BLOCK // max(1, samples))
+        starts = range(0, len(self.z), channels)
+        parts = [self._part(slice(start, start + channels)) for start in starts]
+        steps = step.split(channels)
+        return torch.cat([part._search(own) for part, own in zip(parts, steps, strict=True)])
+
+    def _part(self, channels: slice) -> LevelFit:
+        """The same for some of the channels."""
+        part = copy.copy(self)
+        part.z, part.y = self.z[channels], self.y[channels]
+        part.largest, part.typical = self.largest[channels], self.typical[channels]
+        part.root = None if self.root is None else self.root.expand_as(self.z)[channels]
+        part.psi = self.psi[channels] if isinstance(self.psi, Tensor) and len(self.psi) > 1 else self.psi
+        return part
+
+    def _search(self, step: Tensor) -> Tensor:
         (least,) = self.errors([step])
         least = least - _ROUNDING * ranks.total(self.y.square().sum(1))
         low, high = 0.7 * self.typical + 1e-12, 1.15 * self.largest.clamp_min(1e-12)

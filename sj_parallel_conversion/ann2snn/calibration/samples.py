@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ... import ranks
 from ..data.outliers import usual_images
+from ..graph import is_rectifier
 from ..placement.sites import Site
 from .side_by_side import Batches
 
@@ -42,7 +43,7 @@ class Samples:
         self.share = taken / there_are
         if site.channel_dim == 0:  # images lie along another axis than the first
             return
-        usual = usual_images(ann_input, snn_input)
+        usual = usual_images(*([ann_input] if snn_input is ann_input else [ann_input, snn_input]))
         if usual is not None:
             masks = [m.view(-1, *[1] * (x.dim() - 1)).expand_as(x) for m, x in zip(usual, ann_input, strict=True)]
             self.weight = _samples(site, masks, places)
@@ -61,14 +62,25 @@ class Samples:
         usual: list[Tensor] | None,
     ) -> None:
         even = torch.ones_like(self.y) if self.weight is None else self.weight
-        images = (_by_image(self._site, activation(x)) for x in ann_input)
-        peaks = torch.cat([torch.maximum(x.amax(2), -x.amin(2)) for x in images]).T.float()
+        peaks = torch.cat([_peaks(self._site, x, activation) for x in ann_input]).T.float()
         counts = peaks > ranks.largest_in_rows(self.y.abs() * (even > 0)).unsqueeze(1)
         counts = counts if usual is None else counts & torch.cat(usual)
         if counts.any():  # a sample that is chosen evenly stands for 1 / share of them
-            self._peaks = [_by_image(self._site, activation(x)).abs().argmax(2, keepdim=True) for x in ann_input]
+            images = [found.nonzero().squeeze(1) for found in counts.any(0).split([len(x) for x in ann_input])]
+            self._peaks = [
+                (rows, _by_image(self._site, activation(x[rows])).abs().argmax(2, keepdim=True))
+                for rows, x in zip(images, ann_input, strict=True)
+            ]
             self.y = torch.cat([self.y, _at(self._site, self._peaks, ann_input, activation)], 1)
-            self.weight = torch.cat([even, counts * self.share], 1)
+            self.weight = torch.cat([even, counts[:, counts.any(0)] * self.share], 1)
+
+
+def _peaks(site: Site, x: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
+    """The largest magnitude of ``activation(x)`` for each image and channel, ``[N, C]``."""
+    if is_rectifier(site.activation) and site.channel_dim == 1:  # of the largest input, then
+        return _seen(x.unsqueeze(-1).flatten(2).amax(2), x.dim(), activation)
+    y = _by_image(site, activation(x))
+    return torch.maximum(y.amax(2), -y.amin(2))
 
 
 def _by_image(site: Site, x: Tensor) -> Tensor:
@@ -78,10 +90,17 @@ def _by_image(site: Site, x: Tensor) -> Tensor:
     return x.movedim(site.channel_dim, 1).unsqueeze(-1).flatten(2)
 
 
-def _at(site: Site, places: list[Tensor], batches: Sequence[Tensor], see: Callable[[Tensor], Tensor] | None) -> Tensor:
-    """``[C, images]`` of ``see(batch)``, float32, at one place of each image and channel."""
-    values = (x if see is None else see(x) for x in batches)
-    found = [_by_image(site, x).gather(2, place) for x, place in zip(values, places, strict=True)]
+def _at(
+    site: Site,
+    places: list[tuple[Tensor, Tensor]],
+    batches: Sequence[Tensor],
+    see: Callable[[Tensor], Tensor] | None,
+) -> Tensor:
+    """``[C, images]`` of ``see(batch)``, float32: of some images, at one place in each channel."""
+    found = []
+    for x, (rows, place) in zip(batches, places, strict=True):
+        values = x[rows] if see is None else see(x[rows])
+        found.append(_by_image(site, values).gather(2, place))
     return torch.cat(found).squeeze(2).T.float()
 
 
@@ -89,5 +108,15 @@ def _samples(
     site: Site, batches: Batches, places: Sequence[Tensor], see: Callable[[Tensor], Tensor] | None = None
 ) -> Tensor:
     """``[C, samples]`` of ``see(batch)``, float32, at the ``places`` of each batch."""
-    seen = (x if see is None else see(x) for x in batches)
-    return torch.cat([site.at(x, numbers).float() for x, numbers in zip(seen, places, strict=True)], 1)
+    found = []
+    for x, numbers in zip(batches, places, strict=True):
+        if see is not None and site.channel_dim == 1:  # an activation works on each value alone
+            found.append(_seen(site.at(x, numbers).T, x.dim(), see).T.float())
+        else:
+            found.append(site.at(x if see is None else see(x), numbers).float())
+    return torch.cat(found, 1)
+
+
+def _seen(values: Tensor, dims: int, see: Callable[[Tensor], Tensor]) -> Tensor:
+    """``see(values)``, ``[N, C]``, for what takes ``[N, C, ...]`` of so many dimensions."""
+    return see(values.view(*values.shape, *[1] * (dims - 2))).flatten(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -12,6 +13,7 @@ from ... import ranks
 from ...neuron.spiking_activation import SpikingActivation
 from ..data.cache import Spool, Spooled
 from ..data.inputs import Batch
+from .output_error import packed
 
 Batches = Spooled | list[Tensor]
 
@@ -48,6 +50,7 @@ class Sweep:
         spool: Spool | None = None,
     ) -> None:
         self._spool = Spool() if spool is None else spool
+        self._snn = snn
         self._pair = (_interpreter(ann), _interpreter(snn))
         self._sites, self._at = sites, sites | (at or set())
         self._nodes = list(ann.graph.nodes)
@@ -60,7 +63,9 @@ class Sweep:
         :param visitor: called at the modules ``at``
         :param progress: whether a bar over the graph's nodes is drawn
         """
-        self._run(self._inputs(batches), visitor, progress)
+        inputs = self._inputs(batches)
+        with packed(self._snn):
+            self._run(inputs, visitor, progress)
 
     def _inputs(self, batches: Iterable[Batch]) -> list[Spooled]:
         """For each input of the network its tensors, batch by batch."""
@@ -85,7 +90,7 @@ class Sweep:
                 if self._last_use.get(used, used) is node:
                     values.pop(used, None)
 
-    def _advance(self, node: fx.Node, values: dict, count: int, visitor: Visitor) -> tuple[Spooled, Spooled]:
+    def _advance(self, node: fx.Node, values: dict[str, Any], count: int, visitor: Visitor) -> tuple[Spooled, Spooled]:
         visited = node.op == "call_module" and node.target in self._at
         if visited:
             visitor.before(node, *values[node.args[0]])
@@ -104,7 +109,7 @@ class Sweep:
             return False
         return node.target in self._sites or isinstance(self._pair[1].submodules[node.target], SpikingActivation)
 
-    def _compute(self, stream: int, node: fx.Node, values: dict, batch: int) -> object:
+    def _compute(self, stream: int, node: fx.Node, values: dict[str, Any], batch: int) -> object:
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: values[n][stream][batch])
         return getattr(self._pair[stream], node.op)(node.target, args, kwargs)
 

@@ -4,6 +4,9 @@ Integer inference on CPUs: levels are small integers, so that layers between neu
 Weights get 8 bits and one scale an output channel; levels are exact. The kernels are those that PyTorch's own compiler
 uses for quantised networks (``torch.ops.onednn``), on plain uint8 and int8 tensors.
 
+Where int8 layers alone read the levels of a neuron, the kernel of the layer in front makes them: it adds the bias less
+a half, rounds and clips, and writes bytes. So the neuron costs nothing, and no currents go through memory.
+
 CPUs without VNNI instructions add two products of bytes in 16 bits, and what does not fit is cut off. There weights get
 7 bits if levels are so large that this could happen.
 """
@@ -17,6 +20,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ...errors import ConfigError, DataError
+from ...hooks import has_hooks
 from ...neuron import SpikingNode
 from ...neuron.spiking_activation import SpikingActivation
 from ..graph.folded import ResidualAdd
@@ -27,6 +31,7 @@ from .prepack import PrepackedConv2d, check_machine, prepack_convolutions
 
 _MAX_LEVEL = 255
 _EIGHT_BITS, _SEVEN_BITS = 127, 64  # the largest weights
+_CURRENTS = (torch.float32, "none", [], "")  # what kernels give: their dtype, and what follows the sum
 
 
 def to_int8(snn: SpikingNetwork) -> SpikingNetwork:
@@ -54,8 +59,29 @@ def to_int8(snn: SpikingNetwork) -> SpikingNetwork:
     max_level = int(snn.config.node_type.code.max_level(snn.time_steps))
     for name in found:
         _replace(snn.net, name, _as_int8(snn.net.get_submodule(name), max_level))
+    emit_levels(snn.net)
     prepack_convolutions(snn.net)
     return snn.eval()
+
+
+def emit_levels(net: fx.GraphModule) -> None:
+    """
+    Tell int8 layers of the neurons behind them whose levels int8 layers alone read, and these neurons of them.
+
+    :param net: a graph with int8 layers
+    """
+
+    def is_int8(node: fx.Node) -> bool:
+        return node.op == "call_module" and isinstance(net.get_submodule(node.target), Int8Layer)
+
+    for node in filter(is_int8, net.graph.nodes):
+        (site, *others) = node.users
+        neuron = net.get_submodule(site.target) if site.op == "call_module" else None
+        if others or not isinstance(neuron, SpikingActivation) or not all(map(is_int8, site.users)):
+            continue
+        if neuron.node.folded_input and _emits_bytes(neuron.node):
+            layer = net.get_submodule(node.target)
+            layer.neuron, neuron.levels_from = (neuron,), (layer,)
 
 
 def level_nodes(net: fx.GraphModule) -> tuple[set[fx.Node], list[fx.Node]]:
@@ -115,12 +141,23 @@ def largest_weight(max_level: int) -> int:
     return _EIGHT_BITS if in_16_bits or adds_in_32_bits() else _SEVEN_BITS
 
 
+def bias_in_steps(bias: Tensor, scale: Tensor) -> Tensor:
+    """
+    :param bias: of a convolution, ``[C]``
+    :param scale: of its int8 weights, ``[C]``
+    :return: the bias less 1/2 rounded to steps of the scale, as kernels that emit bytes add it. A network with few
+        levels gives another class to some images if one level in a thousand differs, so that every int8 form rounds
+        alike
+    """
+    return ((bias - 0.5) / scale).round() * scale + 0.5
+
+
 def _pack_linear(weight: Tensor, levels: Tensor) -> Tensor:
     return torch.ops.onednn.qlinear_prepack(weight, list(levels.shape))
 
 
-def _product(levels: Tensor, *weights: Tensor | None) -> Tensor:
-    return torch.ops.onednn.qlinear_pointwise(levels, 1.0, 0, *weights, 1.0, 0, torch.float32, "none", [], "")
+def _product(levels: Tensor, *weights: Tensor | None, result: tuple = _CURRENTS) -> Tensor:
+    return torch.ops.onednn.qlinear_pointwise(levels, 1.0, 0, *weights, 1.0, 0, *result)
 
 
 def _bytes(levels: Tensor, memory_format: torch.memory_format = torch.preserve_format) -> Tensor:
@@ -136,6 +173,8 @@ class Int8Layer(nn.Module):
     :param max_level: the largest level that it reads
     """
 
+    neuron: tuple[SpikingActivation, ...] = ()  # whose levels it may emit; a tuple, because it is no child
+
     def __init__(self, layer: nn.Conv2d | nn.Linear, max_level: int = _MAX_LEVEL) -> None:
         super().__init__()
         # hooks of the layer, of every kind, go on listening
@@ -149,17 +188,26 @@ class Int8Layer(nn.Module):
         self.register_buffer("scale", scale)
         self.register_buffer("zero_point", torch.zeros(len(weight), dtype=torch.int32))
         self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().float().clone())
-        self._packed: tuple[Tensor, Tensor] | None = None
+        self._packed: tuple[Tensor, Tensor, Tensor] | None = None
 
-    def _weights(self, levels: Tensor) -> tuple[Tensor | None, ...]:
+    def _result(self) -> tuple:
+        """What the kernels give: currents, or levels if the neuron behind takes them and nobody listens."""
+        for site in self.neuron:
+            if site.packed and not any(map(has_hooks, (self, site, site.node))):
+                return torch.uint8, "hardtanh", [0.0, float(site.node.code.max_level(site.node.T))], ""
+        return _CURRENTS
+
+    def _weights(self, levels: Tensor, result: tuple) -> tuple[Tensor | None, ...]:
         """What the kernels take: the packed weight, its scales and zero points, and the bias."""
         if self._packed is None:
             weight, scale = self.weight, self.scale
             if weight.abs().amax() > largest_weight(self.max_level):  # it comes from another machine
                 weight, scale = (weight / 2).round().to(torch.int8), scale * 2
-            self._packed = self._pack(weight, scale, levels), scale
-        packed, scale = self._packed
-        return packed, scale, self.zero_point, self.bias
+            # a kernel rounds to the nearest level, and a neuron to the one below
+            halves = torch.full_like(scale, -0.5) if self.bias is None else self.bias - 0.5
+            self._packed = self._pack(weight, scale, levels), scale, halves
+        packed, scale, halves = self._packed
+        return packed, scale, self.zero_point, self.bias if result is _CURRENTS else halves
 
     def __getstate__(self) -> dict[str, object]:
         # What the kernels made of the weight depends on the machine, and cannot be pickled.
@@ -174,6 +222,7 @@ class Int8Layer(nn.Module):
         return super()._apply(*args, **kwargs)
 
     def extra_repr(self) -> str:
+        """What ``print`` shows of it."""
         return f"weight={list(self.weight.shape)}"
 
 
@@ -188,13 +237,15 @@ class Int8Conv2d(Int8Layer):
     def __init__(self, conv: nn.Conv2d, max_level: int = _MAX_LEVEL) -> None:
         super().__init__(conv, max_level)
         self.form = (list(conv.stride), list(conv.padding), list(conv.dilation), conv.groups)
+        if self.bias is not None:
+            self.bias = bias_in_steps(self.bias, self.scale)
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        """:param x: levels ``[N, C, H, W]``, 0..255. :return: currents, float32, channels last"""
-        levels = _bytes(x, torch.channels_last)
+        """:param x: levels ``[N, C, H, W]``, 0..255. :return: currents, float32, channels last; or levels, uint8"""
+        levels, result = _bytes(x, torch.channels_last), self._result()
         return torch.ops.onednn.qconv2d_pointwise(
-            levels, 1.0, 0, *self._weights(levels), *self.form, 1.0, 0, torch.float32, "none", [], ""
+            levels, 1.0, 0, *self._weights(levels, result), *self.form, 1.0, 0, *result
         )
 
     def _pack(self, weight: Tensor, scale: Tensor, levels: Tensor) -> Tensor:
@@ -208,9 +259,9 @@ class Int8Linear(Int8Layer):
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        """:param x: levels ``[N, ..., C]``, 0..255. :return: currents, float32"""
-        levels = _bytes(x)
-        return _product(levels, *self._weights(levels))
+        """:param x: levels ``[N, ..., C]``, 0..255. :return: currents, float32; or levels, uint8"""
+        levels, result = _bytes(x), self._result()
+        return _product(levels, *self._weights(levels, result), result=result)
 
     def _pack(self, weight: Tensor, scale: Tensor, levels: Tensor) -> Tensor:
         return _pack_linear(weight, levels)

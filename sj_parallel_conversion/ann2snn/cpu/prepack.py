@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -80,7 +81,7 @@ class PrepackedConv2d(nn.Conv2d):
     """
 
     packs = True  # False: as nn.Conv2d, for what counts torch's own operations
-    _packed: tuple[tuple, Tensor] | None = None
+    _packed: tuple[tuple[Any, ...], Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """:param x: ``[N, C, H, W]``. :return: as nn.Conv2d"""
@@ -101,7 +102,7 @@ class PrepackedConv2d(nn.Conv2d):
         # tensors of the inference mode do not count their versions
         return plain and fits and not records_gradient(*tensors) and not self.weight.is_inference()
 
-    def _packed_weight(self, form: tuple, shape: list[int]) -> Tensor:
+    def _packed_weight(self, form: tuple[Any, ...], shape: list[int]) -> Tensor:
         # The storage, too, so that its address is not used again while it is looked for.
         storage, state = self.weight.untyped_storage(), (self.weight.data_ptr(), self.weight._version)
         if self._packed is None or self._packed[0][1] != state:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ TARGET_KEYS = {
     "label", "labels", "target", "targets", "y", "class_labels", "mask_labels", "next_sentence_label",
     "start_positions", "end_positions", "decoder_labels",
 }  # fmt: skip
+_ELEMENTS = 2**21  # of an input at once: 13 images of 224 x 224, whatever the batch size of the dataloader
 
 
 def model_call(model: nn.Module, batch: object, index: int) -> Call:
@@ -78,7 +80,7 @@ def _find_call(model: nn.Module, batch: object, index: int) -> Call:
     return _find_call(model, batch[0], index)
 
 
-def _from_mapping(model: nn.Module, batch: Mapping, index: int) -> Call:
+def _from_mapping(model: nn.Module, batch: Mapping[str, Any], index: int) -> Call:
     parameters = {p.name: p for p in parameters_of(model) if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     named = {key: value for key, value in batch.items() if key in parameters}
     inputs = {k: v for k, v in named.items() if k not in TARGET_KEYS or parameters[k].default is parameters[k].empty}
@@ -134,7 +136,7 @@ class CalibrationData:
 
     def __init__(
         self,
-        dataloader: Iterable,
+        dataloader: Iterable[Any],
         model: nn.Module,
         device: torch.device,
         dtype: torch.dtype | None,
@@ -164,14 +166,14 @@ class CalibrationData:
         """``batch`` in parts of ``size`` samples, or whole where the model's batch size is fixed."""
         return [batch] if self.fixed_batch else list(batch.split(size))
 
-    def naming_batches(self) -> AbstractContextManager:
+    def naming_batches(self) -> AbstractContextManager[Any]:
         """Within it, what torch raises on a batch becomes a DataError that names the batch."""
         return as_data_error(lambda: f"{self._latest} cannot be run by the network")
 
     def batches(self, description: str) -> Iterator[Batch]:
         """
         :param description: the label of the progress bar
-        :return: the tensors of each call
+        :return: the tensors of each call; of a large one in parts
         :raises DataError: if there are none, or a batch is unusable or of another form than the first
         """
         hidden = not (self._show_progress and ranks.leads())
@@ -184,7 +186,13 @@ class CalibrationData:
                     raise
                 raise DataError(f"dataloader: batch {count} differs from the first: {error}") from error
             self._latest = f"dataloader: batch {count} of shape {_shapes(inputs)}"
-            yield inputs.to(self.device, self.dtype)
+            yield from self._small(inputs.to(self.device, self.dtype))
+
+    def _small(self, batch: Batch) -> list[Batch]:
+        """``batch`` in parts of about equal size, if it is so large that its activations would take much memory."""
+        largest = max((x.numel() for x in batch.tensors), default=0)
+        count = min(batch.size, -(-largest // _ELEMENTS))
+        return [batch] if count < 2 else self.parts(batch, -(-batch.size // count))
 
 
 def _shapes(batch: Batch) -> str:

@@ -17,6 +17,7 @@ from ...torch_compat import tree_map_only
 from .memory import available_memory, size_of
 
 GIB = 2**30
+_USUAL = GIB  # without a limit of the user's: so that a conversion takes no more memory for more images
 
 
 class Spool:
@@ -24,14 +25,15 @@ class Spool:
     Keeps values, in memory up to a limit and in files beyond it. The files go when the values are no longer needed.
     One of them serves all that a conversion keeps, so that it has one limit.
 
-    :param max_memory: GiB that the values may take in memory; ``None``: half of what is free when the first value comes
+    :param max_memory: GiB that the values may take in memory; ``None``: half of what is free when the first value
+        comes, on a CPU one GiB at most
     :param device: where the values are
     """
 
     def __init__(self, max_memory: float | None = None, device: torch.device | None = None) -> None:
         self._free = None if max_memory is None else max_memory * GIB
         self._device = torch.device("cpu") if device is None else device
-        self._folder: tempfile.TemporaryDirectory | None = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._numbers = itertools.count()
 
     def keep(self, values: Iterable[object]) -> Spooled:
@@ -50,6 +52,8 @@ class Spool:
         size = size_of(value)
         if self._free is None:
             self._free = available_memory(self._device) / 2
+            if self._device.type == "cpu":
+                self._free = min(self._free, _USUAL)
         if size <= self._free:
             self._free -= size
             return value
@@ -70,7 +74,10 @@ class Spool:
     @staticmethod
     def get(stored: object) -> object:
         """The value behind ``stored``."""
-        return torch.load(stored, weights_only=False) if isinstance(stored, _File) else stored
+        if not isinstance(stored, _File):
+            return stored
+        # Mapped, not read: a copy of large values takes as long as a layer. Windows cannot remove what is mapped.
+        return torch.load(stored, weights_only=False, mmap=os.name == "posix")
 
     def close(self) -> None:
         """Remove all files, also while someone (a debugger, a traceback) still holds values."""

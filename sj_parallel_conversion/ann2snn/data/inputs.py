@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ _PLAIN = (type(None), bool, int, float, str)  # constants that can be compared
 class Call(NamedTuple):
     """What a model is called with."""
 
-    args: tuple
+    args: tuple[Any, ...]
     kwargs: dict[str, object]
 
 

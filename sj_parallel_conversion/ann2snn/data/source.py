@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, islice
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ _MOST_KEPT = 10_000  # batches of an iterator, after which it counts as endless
 _HINT = "If it is endless, set max_batches to the number of batches to calibrate with"
 
 
-def checked(dataloader: Iterable) -> Iterable:
+def checked(dataloader: Iterable[Any]) -> Iterable[Any]:
     """
     :param dataloader: what the user gave
     :return: the same
@@ -44,7 +45,7 @@ def checked(dataloader: Iterable) -> Iterable:
     return dataloader
 
 
-def replayable(dataloader: Iterable) -> Iterable:
+def replayable(dataloader: Iterable[Any]) -> Iterable[Any]:
     """
     :param dataloader: what the user gave
     :return: the same, or its batches, read when they are needed, if it is an iterator that can be read only once
@@ -77,7 +78,7 @@ class Source(Batches):
     :raises DataError: as :func:`replayable`
     """
 
-    def __init__(self, dataloader: Iterable, max_batches: int | None = None, seed: int | None = None) -> None:
+    def __init__(self, dataloader: Iterable[Any], max_batches: int | None = None, seed: int | None = None) -> None:
         self._loader, self._max_batches = replayable(dataloader), max_batches
         self._readable = self._loader if seed is None else SeededLoader(self._loader, seed)
         self._found: list[object] = []  # the first batch
@@ -85,7 +86,7 @@ class Source(Batches):
         self._rest: Iterator[object] | None = None  # of the reading that has begun with it
 
     @classmethod
-    def of(cls, dataloader: Iterable) -> Batches:
+    def of(cls, dataloader: Iterable[Any]) -> Batches:
         """``dataloader`` itself, if it is one of :class:`Batches`."""
         return dataloader if isinstance(dataloader, Batches) else cls(dataloader)
 
@@ -152,8 +153,9 @@ class Source(Batches):
 class _KeptBatches:
     """The batches of an iterator, which are kept as they are read: it gives them only once."""
 
-    def __init__(self, iterator: Iterator) -> None:
-        self._iterator, self._batches = iterator, []
+    def __init__(self, iterator: Iterator[Any]) -> None:
+        self._iterator = iterator
+        self._batches: list[object] = []
         self._ended = self._broken = False
         self._room = available_memory(torch.device("cpu")) / 2
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from ...torch_compat import tree_map
+from ...torch_compat import tree_leaves, tree_map
 from ..data.inputs import Call, placement
 from ..graph import plain_copy
 from ..graph.side_effects import undone
@@ -40,11 +40,17 @@ class ModelInParts:
     :param patterns: the submodules, as in :func:`find_submodules`
     :param dataloader: calibration data for the whole model
     :param device: where the copy goes; ``None`` means where ``ann`` is
+    :param layers_alone: whether submodules without an activation can be converted
     :raises ConversionError: if a submodule cannot be converted; the message names it
     """
 
     def __init__(
-        self, ann: nn.Module, patterns: Sequence[str], dataloader: Iterable, device: torch.device | str | None
+        self,
+        ann: nn.Module,
+        patterns: Sequence[str],
+        dataloader: Iterable[Any],
+        device: torch.device | str | None,
+        layers_alone: bool = False,
     ) -> None:
         self.model = model = plain_copy(ann).eval()
         self.device, _ = placement(model, device)
@@ -53,9 +59,11 @@ class ModelInParts:
             data = PartData(model, dataloader, self.device)
             first = data.first()
             self._sample = shape_of_sample(first)
-            names = find_submodules(model, patterns, first_calls(model, first))
+            names = find_submodules(model, patterns, first_calls(model, first), layers_alone)
             refuse_written_inputs(model, names, data)
             graded = with_graded_inputs(model, names, data.first())
+            if layers_alone and not any(map(_is_float, tree_leaves(tuple(first)))):
+                graded = set(names)  # what a model makes of token ids is a choice of rows, and graded
         self._parts = {
             name: Part(model.get_submodule(name), SubmoduleInputs(model, name, data), name in graded) for name in names
         }
@@ -93,3 +101,7 @@ def shape_of_sample(call: Call) -> Call:
 
     named = (tuple(map(first, call.args)), {name: first(x) for name, x in call.kwargs.items()})
     return Call(*tree_map(lambda x: torch.empty_like(x, device="meta") if isinstance(x, Tensor) else x, named))
+
+
+def _is_float(value: object) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -165,7 +166,7 @@ class PartlySpikingNetwork(NetworkOptions, nn.Module):
         """The places where neurons stand."""
         return [neuron for snn in self.parts.values() for neuron in snn.neurons()]
 
-    def _refuse_sequences(self, args: tuple, kwargs: dict[str, object]) -> None:
+    def _refuse_sequences(self, args: tuple[Any, ...], kwargs: dict[str, object]) -> None:
         pairs = [*zip(args, self.sample.args, strict=False)]
         pairs += [(x, self.sample.kwargs[name]) for name, x in kwargs.items() if name in self.sample.kwargs]
         for x, seen in pairs:

@@ -38,9 +38,8 @@ class SpikingNetwork(NetworkOptions, StandingFor, RecordedNetwork, MemoryModule)
       reset takes ``x`` as the input of the whole window; after T steps a new window begins.
     - ``"m"``: ``snn(x_seq)`` with ``x_seq`` ``[T, N, ...]`` returns the output sequence ``[T, N, ...]``.
 
-    A window of step mode ``"s"`` is computed at its first call. Loading a state dict, moving the network, and a change
-    of ``step_mode``, ``execution`` or ``training`` begin a new one, as do copies and pickles; weights that an optimiser
-    changes take effect with the next window.
+    A window of step mode ``"s"`` is computed at its first call. Loading a state dict, moving or copying the network,
+    and a change of ``step_mode``, ``execution`` or ``training`` begin a new one. Weights that are changed wait for it.
 
     :param net: the graph, with a :class:`SpikingActivation` in the place of each activation
     :param config: the options of the conversion
@@ -249,9 +248,10 @@ class SpikingNetwork(NetworkOptions, StandingFor, RecordedNetwork, MemoryModule)
         return self.predict(*args, **kwargs)
 
     def extra_repr(self) -> str:
+        """What ``print`` shows of it."""
         return f"time_steps={self.time_steps}, mode={self.config.mode}, execution={self.execution}"
 
-    def _run(self, batch: Batch, inputs: tuple[Tensor | Steps, ...]) -> tuple:
+    def _run(self, batch: Batch, inputs: tuple[Tensor | Steps, ...]) -> tuple[object, ...]:
         """The tensors of the output sequence for inputs that are :class:`Steps` or the same at each step."""
         with self._naming_input(batch):
             if self.execution != "packed":
@@ -264,7 +264,7 @@ class SpikingNetwork(NetworkOptions, StandingFor, RecordedNetwork, MemoryModule)
             check_steps(type(self).__name__, y_seq, self.time_steps)
         return mean_over_time(y_seq)
 
-    def _naming_input(self, batch: Batch) -> AbstractContextManager:
+    def _naming_input(self, batch: Batch) -> AbstractContextManager[object]:
         if torch.compiler.is_dynamo_compiling():  # torch 2.6 compiles no context manager that is written as a generator
             return nullcontext()
 

@@ -53,6 +53,45 @@ def test_near_the_float_network(mode: str) -> None:
     torch.testing.assert_close(int8.predict(IMAGES[:3]), int8.predict(IMAGES)[:3], msg="another size of batch")
 
 
+@pytest.mark.parametrize("mode", ["parallel", "spikepack"])
+@torch.no_grad()
+def test_layers_emit_the_levels_of_neurons_that_int8_layers_read(mode: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    ann = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 1), nn.ReLU6(), nn.Conv2d(16, 16, 3, groups=16, bias=False),
+        nn.ReLU(), nn.Flatten(), nn.Linear(576, 12), nn.ReLU(), nn.Linear(12, 5),
+    ).eval()  # fmt: skip
+    small = sjpc.to_int8(convert(ann, torch.randn(8, 3, 10, 10), mode=mode))
+    x = torch.randn(6, 3, 10, 10)
+    seen: dict[str, torch.dtype] = {}
+    handles = [
+        small.net.get_submodule(name).register_forward_hook(
+            lambda module, args, output, name=name: seen.update({name: args[0].dtype})
+        )
+        for name in ("4", "9")  # the layers that read the second and the last neuron
+    ]
+    fast = small.predict(x)
+    assert set(seen.values()) == {torch.uint8}
+    # a hook on a neuron sees its currents; the answers are the same
+    currents: list[Tensor] = []
+    for name in ("3", "5", "8"):
+        small.net.get_submodule(name).register_forward_hook(lambda module, args, output: currents.append(args[0]))
+    assert torch.equal(small.predict(x), fast)
+    assert [c.dtype for c in currents] == [torch.float32] * 3
+    for handle in handles:
+        handle.remove()
+    for name in ("3", "5", "8"):
+        small.net.get_submodule(name)._forward_hooks.clear()
+    for copied in (copy.deepcopy(small), pickle.loads(pickle.dumps(small))):
+        assert torch.equal(copied.predict(x), fast)
+    small.execution = "spikes"
+    torch.testing.assert_close(small.predict(x), fast)
+    small = sjpc.to_int8(convert(ann, torch.randn(8, 3, 10, 10), mode=mode))
+    sjpc.save(small, tmp_path / "int8.sjpc")
+    loaded = sjpc.load(tmp_path / "int8.sjpc")
+    assert torch.equal(loaded.predict(x), small.predict(x)) and loaded.net.get_submodule("3").levels_from
+
+
 @pytest.mark.parametrize(
     "layer",
     [nn.Conv2d(4, 6, 3, stride=2, padding=1), nn.Conv2d(4, 4, 3, groups=4, bias=False, dilation=2), nn.Linear(4, 6)],

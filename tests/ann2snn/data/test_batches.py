@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import sj_parallel_conversion as sjpc
+from sj_parallel_conversion.ann2snn.data import batches
 from sj_parallel_conversion.ann2snn.data.batches import CalibrationData, model_call
 from sj_parallel_conversion.ann2snn.data.inputs import Call
 
@@ -229,3 +230,13 @@ def test_batches_that_the_network_cannot_run_are_named() -> None:
     assert "While executing" not in str(error.value)
     with pytest.raises(sjpc.DataError, match=r"dataloader: batch 1 of shape \[6, 2\]"):
         sjpc.ParallelConverter([X, X.view(6, 2)], show_progress=False).convert(ann)
+
+
+def test_large_batches_come_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(9, 3, 4, 4)
+    monkeypatch.setattr(batches, "_ELEMENTS", 4 * 48)
+    stream = data([x])
+    parts = [batch.tensors[0] for batch in stream.batches("reading")]
+    assert [len(part) for part in parts] == [3, 3, 3] and torch.equal(torch.cat(parts), x)
+    stream.fixed_batch = True
+    assert len(list(stream.batches("reading"))) == 1

@@ -178,3 +178,12 @@ def test_no_folder_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", "/read/only")
     with pytest.raises(sjpc.ConfigError, match=r"folder /read/only: .*No usable temporary directory"):
         Spool(0).keep([torch.zeros(1)])
+
+
+def test_without_a_limit_of_the_user_s_it_is_a_fixed_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "_USUAL", 48)
+    spool = Spool()
+    kept = spool.keep([torch.zeros(8), torch.ones(8)])
+    assert len(files(spool)) == 1 and torch.equal(kept[1], torch.ones(8))
+    kept[1].add_(1)  # what is read is a copy
+    assert torch.equal(kept[1], torch.ones(8))

@@ -1,10 +1,13 @@
-"""What a converted network costs in time and memory, beside its ANN and SpikingJelly's own conversion.
+"""What a converted network costs in time and memory, beside its ANN and all that a user would pick in its place.
 
-    python benchmarks/speed.py             # all tables, ten minutes on two cores
-    python benchmarks/speed.py --quick     # less than a minute
+    python benchmarks/benchmark.py             # all tables, ten minutes on two cores
+    python benchmarks/benchmark.py --quick     # less than a minute
 
 Times are medians of runs that take turns in one process, as ratios to the ANN as it was given; peak memory is that of
-fresh processes, without the weights. Weights are random: they change accuracy and not time.
+fresh processes, without the weights. Weights are random: they change accuracy and not time. Beside SpikingJelly's own
+conversion stand torch.compile, ONNX Runtime in float and int8, and OpenVINO in int8, as far as they are installed.
+
+On a machine that others use, `--threads 1 --clock process` measures the process's own time.
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ import argparse
 import copy
 import io
 import json
+import tempfile
+import time
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from dataclasses import asdict, dataclass
@@ -21,13 +26,15 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from benchmark_rivals import rivals
+from conversion_cost import lite0
 from helpers.models import cifar_resnet
 from helpers.rate_coding import rate_coded, rate_coded_multi_step, settings
 from node_forms import FORMS
 from spikingjelly.activation_based import functional
 from timing import alternating, peak_memory, ratios
 from torch import Tensor, nn
-from torchvision.models import resnet18
+from torchvision.models import resnet18, vit_b_16
 
 import sj_parallel_conversion as sjpc
 
@@ -36,7 +43,11 @@ NETWORKS: list[tuple[str, Callable[[], nn.Module], int, int]] = [
     ("ResNet-18, 8 images of 64x64", partial(resnet18, num_classes=10), 8, 64),
     ("ResNet-20, 32 images of 32x32", partial(cifar_resnet, "resnet20"), 32, 32),
     ("ResNet-18, 8 images of 224x224", partial(resnet18, num_classes=10), 8, 224),
+    ("ResNet-18, 1 image of 224x224", partial(resnet18, num_classes=10), 1, 224),
+    ("EfficientNet-Lite0, 8 images of 224x224", lite0, 8, 224),
+    ("ViT-B/16, 1 image of 224x224", vit_b_16, 1, 224),
 ]
+CLOCKS = {"wall": time.perf_counter, "process": time.process_time}
 FORM_STEPS = (4, 16, 64)
 
 
@@ -65,6 +76,9 @@ def parse_arguments() -> argparse.Namespace:
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="the first network, fewer runs")
+    parser.add_argument("--networks", type=int, nargs="+", metavar="N", help="numbers of the networks, from 0 on")
+    parser.add_argument("--skip-runtimes", action="store_true", help="leave compilers and other runtimes out")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--modes", nargs="+", default=["parallel", "spikepack", "css"], metavar="MODE")
     parser.add_argument("--packed", type=int, nargs="*", default=[4, 16, 64], metavar="T")
     parser.add_argument("--spikes", type=int, nargs="*", default=[8, 32], metavar="T")
@@ -149,17 +163,27 @@ def rate_coding(ann: nn.Module, x: Tensor, time_steps: Sequence[int]) -> dict[st
     return {name.format(step_mode, T): partial(run, snn, T) for step_mode, snn, run, T in runs}
 
 
-def measure(name: str, methods: dict[str, Callable], x: Tensor, seconds: float, memory: bool) -> list[Row]:
+def measure(
+    name: str,
+    methods: dict[str, Callable],
+    x: Tensor,
+    seconds: float,
+    memory: bool,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[Row]:
     """
     :param name: of the network, or the neuron
     :param methods: functions of ``x``
     :param x: their input
     :param seconds: how long
-    :param memory: whether peak memory is measured
+    :param memory: whether peak memory is measured, of what can be pickled
+    :param clock: gives seconds
     :return: a row for each method
     """
-    times = alternating({method: partial(run, x) for method, run in methods.items()}, seconds, name)
-    peaks = {method: peak_memory(run, x) if memory else None for method, run in methods.items()}
+    times = alternating({method: partial(run, x) for method, run in methods.items()}, seconds, name, clock)
+    pickled = {m: run for m, run in methods.items() if memory and "Runtime" not in m and "OpenVINO" not in m}
+    pickled = {m: run for m, run in pickled.items() if "compile" not in m}
+    peaks = {method: peak_memory(run, x) if method in pickled else None for method, run in methods.items()}
     relative = ratios(times)
     return [Row(name, m, 1000 * median(times[m]), relative[m], peaks[m]) for m in methods]
 
@@ -198,11 +222,15 @@ def main() -> None:
     seconds = args.seconds or (20 if args.quick else 120)
     print(f"torch {torch.__version__}, {args.threads} threads\n")
     rows: list[Row] = []
-    for name, make, batch, size in NETWORKS[: 1 if args.quick else None]:
+    chosen = args.networks or ([0] if args.quick else range(len(NETWORKS)))
+    for name, make, batch, size in (NETWORKS[number] for number in chosen):
         ann, x = make().eval(), torch.randn(batch, 3, size, size)
         methods = {"ANN as given": ann, **spiking_methods(ann, x, args)}
         methods |= rate_coding(ann, x, args.rate_coding) if args.rate_coding else {}
-        rows += (new := measure(name, methods, x, seconds, memory=not args.quick))
+        with tempfile.TemporaryDirectory() as folder:
+            if not args.skip_runtimes:
+                methods |= rivals(ann, convert(ann, x, "parallel", 7, "packed", "spikes"), x, Path(folder))
+            rows += (new := measure(name, methods, x, seconds, not args.quick, CLOCKS[args.clock]))
         print(table(new, "ANN") + "\n", flush=True)
     for T in FORM_STEPS:
         rows += (new := node_forms(T, seconds / 20))
