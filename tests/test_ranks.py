@@ -53,13 +53,17 @@ def tensors(snn: nn.Module) -> dict[str, Tensor]:
     return {name: x for name, x in snn.state_dict().items() if isinstance(x, Tensor)}
 
 
+def error_of(snn: nn.Module) -> float:
+    target = network()(images()).detach()
+    return float((snn.predict(images()) - target).square().mean() / target.var())
+
+
 def some_results(world: int, rank: int) -> tuple[dict[str, object], nn.Module]:
     """What is the same for one process and for many, and a network that all have."""
     data, snn = loader(world, rank), converted(images().split(BATCH), "none", distributed=False)
     networks = {c: converted(data, c) for c in ("none", "da_qcfs", "weights")}
     found: dict[str, object] = {c: tensors(each) for c, each in networks.items()}
-    y, target = networks["weights"].predict(images()), network()(images()).detach()
-    found["error"] = float((y - target).square().mean() / target.var())
+    found["error"] = error_of(networks["weights"])
     scores = sjpc.evaluate(snn, data, network(), metrics={"mean": lambda y, t: y.mean()}, show_progress=False)
     found["scores"] = (scores.images, scores.accuracy, scores.agreement, scores.metrics["mean"])
     return found, snn
@@ -67,17 +71,19 @@ def some_results(world: int, rank: int) -> tuple[dict[str, object], nn.Module]:
 
 def results(world: int, rank: int) -> dict[str, object]:
     """All that is."""
-    data, (found, snn) = loader(world, rank), some_results(world, rank)
+    data, (found, shared) = loader(world, rank), some_results(world, rank)
     found["least_squares"] = tensors(converted(data, "least_squares"))
+    snn = converted(data, "reconstruction")
+    found["reconstruction"], found["reconstruction error"] = tensors(snn), error_of(snn)
     found["max"] = tensors(converted(data, "none", threshold="max", input_encoding="spikes"))
-    found["operations"] = sjpc.count_operations(snn, data, show_progress=False).rows
-    found["errors"] = sjpc.layer_errors(snn, network(), data, show_progress=False).rows
+    found["operations"] = sjpc.count_operations(shared, data, show_progress=False).rows
+    found["errors"] = sjpc.layer_errors(shared, network(), data, show_progress=False).rows
     qat = sjpc.replace_activations(network(), sjpc.QCFS, data, levels=4)
     found["thresholds"] = {name: p.detach() for name, p in qat.named_parameters() if "v_threshold" in name}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it may find nothing better
-        found["losses"] = sjpc.fine_tune(snn, network(), data, epochs=2, show_progress=False).losses
-    found["tuned"] = tensors(snn)
+        found["losses"] = sjpc.fine_tune(shared, network(), data, epochs=2, show_progress=False).losses
+    found["tuned"] = tensors(shared)
     prepared = sjpc.ParallelConverter(data, show_progress=False).prepare(network())
     found["prepared"] = tensors(prepared.convert(time_steps=4, calibration="da_qcfs"))
     return found
@@ -195,6 +201,7 @@ def test_they_find_what_one_process_finds(world: int, many: dict[int, list[dict]
     for name, x in one["max"].items() if world == 2 else ():
         assert torch.equal(found["max"][name], x), name  # maxima, exactly
     assert found["error"] == pytest.approx(one["error"], rel=0.05)  # with "weights"
+    assert found.get("reconstruction error", 0.0) < 1.2 * one["reconstruction error"]  # other images in each step
     # with an empty share the order of the images is another, and so are the sampled places
     for what in ("none", "least_squares", "weights", "thresholds") if world == 2 else ("none",):
         for name, x in one[what].items():

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from ... import ranks
 from ...parameters import exact
 from ..data.cache import Spooled
 from ..data.outliers import usual_images
@@ -47,7 +48,7 @@ class BlockFit:
         self.see, self.weights = see, weights
         self.usual = usual_images(targets)
         moments = torch.stack([_moments(exact(see(self._usual(y, part)))) for part, y in enumerate(targets)])
-        count, total, square = moments.sum(0).tolist()
+        count, total, square = ranks.total(moments.sum(0)).tolist()
         self.variance = square / count - (total / count) ** 2 if count else 0.0
 
     def error(self, part: int) -> Tensor:
@@ -90,13 +91,15 @@ class BlockFit:
         kept = [p.detach().clone() for p in trained]
         descent = Descent(trained, _RATE * before**0.5, [1.0] * len(weights) + [_OF_OTHERS] * len(others))
         least = [(p, p.detach() * _SMALLEST) for p in thresholds]
-        order = torch.cat([torch.randperm(count, generator=generator) for _ in range(_EPOCHS)]).tolist()
+        most = int(ranks.largest(torch.tensor(count)))  # of the ranks; those with fewer parts skip some steps
+        order = torch.cat([torch.randperm(most, generator=generator) for _ in range(_EPOCHS)]).tolist()
         first = int(len(order) * (1 - _AVERAGED))
         for p in trained:
             p.requires_grad_(True)
         for step, part in enumerate(order):
             with torch.enable_grad():
-                descent.step(self.error(part), average=step >= first)
+                loss, images = (self.error(part), len(self.targets[part])) if part < count else (None, 0)
+                descent.step(loss, average=step >= first, images=images)
             for p, value in least:
                 p.data.clamp_(min=value)
         for p, mean in zip(trained, descent.averages(), strict=True):
@@ -108,7 +111,8 @@ class BlockFit:
 
     @torch.no_grad()
     def _mean_error(self, parts: list[int]) -> float:
-        return sum(float(self.error(part)) for part in parts) / len(parts)
+        total, count = ranks.total_of(sum(float(self.error(part)) for part in parts), len(parts))
+        return total / count
 
 
 def _moments(y: Tensor) -> Tensor:

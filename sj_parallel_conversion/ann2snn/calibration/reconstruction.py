@@ -10,6 +10,7 @@ import torch
 from torch import fx, nn
 from tqdm import tqdm
 
+from ... import ranks
 from ...hooks import has_hooks
 from ...neuron.activations import DAQCFS, QCFS
 from ..config import ConversionConfig
@@ -83,6 +84,7 @@ class _Reconstruction:
         self.sites = {site.name: site for site in sites}
         self.uses = Counter(id(w) for layer in _layers(snn, ann.graph.nodes) for w in layer.parameters())
         self.generator = config.generator()
+        self.size = max(1, _IMAGES // ranks.count())  # a step has as many images, however many ranks there are
 
     def run(self) -> str:
         """:return: why nothing is done, or nothing"""
@@ -96,7 +98,7 @@ class _Reconstruction:
         sensitivity = Sensitivity(self.ann, read, self.data.parts, self.data.spool)
         batches = self.data.batches("read calibration data")
         batches = sensitivity.watch(batches) if read else batches
-        parts = self.data.spool.keep(part for x in batches for part in self.data.parts(x, _IMAGES))
+        parts = self.data.spool.keep(part for x in batches for part in self.data.parts(x, self.size))
         flags = [(p, p.requires_grad) for p in self.snn.parameters()]
         try:
             self.snn.requires_grad_(False)
@@ -116,7 +118,8 @@ class _Reconstruction:
             inputs = self.data.spool.keep(part.tensors[i].clone() for part in parts)
             values[node] = (inputs, inputs)
         last_use = {node: i for i, block in enumerate(blocks) for node in block.inputs}
-        progress = tqdm(blocks, desc="reconstruct", disable=not self.config.show_progress, leave=False)
+        hidden = not (self.config.show_progress and ranks.leads())
+        progress = tqdm(blocks, desc="reconstruct", disable=hidden, leave=False)
         for i, (block, reader) in enumerate(zip(progress, readers, strict=True)):
             ann_outputs = self._outputs(block, values, 0)
             if i and block.changed is not None:
@@ -132,7 +135,7 @@ class _Reconstruction:
     ) -> None:
         weights = None if reader is None else sensitivity.weights(reader)
         if weights is not None:
-            weights = [part for x in weights for part in ([x] if self.data.fixed_batch else x.split(_IMAGES))]
+            weights = [part for x in weights for part in ([x] if self.data.fixed_batch else x.split(self.size))]
         see = nn.Identity() if reader is None else self.ann.get_submodule(reader)
         inputs = [values[node][1] for node in block.inputs]
         output = block.outputs.index(block.changed)
