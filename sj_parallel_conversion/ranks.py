@@ -134,8 +134,8 @@ def before(size: int) -> tuple[int, int]:
     """How many of something the ranks before this one have, if it has ``size``, and how many all have."""
     if count() == 1:
         return 0, size
-    sizes = _all(torch.tensor(size), "before").tolist()
-    return sum(sizes[: number()]), sum(sizes)
+    sizes = _all(torch.tensor(size), "before")
+    return int(sizes[: number()].sum()), int(sizes.sum())
 
 
 def gather(x: Tensor) -> Tensor:
@@ -223,7 +223,8 @@ def check_same(values: Callable[[], Mapping[str, object]], what: str) -> None:
     if different:
         raise RankError(
             f"the processes have different networks after {what}: {different[0]!r} and {len(different) - 1} more of "
-            f"{len(names)} tensors differ. All of them need the same network and options, and machines that round alike"
+            f"{len(names)} tensors differ. All need the same network and options, and machines that round alike. After "
+            "DistributedDataParallel the buffers of BatchNorms differ: broadcast them from one process"
         )
 
 
@@ -257,8 +258,7 @@ def _all(x: Tensor, what: str) -> Tensor:
 
 def _device() -> torch.device:
     """Where values are sent from: NCCL takes those of a GPU alone."""
-    on_gpu = distributed.get_backend() == "nccl"
-    return torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
+    return torch.device("cuda" if distributed.get_backend() == "nccl" else "cpu")
 
 
 def _meet(what: str, failure: str | None = None) -> None:

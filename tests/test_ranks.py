@@ -22,6 +22,7 @@ import sj_parallel_conversion as sjpc
 from sj_parallel_conversion import ranks
 from sj_parallel_conversion.ann2snn.data.sharing import SharedFirst
 
+pytestmark = pytest.mark.timeout(1800)  # six processes on a busy machine
 SHARES = {1: [144], 2: [100, 44], 4: [72, 0, 64, 8]}  # images of each process
 BATCH = 36
 

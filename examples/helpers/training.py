@@ -110,6 +110,8 @@ def train(
         if rank == 0:
             print(f"epoch {epoch + 1}/{settings.epochs}: loss of the last batch {loss.item():.4f}", flush=True)
             _write(checkpoint, stateful, settings, epoch + 1)
+    for buffer in model.buffers() if world > 1 else ():  # each process has its own statistics of BatchNorms
+        distributed.broadcast(buffer, 0)
     model.eval()
 
 
