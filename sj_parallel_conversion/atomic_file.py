@@ -8,6 +8,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .errors import ConfigError
+
+
+def as_path(argument: str, path: object) -> Path:
+    """
+    :param argument: what it is called
+    :param path: what a user gave
+    :return: the same as a path
+    :raises ConfigError: if it is none
+    """
+    if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str) or not os.fspath(path):
+        raise ConfigError(f"{argument} must be a path, got {path!r}")
+    return Path(path)
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:

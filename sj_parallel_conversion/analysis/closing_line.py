@@ -50,7 +50,7 @@ def _share(found: Inspection | None) -> str:
 
 
 def _analogue(snn: SpikingNetwork | PartlySpikingNetwork, found: Inspection | None) -> str:
-    if found is None or not (found.analogue or found.graded):
+    if found is None:
         return ""
     outputs = _outputs_left(snn)
     chosen = [f"{row.name} ({row.operation})" for row in found.analogue if row.name in outputs]
@@ -64,6 +64,9 @@ def _analogue(snn: SpikingNetwork | PartlySpikingNetwork, found: Inspection | No
             f"{_some(analogue)} stay{'s' * (len(analogue) == 1)} analogue: sj_parallel_conversion.inspect(snn) lists "
             "them, and register_activation makes a function of one value known."
         )
+    groups = [f"{row.name} ({row.operation})" for row in found.normalisations]
+    if groups:
+        texts.append(f"Normalisations, which see decoded values: {_some(groups)}.")
     if graded:
         texts.append(f"{_some(graded)} receive{'s' * (len(graded) == 1)} no spikes: spiking_inputs=True changes that.")
     return " ".join(texts)

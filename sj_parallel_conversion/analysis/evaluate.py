@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from .. import ranks
 from ..ann2snn.data.source import checked
 from ..errors import ConfigError, DataError, as_data_error
 from .answers import Network, main_tensor, synchronise, targets_of
@@ -26,7 +29,8 @@ class Evaluation:
         and where outputs are no scores of classes, as those of detectors
     :param agreement: share of classes that are those of the ANN, 0 to 1; ``None`` without ``ann``, or
         without scores
-    :param images_per_second: samples over the time of all calls but the first, which warms up
+    :param images_per_second: samples over the time of all calls but the first, which warms up; the sum over all
+        processes
     :param metrics: what the metrics that were given have computed, by name
     """
 
@@ -54,11 +58,12 @@ def _in_words(value: object) -> str:
 @torch.no_grad()
 def evaluate(
     network: nn.Module,
-    dataloader: Iterable,
+    dataloader: Iterable[Any],
     ann: nn.Module | None = None,
     metrics: object = None,
     time_steps: int | None = None,
     show_progress: bool = True,
+    distributed: bool | None = None,
 ) -> Evaluation:
     """
     Run a network over a loader. Works on converted networks, on ANNs and on networks of SpikingJelly, so that a
@@ -73,26 +78,29 @@ def evaluate(
         taken. ``output`` is what the network returns
     :param time_steps: T, for networks of SpikingJelly
     :param show_progress: whether a progress bar is drawn
-    :return: accuracy, agreement, speed and metrics
+    :param distributed: whether all processes of ``torch.distributed`` do this together, each with its share of the
+        data, and get the result for all of them. ``None``: if a process group is initialised
+    :return: accuracy, agreement, speed and metrics. A metric that is an object has to speak with the other processes
+        itself, as those of torchmetrics do
     :raises ConfigError: if an argument cannot be used
-    :raises DataError: if a batch cannot be run
+    :raises DataError: if a batch cannot be run, or the outputs of ``ann`` have another shape
     """
     runner, reference = Network(network, time_steps), None if ann is None else Network(ann)
     scores = _Scores(_as_metrics(metrics))
-    with runner.evaluating():
+    with ranks.together(distributed, "evaluate"), runner.evaluating():
         if reference is None:
             _run(runner, None, dataloader, scores, show_progress)
         else:
             with reference.evaluating():
                 _run(runner, reference, dataloader, scores, show_progress)
-    return scores.result()
+        return scores.result()
 
 
 def _run(
-    runner: Network, reference: Network | None, dataloader: Iterable, scores: _Scores, show_progress: bool
+    runner: Network, reference: Network | None, dataloader: Iterable[Any], scores: _Scores, show_progress: bool
 ) -> None:
-    source = checked(dataloader)
-    for index, batch in enumerate(tqdm(source, desc="evaluate", disable=not show_progress, leave=False)):
+    source, hidden = checked(dataloader), not (show_progress and ranks.leads())
+    for index, batch in enumerate(tqdm(source, desc="evaluate", disable=hidden, leave=False)):
         call = runner.call_of(batch, index)
         with as_data_error(lambda index=index: f"dataloader: batch {index} cannot be run by the network"):
             synchronise(runner.device)
@@ -102,7 +110,7 @@ def _run(
             seconds = time.perf_counter() - start
             other = None if reference is None else reference.answer(reference.call_of(batch, index))
         scores.add(answer, other, targets_of(batch, call), samples_in(call), seconds)
-    if not scores.images:
+    if not ranks.any_of(scores.images > 0):
         raise DataError("dataloader is empty: evaluate needs at least one batch")
 
 
@@ -125,7 +133,10 @@ class _Metric:
 
     def result(self) -> object:
         """Its value over all batches."""
-        return self._metric.compute() if self._is_object else self._total / self._count
+        if self._is_object:
+            return self._metric.compute()
+        total, count = ranks.total_of(self._total, self._count)
+        return total / count
 
 
 def _as_metrics(metrics: object) -> dict[str, _Metric]:
@@ -141,7 +152,7 @@ def _as_metrics(metrics: object) -> dict[str, _Metric]:
     return {name: _Metric(metric) for name, metric in named.items()}
 
 
-def _name_of(metric: Callable) -> str:
+def _name_of(metric: Callable[..., Any]) -> str:
     return getattr(metric, "__name__", type(metric).__name__)
 
 
@@ -151,6 +162,7 @@ class _Scores:
     def __init__(self, metrics: dict[str, _Metric]) -> None:
         self.images, self.metrics = 0, metrics
         self._met = self._targets = self._agreed = self._classes = 0
+        self._warned = False
         self._calls: list[tuple[int, float]] = []
 
     def add(self, answer: object, reference: object, target: object, count: int, seconds: float) -> None:
@@ -164,26 +176,54 @@ class _Scores:
         logits = main_tensor(answer)
         if _are_logits(answer, logits, count):
             classes = logits.argmax(1)
+            self._warn_of(target, classes, logits.shape[1])
             if are_classes(target, classes):
                 self._met += int((classes == target.to(classes.device)).sum())
                 self._targets += classes.numel()
             if reference is not None:
-                others = main_tensor(reference).argmax(1).to(classes.device)
-                self._agreed += int((classes == others).sum())
+                others = main_tensor(reference)
+                if others.shape != logits.shape:
+                    raise DataError(
+                        f"the outputs of the network and of ann cannot be compared: they are {list(logits.shape)} and "
+                        f"{list(others.shape)}"
+                    )
+                self._agreed += int((classes == others.argmax(1).to(classes.device)).sum())
                 self._classes += classes.numel()
         for metric in self.metrics.values():
             metric.add(answer, target, count)
         self.images += count
         self._calls.append((count, seconds))
 
+    def _warn_of(self, target: object, classes: Tensor, count: int) -> None:
+        """Say once that targets are of no use for the accuracy; metrics may know what to do with them."""
+        if self._warned or self.metrics or not isinstance(target, Tensor):
+            return
+        message = None
+        if not are_classes(target, classes):
+            message = (
+                f"no accuracy: the targets are {target.dtype} {list(target.shape)}, and classes are integers "
+                f"{list(classes.shape)}. Give such, or metrics= that take these targets"
+            )
+        elif target.numel() and int(target.max()) >= count:
+            message = (
+                f"targets go up to {int(target.max())}, and the network has the classes 0 to {count - 1}: samples "
+                "with larger targets count as wrong"
+            )
+        if message is not None:
+            self._warned = True
+            warnings.warn(f"evaluate: {message}", stacklevel=6)
+
     def result(self) -> Evaluation:
         """:return: all of it"""
         calls = self._calls[1:] or self._calls
         speed = sum(count for count, _ in calls) / max(sum(seconds for _, seconds in calls), 1e-9)
+        counts = (self.images, self._met, self._targets, self._agreed, self._classes)
+        *counts, speed = ranks.total_of(*counts, speed)
+        images, met, targets, agreed, classes = map(int, counts)
         return Evaluation(
-            images=self.images,
-            accuracy=self._met / self._targets if self._targets else None,
-            agreement=self._agreed / self._classes if self._classes else None,
+            images=images,
+            accuracy=met / targets if targets else None,
+            agreement=agreed / classes if classes else None,
             images_per_second=speed,
             metrics={name: metric.result() for name, metric in self.metrics.items()},
         )

@@ -8,7 +8,10 @@ counts are those of the network's execution.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -17,7 +20,7 @@ from torch.nn.modules.conv import _ConvNd
 from ..ann2snn.graph.folded import ResidualAdd
 from ..ann2snn.graph.maxpool import max_pool_steps
 from ..ann2snn.graph.operations import is_affine, is_max_pool
-from ..ann2snn.graph.signals import LAYER, SPIKES, Signals
+from ..ann2snn.graph.signals import LAYER, PRODUCT, SPIKES, Signals
 from ..ann2snn.network.options import STEP_BY_STEP
 from ..ann2snn.network.spiking_network import SpikingNetwork
 from ..ann2snn.network.time_axis import Steps, TimeAxisRunner
@@ -51,6 +54,23 @@ class Events:
         self.received += int(count.sum())
         self.synops += reached_synapses(layer, count)
 
+    def meet(self, product: Callable[..., Tensor], trains: Sequence[Steps | _Train], arguments: object) -> None:
+        """
+        Add what reaches a product of two trains. A value of one at a step is added up with what has come of the other,
+        as often as a value of the other would be: once for each value that they make together.
+        """
+        for train in trains:
+            count = sum((x != 0).double() for x in train.steps)
+            self.received += int(count.sum())
+            self.synops += round(float(product(_map(arguments, partial(_counted, train, count))).sum()))
+
+
+def _counted(train: object, count: Tensor, value: object) -> object:
+    if value is train:
+        return count
+    value = value.mean if isinstance(value, (Steps, _Train)) else value
+    return torch.ones_like(value, dtype=count.dtype) if isinstance(value, Tensor) else value
+
 
 def event_counter(snn: SpikingNetwork, signals: Signals) -> MeanCounter | StepCounter:
     """
@@ -59,7 +79,8 @@ def event_counter(snn: SpikingNetwork, signals: Signals) -> MeanCounter | StepCo
     :return: what counts the events of its execution, in ``events``; run it on the inputs of the network
     """
     receivers = {n for n in signals.nodes(LAYER) if n.op == "call_module" and signals.received(n) == {SPIKES}}
-    return (StepCounter if snn.execution in STEP_BY_STEP else MeanCounter)(snn, receivers)
+    counter = StepCounter if snn.execution in STEP_BY_STEP else MeanCounter
+    return counter(snn, receivers, set(signals.nodes(PRODUCT)))
 
 
 @dataclass(frozen=True)
@@ -79,11 +100,12 @@ class StepCounter(TimeAxisRunner):
 
     :param snn: the network
     :param layers: those that receive spikes
+    :param products: of two values that are made of spikes
     """
 
-    def __init__(self, snn: SpikingNetwork, layers: set[fx.Node]) -> None:
+    def __init__(self, snn: SpikingNetwork, layers: set[fx.Node], products: set[fx.Node]) -> None:
         super().__init__(snn.net, snn.time_steps, snn.execution)
-        self.layers = layers
+        self.layers, self.products = layers, products
         self.events: dict[fx.Node, Events] = {}
 
     @torch.no_grad()
@@ -93,6 +115,10 @@ class StepCounter(TimeAxisRunner):
             train = self.fetch_args_kwargs_from_env(node)[0][0]
             if isinstance(train, Steps):
                 self.events.setdefault(node, Events()).receive(self.submodules[node.target], train.steps)
+        if node in self.products:
+            arguments = self.fetch_args_kwargs_from_env(node)
+            trains = [value for value in _leaves(arguments) if isinstance(value, Steps)]
+            self.events.setdefault(node, Events()).meet(partial(self._call, node), trains, arguments)
         return super().run_node(node)
 
     def _fire(self, node: fx.Node, site: SpikingActivation, x: object) -> object:
@@ -114,12 +140,13 @@ class MeanCounter(fx.Interpreter):
 
     :param snn: the network
     :param layers: those that receive spikes
+    :param products: of two values that are made of spikes
     """
 
-    def __init__(self, snn: SpikingNetwork, layers: set[fx.Node]) -> None:
+    def __init__(self, snn: SpikingNetwork, layers: set[fx.Node], products: set[fx.Node]) -> None:
         super().__init__(snn.net)
         self.extra_traceback = False
-        self.layers = layers
+        self.layers, self.products = layers, products
         self._at_each_step = {n for n in snn.net.graph.nodes if is_affine(snn.net, n) or is_max_pool(snn.net, n)}
         self._T = snn.time_steps
         self.events: dict[fx.Node, Events] = {}
@@ -133,22 +160,25 @@ class MeanCounter(fx.Interpreter):
         module = self.submodules.get(node.target) if node.op == "call_module" else None
         if isinstance(module, ResidualAdd):
             kwargs = {"overwrite": False}  # a value without a time axis serves all steps
-        at_mean = _map((args, kwargs), lambda train: train.mean)
+        at_mean = _map((args, kwargs), lambda v: v.mean if isinstance(v, _Train) else v)
         if node.op == "output":
             return at_mean[0][0]
         if isinstance(module, SpikingActivation):
             return self._fire(node, module, at_mean[0][0])
-        trains: list[_Train] = []
-        _map((args, kwargs), trains.append)
+        trains = [value for value in _leaves((args, kwargs)) if isinstance(value, _Train)]
+        if node in self.products:
+            self.events.setdefault(node, Events()).meet(partial(self._call, node), trains, (args, kwargs))
         if node in self.layers and trains:
             self.events.setdefault(node, Events()).receive(module, trains[0].steps)
             return self._call(node, at_mean)
         value = self._call(node, at_mean)
-        if not trains or node not in self._at_each_step or node in self.layers:
+        if not trains or node not in self._at_each_step or node in self.layers | self.products:
             return value
         if is_max_pool(self.module, node):
             return _Train(max_pool_steps(self.module, node, *at_mean, trains[0].steps), value)
-        at_steps = [_map((args, kwargs), lambda train, t=t: train.steps[t]) for t in range(self._T)]
+        at_steps = [
+            _map((args, kwargs), lambda v, t=t: v.steps[t] if isinstance(v, _Train) else v) for t in range(self._T)
+        ]
         return _Train([self._call(node, arguments) for arguments in at_steps], value)
 
     def _fire(self, node: fx.Node, site: SpikingActivation, x: Tensor) -> _Train:
@@ -156,7 +186,7 @@ class MeanCounter(fx.Interpreter):
         self.events.setdefault(node, Events()).emit(train)
         return _Train(list(site.node.amplify(train)), site.node.decode(train, x.dtype))
 
-    def _call(self, node: fx.Node, arguments: tuple) -> object:
+    def _call(self, node: fx.Node, arguments: tuple[Any, ...]) -> object:
         return getattr(self, node.op)(node.target, *arguments)
 
 
@@ -183,5 +213,11 @@ def _one_channel(layer: _ConvNd) -> tuple[int, ...]:
     return (layer.groups, layer.in_channels // layer.groups, *layer.kernel_size)
 
 
-def _map(arguments: object, pick: object) -> object:
-    return fx.node.map_aggregate(arguments, lambda value: pick(value) if isinstance(value, _Train) else value)
+def _map(arguments: object, change: Callable[[object], object]) -> object:
+    return fx.node.map_aggregate(arguments, change)
+
+
+def _leaves(arguments: object) -> list[object]:
+    found: list[object] = []
+    _map(arguments, found.append)
+    return found

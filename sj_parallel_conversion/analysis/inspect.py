@@ -9,7 +9,19 @@ import torch
 from torch import Tensor, nn
 
 from ..ann2snn.data.inputs import Batch, Call, placement
-from ..ann2snn.graph.signals import ANALOGUE, CONSTANT, INPUT, KEPT, LAYER, NODE, SPIKES, WIRE, Signals
+from ..ann2snn.graph.signals import (
+    ANALOGUE,
+    CONSTANT,
+    INPUT,
+    KEPT,
+    LAYER,
+    NODE,
+    NORMALISATION,
+    PRODUCT,
+    SPIKES,
+    WIRE,
+    Signals,
+)
 from ..ann2snn.network.parts import PartlySpikingNetwork
 from ..ann2snn.network.spiking_network import SpikingNetwork
 from ..errors import DataError
@@ -26,9 +38,10 @@ class Row:
     A layer, a neuron or an operation.
 
     :param name: its name in the ANN
-    :param kind: ``"node"`` (a spiking neuron), ``"layer"`` (a synapse), ``"pooling"``, ``"scale"`` (a BatchNorm that is
-        not folded, a product with a constant: part of the neurons' input), ``"analogue"``, or ``"kept"`` (by the option
-        ``keep``)
+    :param kind: ``"node"`` (a spiking neuron), ``"layer"`` (a synapse), ``"product"`` (of two values that are made of
+        spikes), ``"pooling"``, ``"scale"`` (a BatchNorm that is not folded, a product with a constant: part of the
+        neurons' input), ``"normalisation"`` (a function of a group of decoded values), ``"analogue"``, or ``"kept"``
+        (by the option ``keep``)
     :param operation: class of the module, or name of the function
     :param receives: what comes in: ``"spikes"``, ``"input"`` (the network's), ``"current"`` (a layer's graded output),
         ``"analogue"``, or several of them
@@ -81,8 +94,8 @@ class Inspection:
 
     @property
     def accumulates(self) -> int:
-        """Those that became accumulates: the layers that receive spikes and nothing else."""
-        return sum(row.macs for row in self.rows if row.kind == LAYER and row.spikes_in)
+        """Those that became accumulates: products of spikes, and the layers that receive spikes and nothing else."""
+        return sum(row.macs for row in self.rows if row.kind == PRODUCT or (row.kind == LAYER and row.spikes_in))
 
     @property
     def share(self) -> float:
@@ -99,6 +112,11 @@ class Inspection:
     def analogue(self) -> tuple[Row, ...]:
         """The operations that stayed analogue."""
         return tuple(row for row in self.rows if row.kind == ANALOGUE)
+
+    @property
+    def normalisations(self) -> tuple[Row, ...]:
+        """The functions of groups of decoded values, such as a softmax."""
+        return tuple(row for row in self.rows if row.kind == NORMALISATION)
 
     @property
     def kept(self) -> tuple[Row, ...]:
@@ -120,7 +138,8 @@ class Inspection:
     def _totals(self) -> Iterator[str]:
         yield (
             f"{self.macs:,} multiply-accumulates a sample, {self.share:.1%} of which became accumulates "
-            f"({self.share_after_input:.1%} of those after the network's input)"
+            f"({self.share_after_input:.1%} of those after the network's input), "
+            f"{len(self.normalisations)} normalisations"
         )
         for what, rows in (
             ("operations that stay analogue", self.analogue),

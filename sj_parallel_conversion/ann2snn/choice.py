@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 
 from torch import Tensor, fx
 
+from .. import ranks
 from .calibration import CHEAPER
 from .calibration.judge import Judge, Selection
 from .config import ConversionConfig
@@ -73,8 +75,9 @@ class Choice:
         # What fits thresholds alone shows on a few images what it is good for; mostly that is the end of it. What
         # leaves images out may gain from more of them.
         for data, share in ((judge.few, _HOPE if held_out else 1.0), (self.data, 1.0)):
-            draft = Draft(self.model, data, config, self.graded_input)
-            network = draft.network(data, judge if held_out and data is self.data else None, self._known)
+            with ranks.alone() if data is judge.few else nullcontext():  # all ranks have these few
+                draft = Draft(self.model, data, config, self.graded_input)
+                network = draft.network(data, judge if held_out and data is self.data else None, self._known)
             if not judge.worse(errors, than=share * judge.errors(network.net)):
                 return None
         return network

@@ -14,6 +14,7 @@ from . import graph
 from .calibration import CALIBRATIONS, SEARCH_THRESHOLDS
 from .calibration.distillation import distil
 from .calibration.judge import Judge
+from .calibration.reconstruction import reconstruct
 from .config import ConversionConfig
 from .data.batches import CalibrationData
 from .folding.fold import fold
@@ -71,13 +72,15 @@ class Draft:
         place_encoders(model, snn, encoders, data, config)
         fitted = data if judge is None else judge.fitted
         CALIBRATIONS[config.calibration](model, snn, self.sites, fitted, config)
+        if config.calibration == "reconstruction" and self.calibrated:
+            reconstruct(model, snn, self.sites, fitted, config, judge)
         # Trained quantisers keep their order of arithmetic, to the bit; half precision would round weights twice.
         folded = self.calibrated if config.fold and data.dtype in (torch.float32, torch.float64) else []
         origin = origin_of(model, snn, self._operations, folded, len(self.calibrated) == len(self.sites))
         if folded:
             fold(snn, folded, data.example())
         distil(model, snn, fitted, config, judge)
-        if config.calibration == "weights" or config.distillation_epochs:
+        if config.corrects_weights or config.distillation_epochs:
             origin.note_correction(model, snn, data.example())
         return Built(snn, origin)
 
@@ -95,17 +98,19 @@ def prepare(
     :return: the sites
     :raises ConversionError: if there is nothing to convert
     """
-    graph.activation_sites(model)
+    if not config.gives_layers_spikes:
+        graph.activation_sites(model)  # before a batch is run, it is said that there is none
     record_shapes(model, data.example())
     if config.membrane_shortcuts:
         with data.naming_batches():
             graph.membrane_shortcuts(model, data.first() if config.shortcut == "auto" else None)
-    sites = find_sites(model, config.per_channel, config.output_neurons)
+    has_sites = not config.gives_layers_spikes or bool(graph.possible_sites(model))
+    sites = find_sites(model, config.per_channel, config.output_neurons) if has_sites else []
     max_level = config.node_type.code.max_level(config.time_steps)
     # Fusing changes float rounding, which would move values across the steps of a trained quantiser.
     if not any(site.is_lossless(max_level) for site in sites):
         graph.fuse_batchnorms(model)
-    if not (config.spiking_inputs or config.strict):
+    if not config.gives_layers_spikes:
         return sites
     return give_layers_spikes(model, config, graded_input)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 import os
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..ann2snn.network import SpikingNetwork
+from ..atomic_file import as_path
 from ..errors import FileError
 from ..functional import encode
 from .integer_program import CURRENT, LEVELS, Program, Step, Value
@@ -27,7 +27,7 @@ _FACTOR_BITS = 8  # binary places of the factor of a shortcut, where there is ro
 _MOST_WORDS = 2**16
 
 
-def export_integers(snn: SpikingNetwork, folder: str | os.PathLike) -> None:
+def export_integers(snn: SpikingNetwork, folder: str | os.PathLike[str]) -> None:
     """
     Write the network as integers: ``network.json`` lists the operations, ``network.npz`` has the arrays. The layout is
     in ``docs/export.md``, a reader in NumPy in ``examples/run_integers.py``.
@@ -43,6 +43,7 @@ def export_integers(snn: SpikingNetwork, folder: str | os.PathLike) -> None:
     :raises FileError: if the files cannot be written
     """
     check_network(snn, "export_integers")
+    folder = as_path("folder", folder)
     program = program_of(snn.net, observe_network(snn))
     integers = _Arithmetic(program)
     inputs = [node for node in snn.net.graph.nodes if node.op == "placeholder"]
@@ -57,7 +58,6 @@ def export_integers(snn: SpikingNetwork, folder: str | os.PathLike) -> None:
         },
         "steps": integers.records,
     }
-    folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         np.savez(folder / "network.npz", **integers.arrays)

@@ -11,10 +11,13 @@ from ..ann2snn.graph.operations import is_addition
 from ..ann2snn.graph.plain import put
 from ..errors import ConfigError
 from ..neuron import SpikingActivation
-from .integer_layers import AddShortcut, CutBytes, CutToLevels, IntegerConv, IntegerLinear, RoundToBytes
+from .integer_layers import AddShortcut, CutBytes, CutToLevels, IntegerConv, IntegerLinear, RoundedConv, RoundToBytes
 from .translate import Observed, Translation, plain, refuse_int8
 
 _STEPS = 255
+# Where a shortcut is added to a current in a byte, more than one level in a hundred becomes another. Networks with
+# fewer levels than this give other classes then.
+_FINE_LEVELS = 127
 
 
 class IntegerTranslation(Translation):
@@ -23,7 +26,8 @@ class IntegerTranslation(Translation):
 
     A linear layer that reads levels has int8 weights. So has a convolution whose result goes to a neuron, at once or
     after a shortcut of levels was added. What a neuron makes of a current is then known for all but a bounded range of
-    currents, so that the current fits into a byte without a look at data. Other layers stay in float32.
+    currents, so that the current fits into a byte without a look at data. Other layers stay in float32. With few
+    levels a current that a shortcut is added to does so, too: there the rounding to a byte would show.
 
     :param net: as there
     :param observed: as there
@@ -91,11 +95,13 @@ class IntegerTranslation(Translation):
         if node in self.linear:
             return self._put(node, IntegerLinear(module, self.max_level), node.args[0])
         if node in self.followers:
-            return self._put(node, IntegerConv(plain(module), self.max_level, *self._bytes_of(node)), node.args[0])
+            code = self._bytes_of(node)
+            arguments = plain(module), self.max_level
+            return self._put(node, IntegerConv(*arguments, *code) if code else RoundedConv(*arguments), node.args[0])
         if node in self._additions:
             conv = self._additions[node]
             (shortcut,) = (n for n in node.args if n is not conv)
-            return self._put(node, AddShortcut(*self._bytes_of(conv), self._factor(conv)), conv, shortcut)
+            return self._put(node, AddShortcut(self._factor(conv), self._bytes_of(conv)), conv, shortcut)
         if node not in self.levels or not self._is_site(node):
             return super().translated(node)
         if not self._is_neuron(node):
@@ -120,14 +126,16 @@ class IntegerTranslation(Translation):
         factor = None if module is None else module.factor
         return weight.new_ones(len(weight)) if factor is None else factor.detach().flatten().expand(len(weight))
 
-    def _bytes_of(self, conv: fx.Node) -> tuple[Tensor, Tensor]:
+    def _bytes_of(self, conv: fx.Node) -> tuple[Tensor, Tensor] | None:
         """
         For the result of a convolution the zero point and the step, ``[C]``. The bytes reach from a current that makes
-        level 0 whatever the shortcut adds to one that makes the largest level.
+        level 0 whatever the shortcut adds to one that makes the largest level. ``None`` if it stays in floats.
         """
         weight = self.net.get_submodule(conv.target).weight
         if self.followers[conv][0] is None:
             return weight.new_zeros(len(weight)), weight.new_ones(len(weight))
+        if self.max_level < _FINE_LEVELS:
+            return None
         added = self._factor(conv) * self.max_level
         low, high = -added.clamp_min(0) - 1, self.max_level + 1 - added.clamp_max(0)
         step = (high - low) / (_STEPS - 1)

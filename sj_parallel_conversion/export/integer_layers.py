@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from ..ann2snn.cpu.int8 import bias_in_steps
 
 _EIGHT_BITS, _SEVEN_BITS = 127, 64  # the largest weights
 
@@ -21,7 +25,9 @@ def quantised(weight: Tensor, max_level: int) -> tuple[Tensor, Tensor]:
     return (weight / scale.view(-1, *[1] * (weight.dim() - 1))).round().to(torch.int8), scale
 
 
-def _symbolic(operator: str, inputs: tuple, dtype: torch.dtype, shape: object, **attributes: object) -> Tensor:
+def _symbolic(
+    operator: str, inputs: tuple[Any, ...], dtype: torch.dtype, shape: object, **attributes: object
+) -> Tensor:
     return torch.onnx.ops.symbolic(operator, inputs, attributes, dtype=dtype, shape=shape)
 
 
@@ -114,24 +120,50 @@ class IntegerConv(_OnBytes):
         return self._quantised(F.conv2d(x, weight, bias, *self.form))
 
 
+class RoundedConv(_OnBytes):
+    """
+    A convolution of levels with int8 weights, computed in float32.
+
+    :param conv: the convolution
+    :param max_level: the largest level that it reads
+    """
+
+    def __init__(self, conv: nn.Conv2d, max_level: int) -> None:
+        super().__init__()
+        weight, scale = quantised(conv.weight.detach(), max_level)
+        bias = torch.zeros_like(scale) if conv.bias is None else conv.bias.detach()
+        self.form = (conv.stride, conv.padding, conv.dilation, conv.groups)
+        for name, value in (("weight", weight), ("scale", scale), ("bias", bias_in_steps(bias, scale) - 0.5)):
+            self.register_buffer(name, value)
+        self.register_buffer("weight_zero", torch.zeros(len(scale), dtype=torch.int8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """:param x: levels in bytes. :return: float currents less 1/2"""
+        weight = self._dequantised(self.weight, self.scale, self.weight_zero, axis=0)
+        return F.conv2d(self._dequantised(x, self.one, self.zero), weight, self.bias, *self.form)
+
+
 class AddShortcut(_OnBytes):
     """
-    ``current + factor * level - 1/2``, of a current in bytes and a level.
+    ``current + factor * level - 1/2``, of a current and a level.
 
-    :param zero_point: the byte that stands for a current of 1/2, ``[C]``
-    :param step: how much current one step is, ``[C]``
     :param factor: of the levels, ``[C]``
+    :param code: zero point and step of currents in bytes, as those of :class:`IntegerConv`; ``None`` for currents of
+        :class:`RoundedConv`
     """
 
-    def __init__(self, zero_point: Tensor, step: Tensor, factor: Tensor) -> None:
+    def __init__(self, factor: Tensor, code: tuple[Tensor, Tensor] | None) -> None:
         super().__init__()
-        for name, value in (("zero_point", zero_point.to(torch.uint8)), ("step", step), ("factor", factor)):
-            self.register_buffer(name, value.clone())
-        self.register_buffer("zeros", torch.zeros(len(step), dtype=torch.uint8))
+        zero_point, step = code or (None, None)
+        self.register_buffer("zero_point", None if zero_point is None else zero_point.to(torch.uint8))
+        self.register_buffer("step", None if step is None else step.clone())
+        self.register_buffer("factor", factor.clone())
+        self.register_buffer("zeros", torch.zeros(len(factor), dtype=torch.uint8))
 
     def forward(self, x: Tensor, levels: Tensor) -> Tensor:
-        """:param x: currents in bytes. :param levels: in bytes. :return: float currents less 1/2"""
-        x = self._dequantised(x, self.step, self.zero_point, axis=1)
+        """:param x: currents. :param levels: in bytes. :return: float currents less 1/2"""
+        if self.step is not None:
+            x = self._dequantised(x, self.step, self.zero_point, axis=1)
         return x + self._dequantised(levels, self.factor, self.zeros, axis=1)
 
 

@@ -6,6 +6,7 @@ import copy
 import operator
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -16,6 +17,7 @@ from ..ann2snn.graph.folded import Rescale, ResidualAdd, ToLevels
 from ..ann2snn.graph.following import cast, construct
 from ..ann2snn.graph.formula import Formula
 from ..ann2snn.graph.leaves import tensor_leaf
+from ..ann2snn.graph.normalisation import Normalisation
 from ..ann2snn.graph.plain import put, value_of
 from ..ann2snn.graph.quantisers import RecognisedQCFS
 from ..ann2snn.graph.registry import FunctionActivation
@@ -122,7 +124,9 @@ class Translation:
             return self._module(node, args, kwargs)
         return self._function(node, node.target, args, kwargs)
 
-    def _function(self, node: fx.Node, target: Callable, args: tuple, kwargs: dict[str, object]) -> object:
+    def _function(
+        self, node: fx.Node, target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, object]
+    ) -> object:
         if target is cast:
             return self.graph.call_method("type_as", (args[1], args[0]))
         if target is construct:
@@ -148,7 +152,7 @@ class Translation:
             )
         return paths[index]
 
-    def _module(self, node: fx.Node, args: tuple, kwargs: dict[str, object]) -> object:
+    def _module(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, object]) -> object:
         module = self.net.get_submodule(node.target)
         if isinstance(module, SpikingIdentity):
             return args[0]
@@ -190,8 +194,10 @@ def torch_module(module: nn.Module, name: str, like: Tensor | None) -> nn.Module
 
     if isinstance(module, SpikingActivation):
         return neuron_body(module.node, like, inner)
-    if isinstance(module, (Formula, RecognisedQCFS)):
-        return _formula(module.body if isinstance(module, Formula) else module.formula.body)
+    if isinstance(module, (Formula, Normalisation)):
+        return _formula(module.body, type(module).__name__)
+    if isinstance(module, RecognisedQCFS):
+        return _formula(module.formula.body, "Formula")
     if isinstance(module, (QCFS, DAQCFS, ClipReLU)):
         return activation_body(module, like)
     if isinstance(module, SpikingIdentity):
@@ -214,10 +220,10 @@ def refuse_int8(module: nn.Module, name: str) -> None:
         )
 
 
-def _formula(body: fx.GraphModule) -> fx.GraphModule:
+def _formula(body: fx.GraphModule, name: str) -> fx.GraphModule:
     translation = Translation(body)
     inputs = [translation.graph.placeholder(node.target) for node in body.graph.nodes if node.op == "placeholder"]
-    return translation.module(translation.run(inputs), "Formula")
+    return translation.module(translation.run(inputs), name)
 
 
 def plain(module: nn.Module) -> nn.Module:
@@ -247,7 +253,9 @@ def without_hooks(module: nn.Module, shares_tensors: bool = False) -> nn.Module:
     :return: a copy to which nobody listens
     """
     each = [part for inner in module.modules() for part in vars(inner).items()]
-    memo = {id(value): OrderedDict() for name, value in each if name.endswith("_hooks") and value is not None}
+    memo: dict[int, Any] = {
+        id(value): OrderedDict() for name, value in each if name.endswith("_hooks") and value is not None
+    }
     if shares_tensors:
         memo |= {id(tensor): tensor for tensor in [*module.parameters(), *module.buffers()]}
     return copy.deepcopy(module, memo)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from ..ann2snn.cpu.int8 import Int8Conv2d, Int8Linear
 from ..ann2snn.cpu.prepack import PrepackedConv2d
 from ..ann2snn.graph.folded import Rescale, ResidualAdd, ToLevels
 from ..ann2snn.graph.formula import Formula
+from ..ann2snn.graph.normalisation import Normalisation
 from ..ann2snn.graph.quantisers import RecognisedQCFS
 from ..ann2snn.graph.shortcut import ShortcutReLU
 from ..errors import FileError
@@ -97,7 +99,9 @@ def _node(cls: type[nn.Module], *arguments: str) -> Row:
     )  # fmt: skip
 
 
-def _int8_conv(form: tuple, max_level: int, weight: Tensor, bias: Tensor | None, **buffers: object) -> Int8Conv2d:
+def _int8_conv(
+    form: tuple[Any, ...], max_level: int, weight: Tensor, bias: Tensor | None, **buffers: object
+) -> Int8Conv2d:
     stride, padding, dilation, groups = form
     channels = (weight.shape[1] * groups, weight.shape[0], tuple(weight.shape[2:]))
     sizes = {"stride": tuple(stride), "padding": tuple(padding), "dilation": tuple(dilation), "groups": groups}
@@ -174,6 +178,7 @@ ROWS: dict[type[nn.Module], Row] = {
     RecognisedQCFS: Row(RecognisedQCFS, ("levels",), tensors=("v_threshold", "psi"), children=("formula",),
                         settings=("channel_dim",)),
     Formula: Row(Formula, children=("body",), settings=("bounds", "example")),
+    Normalisation: Row(Normalisation, children=("body",)),
     Rescale: Row(Rescale, tensors=("factor",)), ToLevels: Row(ToLevels, tensors=("gain", "offset")),
     ResidualAdd: Row(lambda factor: ResidualAdd(factor, None), tensors=("factor",)),
     ParallelConversionNode: _node(ParallelConversionNode),

@@ -6,7 +6,6 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import fields
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -15,6 +14,7 @@ from ..ann2snn.config import ConversionConfig
 from ..ann2snn.cpu.int8 import emit_levels
 from ..ann2snn.network.parts import PartlySpikingNetwork
 from ..ann2snn.network.spiking_network import SpikingNetwork
+from ..atomic_file import as_path
 from ..errors import ConfigError, FileError
 from ..kernels import check_backend
 from ..neuron import SerialNode, SpikingActivation
@@ -29,7 +29,7 @@ from .values import decode, encode, need
 Record = dict[str, object]
 
 
-def save(snn: SpikingNetwork | PartlySpikingNetwork, path: str | os.PathLike) -> None:
+def save(snn: SpikingNetwork | PartlySpikingNetwork, path: str | os.PathLike[str]) -> None:
     """
     Save a network, so that it is loaded without the code of the model that it came from. What the file holds is in
     ``docs/howto/saving.md``. A running time window, hooks, and attributes of the model are not in it.
@@ -41,7 +41,7 @@ def save(snn: SpikingNetwork | PartlySpikingNetwork, path: str | os.PathLike) ->
     """
     if not isinstance(snn, (SpikingNetwork, PartlySpikingNetwork)):
         raise ConfigError(f"save takes a converted network, got {type(snn).__name__}")
-    path = Path(path)
+    path = as_path("path", path)
     with container.naming(path, "saved"):
         stored: dict[str, torch.Tensor] = {}
         if isinstance(snn, SpikingNetwork):
@@ -65,7 +65,7 @@ def save(snn: SpikingNetwork | PartlySpikingNetwork, path: str | os.PathLike) ->
 
 @torch.inference_mode(False)  # its tensors could not be trained later
 def load(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     device: torch.device | str | None = None,
     model: nn.Module | None = None,
     classes: Sequence[type] = (),
@@ -80,10 +80,13 @@ def load(
     :param classes: of the values that the model takes or returns, such as a dataclass. Without its class a value is an
         ``OrderedDict`` or a tuple, and a warning says so
     :return: the network; each execution gives what it gave, to the bit
+    :raises ConfigError: if an argument cannot be used
     :raises FileError: if there is no such file, it is damaged, was altered, is of a newer version, or needs what is not
         here; the message says which
     """
-    path = Path(path)
+    path = as_path("path", path)
+    if model is not None and not isinstance(model, nn.Module):
+        raise ConfigError(f"model must be a torch.nn.Module or None, got {type(model).__name__}")
     known = Classes(tuple(classes))
     with container.naming(path, "loaded"), container.reading(path) as (structure, tensors):
         if "network" in structure:

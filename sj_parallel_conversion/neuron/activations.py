@@ -126,3 +126,7 @@ class ClipReLU(_Activation):
 
 class SpikingIdentity(nn.Identity):
     """The identity, where a neuron with signed spikes is to stand: it makes spikes of a graded value."""
+
+
+class SpikingShare(SpikingIdentity):
+    """The same for values from 0 to 1 that reach 1: a neuron's levels span this range, and nothing is calibrated."""

@@ -81,7 +81,7 @@ class Quantiser(NodeParameters):
     def _total(self, x: Tensor) -> Tensor:
         """n f(x + psi_DA) for a mean input ``x`` ``[N, ...]``."""
         charge = self.charge(x)
-        return charge if self.folded_input else charge * self._scale
+        return charge if self._scale == 1 else charge * self._scale
 
     def _total_of(self, x_seq: Tensor) -> Tensor:
         """

@@ -52,6 +52,27 @@ def test_figures_of_a_converted_network_and_of_its_ann() -> None:
     assert "accuracy" in str(found) and "agreement" in str(found) and "agreement" not in str(of_ann)
 
 
+@pytest.mark.parametrize(
+    ("targets", "words"),
+    [
+        (Y.float(), r"no accuracy: the targets are torch.float32 \[30\]"),
+        (F.one_hot(Y, 4), r"no accuracy: the targets are torch.int64 \[30, 4\]"),
+        (Y[:7], r"no accuracy: the targets are torch.int64 \[7\]"),
+        (Y + 1, "targets go up to 4, and the network has the classes 0 to 3"),
+    ],
+)
+def test_targets_of_no_use_are_spoken_of(targets: Tensor, words: str) -> None:
+    with pytest.warns(UserWarning, match=words) as caught:
+        found = evaluate(classifier(), [(X, targets), (X, targets)])
+    assert len(caught) == 1 and caught[0].filename == __file__
+    assert (found.accuracy is None) == ("no accuracy" in words)
+
+
+def test_an_ann_with_other_classes_is_refused() -> None:
+    with pytest.raises(sjpc.DataError, match=r"cannot be compared: they are \[8, 4\] and \[8, 5\]"):
+        evaluate(classifier(), ann=nn.Linear(6, 5))
+
+
 def test_a_dict_of_inputs_with_labels_and_an_output_of_the_anns_own_type() -> None:
     class Model(nn.Module):
         def __init__(self) -> None:

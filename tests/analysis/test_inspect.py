@@ -48,16 +48,17 @@ def test_rows_and_totals() -> None:
         "relu": ("node", ("analogue",), 0),
         "gate": ("layer", ("spikes",), 9 * 16),
         "sigmoid": ("node", ("current",), 0),
-        "mul": ("analogue", ("spikes",), 0),
-        "down": ("layer", ("analogue",), 9 * 8),
+        "mul": ("product", ("spikes",), 0),
+        "down": ("layer", ("current",), 9 * 8),
         "up": ("layer", ("current",), 9 * 8),
         "mean": ("pooling", ("current",), 0),
-        "layer_norm": ("analogue", ("current",), 0),
+        "layer_norm": ("normalisation", ("current",), 0),
         "head": ("layer", ("analogue",), 20),
     }
     assert report.macs == 3888 + 144 + 72 + 72 + 20 and report.input_macs == 3888 and report.accumulates == 144
     assert report.share == 144 / report.macs and report.share_after_input == 144 / (144 + 72 + 72 + 20)
-    assert [row.name for row in report.analogue] == ["max_pool2d", "mul", "layer_norm"]
+    assert [row.name for row in report.analogue] == ["max_pool2d"]
+    assert [row.name for row in report.normalisations] == ["layer_norm"] and "1 normalisations" in str(report)
     assert [row.name for row in report.graded] == ["down", "up", "head"]
     assert rows["gate"].spikes_in and not rows["down"].spikes_in
     low, high = rows["relu"].v_threshold
@@ -67,7 +68,8 @@ def test_rows_and_totals() -> None:
 def test_spiking_inputs_turn_all_layers_into_accumulates() -> None:
     report = sjpc.inspect(mixed(spiking_inputs=True), show=False)
     assert report.share_after_input == 1 and report.graded == ()
-    assert [row.name for row in report.analogue] == ["max_pool2d", "mul", "layer_norm"]
+    assert [row.name for row in report.analogue] == ["max_pool2d"]
+    assert [row.name for row in report.normalisations] == ["layer_norm"] and "1 normalisations" in str(report)
 
 
 def test_it_prints(capsys: pytest.CaptureFixture) -> None:

@@ -6,6 +6,7 @@ import importlib
 import os
 from pathlib import Path
 
+from ...atomic_file import as_path
 from ...errors import ConfigError, FileError, MissingExtraError
 from ...parameters import as_integer
 
@@ -24,16 +25,14 @@ def check_libraries() -> None:
             ) from error
 
 
-def checked_folder(folder: str | os.PathLike) -> Path:
+def checked_folder(folder: str | os.PathLike[str]) -> Path:
     """
     :param folder: where a report goes
     :return: the same as a path
     :raises ConfigError: if it is no path
     :raises FileError: if no folder can be there, or nothing can be written to it
     """
-    if not isinstance(folder, (str, os.PathLike)) or not isinstance(os.fspath(folder), str) or not os.fspath(folder):
-        raise ConfigError(f"folder must be a path, got {folder!r}")
-    path = Path(folder)
+    path = as_path("folder", folder)
     existing = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
     if not existing.is_dir():
         raise FileError(f"folder={str(folder)!r}: {existing} is there already, and is no folder")

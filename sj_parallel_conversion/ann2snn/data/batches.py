@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ... import ranks
 from ...errors import DataError, as_data_error
 from ...torch_compat import tree_leaves
 from .cache import Spool
@@ -78,7 +80,7 @@ def _find_call(model: nn.Module, batch: object, index: int) -> Call:
     return _find_call(model, batch[0], index)
 
 
-def _from_mapping(model: nn.Module, batch: Mapping, index: int) -> Call:
+def _from_mapping(model: nn.Module, batch: Mapping[str, Any], index: int) -> Call:
     parameters = {p.name: p for p in parameters_of(model) if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     named = {key: value for key, value in batch.items() if key in parameters}
     inputs = {k: v for k, v in named.items() if k not in TARGET_KEYS or parameters[k].default is parameters[k].empty}
@@ -134,7 +136,7 @@ class CalibrationData:
 
     def __init__(
         self,
-        dataloader: Iterable,
+        dataloader: Iterable[Any],
         model: nn.Module,
         device: torch.device,
         dtype: torch.dtype | None,
@@ -142,7 +144,7 @@ class CalibrationData:
         spool: Spool | None = None,
     ) -> None:
         self._source, self._model = Source.of(dataloader), model
-        self._device, self.dtype, self._show_progress = device, dtype, show_progress
+        self.device, self.dtype, self._show_progress = device, dtype, show_progress
         self.spool = Spool(device=device) if spool is None else spool
         self._latest = "dataloader"
         self._first = model_call(model, self._source.first(), 0)
@@ -151,7 +153,7 @@ class CalibrationData:
 
     def first(self) -> Batch:
         """The first batch."""
-        return self.form.batch(self._first).to(self._device, self.dtype)
+        return self.form.batch(self._first).to(self.device, self.dtype)
 
     def example(self) -> Batch:
         """Two samples of the first batch, which show what is an axis of the batch; all where the batch is fixed."""
@@ -164,7 +166,7 @@ class CalibrationData:
         """``batch`` in parts of ``size`` samples, or whole where the model's batch size is fixed."""
         return [batch] if self.fixed_batch else list(batch.split(size))
 
-    def naming_batches(self) -> AbstractContextManager:
+    def naming_batches(self) -> AbstractContextManager[Any]:
         """Within it, what torch raises on a batch becomes a DataError that names the batch."""
         return as_data_error(lambda: f"{self._latest} cannot be run by the network")
 
@@ -174,7 +176,8 @@ class CalibrationData:
         :return: the tensors of each call; of a large one in parts
         :raises DataError: if there are none, or a batch is unusable or of another form than the first
         """
-        bar = {"desc": description, "total": self._source.length, "disable": not self._show_progress, "leave": False}
+        hidden = not (self._show_progress and ranks.leads())
+        bar = {"desc": description, "total": self._source.length, "disable": hidden, "leave": False}
         for count, batch in enumerate(tqdm(self._source, **bar)):
             try:
                 inputs = self.form.batch(model_call(self._model, batch, count))
@@ -183,7 +186,7 @@ class CalibrationData:
                     raise
                 raise DataError(f"dataloader: batch {count} differs from the first: {error}") from error
             self._latest = f"dataloader: batch {count} of shape {_shapes(inputs)}"
-            yield from self._small(inputs.to(self._device, self.dtype))
+            yield from self._small(inputs.to(self.device, self.dtype))
 
     def _small(self, batch: Batch) -> list[Batch]:
         """``batch`` in parts of about equal size, if it is so large that its activations would take much memory."""

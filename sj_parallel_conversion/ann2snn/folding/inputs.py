@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, fx
 
 from ..graph import scaling as layers
-from ..graph.operations import is_addition, is_kept
+from ..graph.normalisation import Normalisation
+from ..graph.operations import is_addition, is_kept, module_of
 from .neurons import is_foldable, line, neuron_of
+from .shortcuts import read_levels
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,11 @@ class FoldInputs:
         neuron, shape = neuron_of(self.model, site), site.meta["shape"]
         found: list[fx.Node] = []
         additions: dict[fx.Node, tuple[bool, bool]] = {}
-        # An activation of the neuron's own works on values in the units of the ANN.
-        if neuron.activation is not None or not self._grow(site.args[0], shape, found, additions):
+        if neuron.activation is not None:  # which works on values in the units of the ANN
+            return
+        if not self._grow(site.args[0], shape, found, additions):
+            if neuron.signed or isinstance(module_of(self.model, site.args[0]), Normalisation):
+                read_levels(self.model, site, site.args[0], 1)
             return
         modules = [self.model.get_submodule(node.target) for node in found]
         (dim, *others) = {layers.channel_dim(module, len(shape)) for module in modules}
@@ -61,7 +67,7 @@ class FoldInputs:
     def _takes_scale(self, node: fx.Node) -> bool:
         return not is_kept(node) and layers.takes_output_scale(self.model.get_submodule(node.target))
 
-    def _grow(self, node: fx.Node, shape: tuple, found: list, additions: dict) -> bool:
+    def _grow(self, node: fx.Node, shape: tuple[Any, ...], found: list[Any], additions: dict[str, Any]) -> bool:
         """Whether what ``node`` computes reaches the neuron alone and can be scaled at its source, in some branches."""
         if len(node.users) != 1 or node.meta.get("shape") != shape:
             return False

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, fx, nn
 
 from ...parameters import exact
 from ..graph import scaling as layers
 from ..graph.folded import Rescale, ResidualAdd
-from ..graph.operations import is_kept, operator_of
+from ..graph.normalisation import Normalisation
+from ..graph.operations import is_kept, module_of, operator_of
 from ..graph.passes import free_name
 from ..graph.units import SPLITTING, along, may_pass, passed, reads_values, shrink
 from .inputs import Addition
@@ -54,6 +57,8 @@ class FoldOutputs:
                 self.model.get_submodule(node.target).source = (self.model.get_submodule(node.args[0].target),)
             if self._wanted(node):
                 return self._fold_output(node)
+            if self._cancels(node):
+                neuron_of(self.model, node).folded_output = True
         return self._unit_of_values(node)
 
     def _fold_output(self, site: fx.Node) -> object:
@@ -74,6 +79,14 @@ class FoldOutputs:
             user in self.additions or self._is_layer(user) or (self._passes(user) and self._wanted(user))
             for user in node.users
         )
+
+    def _cancels(self, node: fx.Node) -> bool:
+        """Whether the unit of ``node`` does not matter: it is a factor of a product, and of what that is divided by."""
+        product = next((user for user in node.users if operator_of(user) in ("matmul", "bmm")), None)
+        (division,) = [user for user in node.users if user is not product] if len(node.users) == 2 else (None,)
+        if product is None or not isinstance(division and module_of(self.model, division), Normalisation):
+            return False
+        return product.args[0] is node and product.args[1] is not node and division.args == (product, node)
 
     def _is_layer(self, node: fx.Node) -> bool:
         if node.op != "call_module" or is_kept(node):  # what a level is worth stays outside of a kept layer
@@ -132,7 +145,7 @@ class FoldOutputs:
     def _like_parameters(self, factor: Tensor) -> Tensor:
         return factor.to(next(self.model.parameters())).contiguous()
 
-    def _arguments(self, node: fx.Node) -> tuple:
+    def _arguments(self, node: fx.Node) -> tuple[Any, ...]:
         return fx.node.map_arg((node.args, node.kwargs), self.units.__getitem__)
 
     def _unit_of_values(self, node: fx.Node) -> object:

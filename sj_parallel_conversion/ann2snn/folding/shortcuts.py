@@ -24,10 +24,10 @@ def fold_shortcuts(model: fx.GraphModule, names: set[str]) -> None:
         value, silent = negative.args[0], _neuron_of_shortcut(model, negative, names)
         if silent is None:
             continue
-        _fold_input(model, silent, value, -1)
+        read_levels(model, silent, value, -1)
         model.graph.erase_node(negative)
         for site in [user for user in value.users if _is_foldable(model, user, names)]:
-            _fold_input(model, site, value, 1)
+            read_levels(model, site, value, 1)
         _fold_sum(model, silent, value)
 
 
@@ -47,7 +47,15 @@ def _is_foldable(model: fx.GraphModule, node: fx.Node, names: set[str]) -> bool:
     return is_foldable(node, names) and neuron_of(model, node).activation is None
 
 
-def _fold_input(model: fx.GraphModule, site: fx.Node, value: fx.Node, sign: int) -> None:
+def read_levels(model: fx.GraphModule, site: fx.Node, value: fx.Node, sign: int) -> None:
+    """
+    Let one multiply-add in front of a neuron do all that the neuron does before it rounds.
+
+    :param model: a converted network with shapes, changed in place
+    :param site: the neuron
+    :param value: what it reads
+    :param sign: -1 if it reads the negative of ``value``
+    """
     neuron = neuron_of(model, site)
     gain, offset = line(neuron)
     levels = ToLevels(_along(neuron, sign * gain, value), _along(neuron, offset, value))

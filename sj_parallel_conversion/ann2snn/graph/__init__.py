@@ -4,7 +4,7 @@ The capture of a model, and passes on its graph, one function each; every pass l
 :mod:`.network_graph` is the way in, :mod:`.operations` the table that says what operations are.
 """
 
-from .activations import activation_sites
+from .activations import activation_sites, possible_sites
 from .copying import plain_copy
 from .keeping import check_patterns, mark_kept, names_of
 from .network_graph import graph_of
@@ -42,6 +42,7 @@ __all__ = [
     "output_values",
     "plain_copy",
     "pool_after_activation",
+    "possible_sites",
     "register_activation",
     "register_leaf",
     "replace_module",

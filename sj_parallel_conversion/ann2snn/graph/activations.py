@@ -36,7 +36,7 @@ _TOGETHER = (
     ({"exp", "exp2", "expm1"}, {"log", "log2", "log1p", "reciprocal"}),
 )
 _BENDING = {"exp", "erf", "log1p", "sin", "cos", "sqrt", "clamp", "clamp_min", "clamp_max", "abs"}
-_REDUCTIONS = {"mean", "sum", "amax", "amin", "max", "min", "linalg_vector_norm", "var", "std", "prod", "cumsum"}
+REDUCTIONS = {"mean", "sum", "amax", "amin", "max", "min", "linalg_vector_norm", "var", "std", "prod", "cumsum"}
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,8 @@ def find_activations(model: fx.GraphModule, names: Names) -> None:
     model.recompile()
 
 
-def _is_pointwise(node: fx.Node) -> bool:
+def is_pointwise_operation(node: fx.Node) -> bool:
+    """Whether ``node`` is a function of each value alone, and draws no random numbers."""
     if node.op != "call_function" or (is_random(node.target) and operator_of(node) != "rrelu"):
         return False
     return is_pointwise(node.target) or operator_of(node) in _UNMARKED
@@ -88,7 +89,7 @@ def _possible_sources(
     """The values of which ``node`` is a function, each alone, through pointwise operations; the nearest first."""
     inputs = [n for n in node.all_input_nodes if n in changing]
     constants = [n for n in node.all_input_nodes if n not in changing]
-    if not _is_pointwise(node) or not inputs or any("shape" not in n.meta for n in inputs):
+    if not is_pointwise_operation(node) or not inputs or any("shape" not in n.meta for n in inputs):
         return []
     if any(n.op != "get_attr" for n in constants):  # made of sizes, say
         return []
@@ -105,10 +106,10 @@ def _group_of(
     for source in reversed(sources):
         if source.meta.get("shape") != result.meta.get("shape") or not source.meta.get("is_floating_point"):
             continue
-        nodes = _between(source, result, changing)
+        nodes = between(source, result, changing)
         inner = set(nodes)
         escapes = any(user not in inner for node in nodes if node is not result for user in node.users)
-        if escapes or inner & taken or not all(map(_is_pointwise, nodes)):
+        if escapes or inner & taken or not all(map(is_pointwise_operation, nodes)):
             continue
         group = _trimmed(model, _Group(source, result, nodes))
         if group is not None and _is_activation(model, group):
@@ -116,7 +117,7 @@ def _group_of(
     return None
 
 
-def _between(source: fx.Node, result: fx.Node, changing: set[fx.Node]) -> tuple[fx.Node, ...]:
+def between(source: fx.Node, result: fx.Node, changing: set[fx.Node]) -> tuple[fx.Node, ...]:
     """The operations that make ``result`` of ``source``, in the order in which they run."""
     found, stack = {result}, [result]
     while stack:
@@ -199,7 +200,7 @@ def _is_reduced(model: fx.GraphModule, node: fx.Node) -> bool:
     """Whether a sum or a mean over axes is taken of the value, as in a normalisation."""
     for user in node.users:
         row = operation(model, user)
-        if operator_of(user) in _REDUCTIONS or row.kind == POOLING or (row.moves and _is_reduced(model, user)):
+        if operator_of(user) in REDUCTIONS or row.kind == POOLING or (row.moves and _is_reduced(model, user)):
             return True
     return False
 
@@ -255,8 +256,7 @@ def activation_sites(model: fx.GraphModule) -> list[fx.Node]:
     :return: the nodes of the graph that a spiking neuron will replace, in order
     :raises ConversionError: if there is none
     """
-    changing = _depend_on_input(model)
-    sites = [node for node in model.graph.nodes if node in changing and is_site(model, node)]
+    sites = possible_sites(model)
     if not sites:
         raise ConversionError(
             "nothing to convert: the model has no activation that a spiking neuron can replace (ReLU, GELU, SiLU, "
@@ -264,6 +264,12 @@ def activation_sites(model: fx.GraphModule) -> list[fx.Node]:
             "one that is not found). Those that keep names do not count"
         )
     return sites
+
+
+def possible_sites(model: fx.GraphModule) -> list[fx.Node]:
+    """As :func:`activation_sites`; there may be none."""
+    changing = _depend_on_input(model)
+    return [node for node in model.graph.nodes if node in changing and is_site(model, node)]
 
 
 def is_site(model: fx.GraphModule, node: fx.Node) -> bool:

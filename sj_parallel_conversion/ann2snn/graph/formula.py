@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, fx, nn
@@ -79,9 +80,8 @@ class Formula(nn.Module):
         return torch.equal(self.body(points), points.relu())
 
     def extra_repr(self) -> str:
-        names = [getattr(n.target, "__name__", str(n.target)).partition(".")[0] for n in self.body.graph.nodes]
-        kinds = [n.op for n in self.body.graph.nodes]
-        return " ".join(name for name, kind in zip(names, kinds, strict=True) if kind == "call_function")
+        """What ``print`` shows of it."""
+        return self.body.words()
 
     @staticmethod
     def of(model: fx.GraphModule, source: fx.Node, nodes: tuple[fx.Node, ...]) -> Formula:
@@ -91,25 +91,36 @@ class Formula(nn.Module):
         :param nodes: its operations, in order; the last gives the result
         :return: the same as a module, with constants of its own
         """
-        graph, root = fx.Graph(), nn.Module()
-        copies = {source: graph.placeholder("x")}
-        copies[source].meta.update({k: v for k, v in source.meta.items() if k in ("shape", "is_floating_point")})
-
-        def copied(node: fx.Node) -> fx.Node:
-            if node not in copies:
-                copies[node] = _constant(model, graph, root, node)
-            return copies[node]
-
-        for node in nodes:
-            assert not is_random(node.target)
-            copies[node] = graph.node_copy(node, copied)
-        graph.output(copies[nodes[-1]])
-        formula = Formula(PlainGraph(root, graph))
+        formula = Formula(captured_body(model, (source,), nodes))
         dims = len(source.meta["shape"])
-        shapes = [_constant_shape(root, node, dims) for node in graph.nodes if node.op == "get_attr"]
+        shapes = [_constant_shape(formula.body, n, dims) for n in formula.body.graph.nodes if n.op == "get_attr"]
         if any(math.prod(shape) > 1 for shape in shapes):
             formula.example = tuple(torch.broadcast_shapes([1] * dims, *shapes))
         return formula
+
+
+def captured_body(model: fx.GraphModule, sources: Sequence[fx.Node], nodes: Sequence[fx.Node]) -> PlainGraph:
+    """
+    :param model: a graph
+    :param sources: the values that the operations work on
+    :param nodes: the operations, in order; the last gives the result
+    :return: the same as a graph of its own, with constants of its own
+    """
+    graph, root = fx.Graph(), nn.Module()
+    copies = {source: graph.placeholder("x" if len(sources) == 1 else f"x{i}") for i, source in enumerate(sources)}
+    for source, copy in copies.items():
+        copy.meta.update({k: v for k, v in source.meta.items() if k in ("shape", "is_floating_point")})
+
+    def copied(node: fx.Node) -> fx.Node:
+        if node not in copies:
+            copies[node] = _constant(model, graph, root, node)
+        return copies[node]
+
+    for node in nodes:
+        assert not is_random(node.target)
+        copies[node] = graph.node_copy(node, copied)
+    graph.output(copies[nodes[-1]])
+    return PlainGraph(root, graph)
 
 
 def _constant_shape(root: nn.Module, node: fx.Node, dims: int) -> tuple[int, ...]:

@@ -11,16 +11,18 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from torch import fx, nn
-from torch.nn.modules import batchnorm, conv, dropout, pooling
+from torch.nn.modules import batchnorm, conv, dropout, instancenorm, pooling
 
 from ...torch_compat import packet_name
 from .folded import Rescale, ResidualAdd, ToLevels
 from .following import cast, construct
 from .leaves import tensor_leaf
+from .normalisation import Normalisation
 from .registry import LEAVES
 
 # What a node of a graph is, see :mod:`.signals`.
 NODE, LAYER, POOLING, SCALE, WIRE, CONSTANT = "node", "layer", "pooling", "scale", "wire", "constant"
+PRODUCT, NORMALISATION = "product", "normalisation"
 # Commutes with the mean over time: in all its tensors together, or in one of them while the others are constant.
 ALL, ONE = "all", "one"
 
@@ -65,6 +67,7 @@ _MAX_POOL = Operation(POOLING, "", spatial_axes=1, is_max=True, keeps_axes=True)
 _UPSAMPLE = Operation(WIRE, ALL, spatial_axes=-1, keeps_axes=True)
 _CUBIC = Operation(WIRE, ALL, keeps_axes=True)  # its weights may be negative
 _SIZE = Operation(CONSTANT, ALL, shape_only=True)
+_OF_A_GROUP = Operation(NORMALISATION)
 
 OPERATORS: dict[str, Operation] = {
     **dict.fromkeys(
@@ -106,6 +109,13 @@ OPERATORS: dict[str, Operation] = {
          "new_ones", "new_full", "new_empty"), _SIZE),
 }  # fmt: skip
 
+# Each of their results depends on a group of values: on a row of scores, on the features of a token.
+NORMALISATIONS = dict.fromkeys(
+    ("softmax", "_safe_softmax", "log_softmax", "layer_norm", "group_norm", "instance_norm", "rms_norm"), _OF_A_GROUP
+)
+# Linear in each of two factors.
+_BILINEAR = {"matmul", "mm", "bmm", "mv", "dot", "mul", "einsum"}
+
 # Operators whose indices have to be constant: for those that write, the place of the indices among the arguments.
 _READS_AT = ("index", "index_select", "gather", "take_along_dim", "take")
 _WRITES_AT = {"index_put": 1, "index_add": 2, "index_copy": 2, "scatter": 2, "scatter_add": 2}
@@ -126,6 +136,7 @@ MODULES: dict[type[nn.Module], Operation] = {
     pooling._AvgPoolNd: _AVERAGE_POOL, pooling._AdaptiveAvgPoolNd: _AVERAGE_POOL,
     pooling._MaxPoolNd: _MAX_POOL, pooling._AdaptiveMaxPoolNd: _MAX_POOL,
     dropout._DropoutNd: _STAYING, nn.Identity: _STAYING,
+    **dict.fromkeys((nn.LayerNorm, nn.GroupNorm, instancenorm._InstanceNorm, Normalisation), _OF_A_GROUP),
     **dict.fromkeys((Rescale, ResidualAdd, ToLevels), Operation(WIRE, ALL, keeps_axes=True)),
 }  # fmt: skip
 
@@ -153,7 +164,7 @@ def operation(model: fx.GraphModule, node: fx.Node) -> Operation:
     if node.op != "call_function":
         return _ANALOGUE
     name = operator_of(node)
-    row = OPERATORS.get(name, _ANALOGUE) if name else FUNCTIONS.get(node.target, _ANALOGUE)
+    row = OPERATORS.get(name, NORMALISATIONS.get(name, _ANALOGUE)) if name else FUNCTIONS.get(node.target, _ANALOGUE)
     return _with_arguments(node, name, row)
 
 
@@ -200,9 +211,7 @@ def is_affine(model: fx.GraphModule, node: fx.Node, constants: Collection[fx.Nod
     row = operation(model, node)
     if node.op == "call_module":
         return bool(row.affine)
-    inputs: list[fx.Node] = []  # all occurrences, because x * x is not affine in x
-    fx.node.map_arg((node.args, node.kwargs), inputs.append)
-    changing = [n for n in inputs if n.op != "get_attr" and n not in constants and not is_size(model, n)]
+    changing = _changing(model, node, constants)
     name = operator_of(node)
     if name in ("where", "masked_fill"):
         return node.args[0 if name == "where" else 1] not in changing
@@ -215,6 +224,18 @@ def is_affine(model: fx.GraphModule, node: fx.Node, constants: Collection[fx.Nod
     if name == "div" and node.args[0] not in changing:
         return not changing
     return len(changing) <= 1 if row.affine == ONE else row.affine == ALL
+
+
+def _changing(model: fx.GraphModule, node: fx.Node, constants: Collection[fx.Node]) -> list[fx.Node]:
+    inputs: list[fx.Node] = []  # all occurrences, because x * x is not affine in x
+    fx.node.map_arg((node.args, node.kwargs), inputs.append)
+    return [n for n in inputs if n.op != "get_attr" and n not in constants and not is_size(model, n)]
+
+
+def factors(model: fx.GraphModule, node: fx.Node, constants: Collection[fx.Node] = ()) -> tuple[fx.Node, ...]:
+    """As :func:`is_affine`. :return: the two changing values of which ``node`` is a product; empty if it is none"""
+    changing = _changing(model, node, constants) if operator_of(node) in _BILINEAR else []
+    return tuple(changing) if len(changing) == 2 else ()
 
 
 def is_size(model: fx.GraphModule, node: fx.Node) -> bool:

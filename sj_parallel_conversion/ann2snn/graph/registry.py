@@ -7,12 +7,13 @@ import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import ConfigError
-from ...neuron.activations import DAQCFS, QCFS, ClipReLU, SpikingIdentity
+from ...neuron.activations import DAQCFS, QCFS, ClipReLU, SpikingIdentity, SpikingShare
 from .formula import Formula
 
 Bounds = tuple[float, float]
@@ -57,6 +58,7 @@ ROWS = (
     Activation(nn.Threshold, lambda m: (min(m.threshold, m.value), math.inf)),
     *(Activation(own, _POSITIVE) for own in (QCFS, DAQCFS, ClipReLU)),
     Activation(SpikingIdentity, _ANY),
+    Activation(SpikingShare, (0.0, 1.0)),
     Activation(Formula, lambda m: m.bounds),
 )
 
@@ -85,6 +87,7 @@ class FunctionActivation(nn.Module):
         return self.function(x, *self.arguments, **self.named)
 
     def extra_repr(self) -> str:
+        """What ``print`` shows of it."""
         return getattr(self.function, "__name__", repr(self.function))
 
 
@@ -152,7 +155,7 @@ def register_activation(
         OWN_FUNCTIONS[function] = (float(lower), float(upper))
 
 
-def _spellings(function: Callable) -> list[Callable]:
+def _spellings(function: Callable[..., Any]) -> list[Callable[..., Any]]:
     """The function, and the tensor method that is the same function of torch."""
     name = function.__name__
     is_torch = getattr(torch, name, None) is function and hasattr(Tensor, name)

@@ -24,6 +24,8 @@ def takes_input_scale(layer: nn.Module) -> bool:
 
 def takes_output_scale(layer: nn.Module) -> bool:
     """Whether :func:`scale_output` applies to ``layer``."""
+    if type(layer) is nn.LayerNorm:
+        return layer.weight is not None and layer.weight.dim() == 1 and _computes_alone(layer)
     return takes_input_scale(layer) or (type(layer) in _NORMS and layer.affine and _computes_alone(layer))
 
 
@@ -34,7 +36,7 @@ def _computes_alone(layer: nn.Module) -> bool:
 
 def channel_dim(layer: nn.Module, dims: int) -> int:
     """The axis of the channels, in the input and the output of ``layer``, of ``dims`` axes."""
-    return dims - 1 if isinstance(layer, nn.Linear) else 1
+    return dims - 1 if isinstance(layer, (nn.Linear, nn.LayerNorm)) else 1
 
 
 def scale_output(layer: nn.Module, factor: Tensor, offset: Tensor | None = None) -> None:

@@ -56,9 +56,15 @@ def channel_axis(model: fx.GraphModule, node: fx.Node) -> int | None:
     """
     shape = node.meta.get("shape", ())
     axis = _axis(model, node)
-    if axis is None and len(shape) == 2:
-        return 1
+    if axis is None:
+        axis = 1 if len(shape) == 2 else node.meta.get("channel_axis")
     return axis if axis is not None and -len(shape) <= axis < len(shape) else None
+
+
+def layer_axis(model: fx.GraphModule, layer: fx.Node) -> int | None:
+    """The axis that a layer reads as channels; ``None`` for all other operations."""
+    module = module_of(model, layer)
+    return -1 if isinstance(module, nn.Linear) else 1 if isinstance(module, _ConvNd) else None
 
 
 def input_axis(model: fx.GraphModule, source: fx.Node) -> int | None:

@@ -10,9 +10,12 @@ from .operations import (
     CONSTANT,
     LAYER,
     NODE,
+    NORMALISATION,
     POOLING,
+    PRODUCT,
     SCALE,
     WIRE,
+    factors,
     is_affine,
     is_kept,
     is_max_pool,
@@ -27,8 +30,8 @@ INPUT, SPIKES, CURRENT, ANALOGUE = "input", "spikes", "current", "analogue"
 KEPT = "kept"  # a kind: what the user wants to stay as it is
 
 __all__ = [
-    "ANALOGUE", "CONSTANT", "CURRENT", "INPUT", "KEPT", "LAYER", "NODE", "POOLING", "SCALE", "SPIKES", "WIRE",
-    "Signals", "operation_name",
+    "ANALOGUE", "CONSTANT", "CURRENT", "INPUT", "KEPT", "LAYER", "NODE", "NORMALISATION", "POOLING",
+    "PRODUCT", "SCALE", "SPIKES", "WIRE", "Signals", "operation_name",
 ]  # fmt: skip
 
 
@@ -38,7 +41,8 @@ class Signals:
 
     A value is made of :data:`SPIKES` if it comes from neurons through operations that pass spikes on, each with a
     fixed weight or none: reshaping, concatenation, padding, addition, resampling, pooling. (Max pooling passes on the
-    train of the largest unit.) A layer makes a :data:`CURRENT` of it: a graded value, until a neuron receives it.
+    train of the largest unit.) A layer makes a :data:`CURRENT` of it: a graded value, until a neuron receives it. So
+    does a product of two values that are made of spikes.
 
     :param model: a captured network
     :param neurons: the names of the modules that are neurons, or that neurons will stand for
@@ -50,6 +54,8 @@ class Signals:
         self._input = ANALOGUE if graded_input else INPUT
         self.sources: dict[fx.Node, frozenset[str]] = {}
         self.kinds: dict[fx.Node, str] = {}
+        # the products of two changing values, whatever these are made of
+        self.factors: dict[fx.Node, tuple[fx.Node, ...]] = {}
         for node in model.graph.nodes:
             constants = [n for n in node.all_input_nodes if not self.sources[n]]
             self.kinds[node] = self._kind(node, constants)
@@ -90,13 +96,24 @@ class Signals:
             # What is computed from the network's input alone is a preparation of it, unless a leaf does it.
             is_leaf = isinstance(module_of(self._model, node), tuple(LEAVES))
             is_preparation = self.received(node) == {INPUT} and not is_leaf
-            return WIRE if is_preparation else ANALOGUE
+            if is_preparation or row.kind == NORMALISATION:
+                return WIRE if is_preparation else NORMALISATION
+            return self._kind_of_product(node, factors(self._model, node, constants))
         return row.kind
+
+    def _kind_of_product(self, node: fx.Node, pair: tuple[fx.Node, ...]) -> str:
+        made = [self.sources[n] for n in pair]
+        if made and {INPUT} in made and operation(self._model, node).kind == SCALE:
+            return SCALE  # by a mask, or by functions of positions, that the caller gives
+        if made:
+            self.factors[node] = pair
+        return PRODUCT if {SPIKES} in made and all(m in ({SPIKES}, {INPUT}) for m in made) else ANALOGUE
 
     def _sources(self, node: fx.Node) -> frozenset[str]:
         if node.op == "placeholder":
             return frozenset({self._input})
-        own = {NODE: {SPIKES}, LAYER: {CURRENT}, ANALOGUE: {ANALOGUE}, KEPT: {ANALOGUE}, CONSTANT: ()}
+        own = {NODE: {SPIKES}, LAYER: {CURRENT}, PRODUCT: {CURRENT}, CONSTANT: ()}
+        own |= {graded: {ANALOGUE} for graded in (ANALOGUE, KEPT, NORMALISATION)}
         kind = self.kinds[node]
         return frozenset(own[kind]) if kind in own else self.received(node)
 

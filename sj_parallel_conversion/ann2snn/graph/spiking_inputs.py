@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from torch import fx, nn
 
 from ...neuron.activations import DAQCFS, QCFS, ClipReLU, SpikingIdentity
 from .activations import is_site
-from .operations import is_kept, is_max_pool
+from .attention import split_softmaxes, write_out_attention
+from .groups import find_normalisations
+from .operations import SCALE, is_affine, is_kept, is_max_pool, module_of, operation, operator_of
 from .passes import free_name
+from .shapes import layer_axis
 from .signals import ANALOGUE, INPUT, LAYER, SPIKES, Signals, operation_name
+from .units import SPLITTING
 
 # Monotone, for sure: not every activation of the registry is.
 _RISING = (nn.ReLU, nn.Hardtanh, QCFS, DAQCFS, ClipReLU)
@@ -43,17 +49,27 @@ def _swap(pool: fx.Node, activation: fx.Node) -> None:
 
 def give_layers_spikes(model: fx.GraphModule, graded_input: bool = False) -> None:
     """
-    Where a layer would receive something else than spikes, or than the network's input, put a
-    :class:`SpikingIdentity` in front of it: after a linear bottleneck, a normalisation, a softmax or a product, say.
-    One serves all layers that receive the same value.
+    Where a layer, or a product of two changing values, would receive something else than spikes, or than the network's
+    input, put a :class:`SpikingIdentity` in front of it: after a linear bottleneck or a normalisation, say. One serves
+    all that receive the same value. Attention is written out first, and normalisations become modules.
 
     :param model: a captured network with shapes; changed in place
     :param graded_input: whether the network's input is a graded value that must become spikes too
     """
+    write_out_attention(model)
+    find_normalisations(model)
+    split_softmaxes(model)
     signals = _signals(model, graded_input)
-    graded = [n for layer in signals.nodes(LAYER) for n in _graded_inputs(signals, layer)]
+    graded = [n for layer in signals.nodes(LAYER) for n in _graded(signals, layer.all_input_nodes)]
     for value in dict.fromkeys(graded):
-        _place_identity(model, signals, value)
+        readers = [user for user in value.users if signals.kinds[user] == LAYER]
+        _place_identity(model, value, readers, f"{operation_name(readers[0])}_input")
+    products = set(signals.factors)
+    graded = [n for pair in signals.factors.values() for n in _graded(signals, pair)]
+    for value in dict.fromkeys(_origin(model, n, products) for n in graded):
+        readers = [user for user in value.users if _leads_to(model, user, products)]
+        _place_identity(model, value, readers, f"{operation_name(value)}_output")
+    model.graph.lint()
     model.recompile()
 
 
@@ -67,16 +83,52 @@ def _signals(model: fx.GraphModule, graded_input: bool) -> Signals:
     return Signals(model, {node.target for node in model.graph.nodes if is_site(model, node)}, graded_input)
 
 
-def _graded_inputs(signals: Signals, layer: fx.Node) -> list[fx.Node]:
-    return [n for n in layer.all_input_nodes if signals.sources[n] and signals.sources[n] not in ({INPUT}, {SPIKES})]
+def _graded(signals: Signals, values: Iterable[fx.Node]) -> list[fx.Node]:
+    floats = (n for n in values if n.meta.get("is_floating_point", True))
+    return [n for n in floats if signals.sources[n] and signals.sources[n] not in ({INPUT}, {SPIKES})]
 
 
-def _place_identity(model: fx.GraphModule, signals: Signals, value: fx.Node) -> None:
-    readers = [user for user in value.users if signals.kinds[user] == LAYER]
-    name = free_name(model, f"{operation_name(readers[0])}_input".replace(".", "_"))
-    model.add_submodule(name, SpikingIdentity())
-    with model.graph.inserting_after(value):
-        identity = model.graph.call_module(name, (value,))
-    identity.meta["shape"] = value.meta["shape"]
+def _origin(model: fx.GraphModule, value: fx.Node, products: set[fx.Node]) -> fx.Node:
+    """
+    Where the values of a factor are made, if on their way they are only moved and scaled, and all that is made of them
+    are factors: there a channel is a channel, and one neuron serves queries, keys and values.
+    """
+    origin = value
+    while (source := _source(model, value)) is not None:
+        if not all(_leads_to(model, user, products) for user in source.users):
+            break
+        value = source
+        if "shape" in value.meta:  # and not a tuple of parts
+            origin = value
+    return origin
+
+
+def _leads_to(model: fx.GraphModule, node: fx.Node, products: set[fx.Node]) -> bool:
+    if node in products:
+        return True
+    passes = _source(model, node) is not None
+    return passes and bool(node.users) and all(_leads_to(model, user, products) for user in node.users)
+
+
+def _source(model: fx.GraphModule, node: fx.Node) -> fx.Node | None:
+    """The one value that ``node`` moves, or multiplies by a constant; ``None`` if it does something else."""
+    tensors = [n for n in node.all_input_nodes if "shape" in n.meta or operator_of(n) in SPLITTING]
+    row = operation(model, node)
+    is_scale = row.kind == SCALE and node.op == "call_function" and is_affine(model, node)
+    return tensors[0] if len(tensors) == 1 and (row.moves or is_scale) and not is_kept(node) else None
+
+
+def _place_identity(model: fx.GraphModule, value: fx.Node, readers: list[fx.Node], name: str) -> None:
+    found = [user for user in value.users if type(module_of(model, user)) is SpikingIdentity]
+    if found:
+        identity = found[0]
+    else:
+        name = free_name(model, name.replace(".", "_"))
+        model.add_submodule(name, SpikingIdentity())
+        with model.graph.inserting_after(value):
+            identity = model.graph.call_module(name, (value,))
+        identity.meta["shape"] = value.meta["shape"]
+        axes = {layer_axis(model, reader) for reader in readers}
+        identity.meta["channel_axis"] = axes.pop() if len(axes) == 1 else None
     for reader in readers:
         reader.replace_input_with(value, identity)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,11 +20,14 @@ from ..graph.signals import LAYER, Signals
 from .calls import PartData, first_calls
 
 
-def find_submodules(model: nn.Module, patterns: Sequence[str], calls: dict[str, Call]) -> list[str]:
+def find_submodules(
+    model: nn.Module, patterns: Sequence[str], calls: dict[str, Call], layers_alone: bool = False
+) -> list[str]:
     """
     :param model: any module
     :param patterns: names of submodules, in which ``*``, ``?`` and ``[...]`` are wildcards (``*`` also matches dots)
     :param calls: what the submodules are called with, of :func:`~.calls.first_calls`
+    :param layers_alone: whether submodules without an activation can be converted
     :return: the submodules to convert. A plain name stands for itself; of those that a pattern with wildcards
         matches, the outermost that can be converted are taken
     :raises ConfigError: if ``patterns`` is no list of strings, or one of them matches no submodule
@@ -33,11 +37,11 @@ def find_submodules(model: nn.Module, patterns: Sequence[str], calls: dict[str, 
         raise ConfigError(f'submodules must be a list of names such as ["backbone", "head.*"], got {patterns!r}')
     found: set[str] = set()
     for pattern in patterns:
-        found |= _matching(model, pattern, calls)
+        found |= _matching(model, pattern, calls, layers_alone)
     return [name for name, _ in model.named_modules(remove_duplicate=False) if _is_outermost(model, name, found)]
 
 
-def convertible_submodules(model: nn.Module, dataloader: Iterable | None = None) -> list[str]:
+def convertible_submodules(model: nn.Module, dataloader: Iterable[Any] | None = None) -> list[str]:
     """
     :param model: any module
     :param dataloader: calibration data for the model, of which the first batch is run; it cannot be left out
@@ -57,7 +61,7 @@ def convertible_submodules(model: nn.Module, dataloader: Iterable | None = None)
     return found
 
 
-def with_suggestions(error: ConversionError, model: nn.Module, dataloader: Iterable) -> ConversionError:
+def with_suggestions(error: ConversionError, model: nn.Module, dataloader: Iterable[Any]) -> ConversionError:
     """
     :param error: why the model cannot be converted as a whole
     :param model: the model
@@ -74,7 +78,7 @@ def with_suggestions(error: ConversionError, model: nn.Module, dataloader: Itera
     return ConversionError(f"{error}.\n{hint}")
 
 
-def _matching(model: nn.Module, pattern: str, calls: dict[str, Call]) -> set[str]:
+def _matching(model: nn.Module, pattern: str, calls: dict[str, Call], layers_alone: bool) -> set[str]:
     names = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
     matches = [name for name in names if fnmatchcase(name, pattern)]
     if not matches:
@@ -87,7 +91,7 @@ def _matching(model: nn.Module, pattern: str, calls: dict[str, Call]) -> set[str
     for name in matches:
         if _is_inside(model, name, found):
             continue
-        obstacle = _obstacle(model, name, calls.get(name), lone=True)
+        obstacle = _obstacle(model, name, calls.get(name), lone=True, layers_alone=layers_alone)
         if obstacle is None:
             found.add(name)
         else:
@@ -115,8 +119,13 @@ def _is_inside(model: nn.Module, name: str, others: Iterable[str]) -> bool:
 
 
 @torch.no_grad()
-def _obstacle(model: nn.Module, name: str, call: Call | None, lone: bool) -> str | None:
-    """Why the submodule cannot be converted; ``lone``: whether an activation without a layer can be."""
+def _obstacle(
+    model: nn.Module, name: str, call: Call | None, lone: bool, layers_alone: bool = False
+) -> str | None:
+    """
+    Why the submodule cannot be converted; ``lone``: whether an activation without a layer can be, ``layers_alone``:
+    whether layers without an activation can be.
+    """
     if not name:
         return "it is the model itself"
     if call is None:
@@ -125,6 +134,8 @@ def _obstacle(model: nn.Module, name: str, call: Call | None, lone: bool) -> str
     device = next((t.device for t in [*module.parameters(), *module.buffers()]), torch.device("cpu"))
     try:
         net, _ = graph.graph_of(module, CalibrationData([call], module, device, None, False), device)
+        if layers_alone:
+            graph.give_layers_spikes(net, graded_input=True)
         sites = {node.target for node in graph.activation_sites(net)}
     except SJPCError as error:
         return str(error)

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from ...errors import ConversionError
 from ...neuron import SpikingNode
-from ...neuron.activations import DAQCFS, QCFS, ClipReLU, SpikingIdentity
+from ...neuron.activations import DAQCFS, QCFS, ClipReLU, SpikingIdentity, SpikingShare
 from .. import graph
 from ..graph.quantisers import RecognisedQCFS
 from ..graph.shapes import channel_axis
@@ -60,10 +60,15 @@ class Site:
     def known_range(self) -> float | None:
         """
         The greatest magnitude of an output with known bounds, such as a score from 0 to 1, which its levels span
-        whatever the calibration data show. ``None`` for all other activations.
+        whatever the calibration data show; likewise the shares of a softmax. ``None`` for all other activations.
         """
         reach = max(-self.bounds[0], self.bounds[1])
-        return reach if self.is_output and math.isfinite(reach) else None
+        return reach if (self.is_output or self.is_fixed) and math.isfinite(reach) else None
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether no calibration touches the neuron."""
+        return isinstance(self.activation, SpikingShare)
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -106,7 +111,8 @@ def _site(model: fx.GraphModule, node: fx.Node, per_channel: bool) -> Site:
         )
     if isinstance(activation, (QCFS, DAQCFS)) and activation.v_threshold.dim() == 1:
         return Site(node.target, activation, activation.channel_dim)
-    return Site(node.target, activation, channel_axis(model, node) if per_channel else None)
+    has_channels = per_channel and not isinstance(activation, SpikingShare)
+    return Site(node.target, activation, channel_axis(model, node) if has_channels else None)
 
 
 def _check_trained(name: str, activation: QCFS | DAQCFS | ClipReLU) -> None:

@@ -49,7 +49,8 @@ SOURCES = {
     "scaled spikes": (lambda m, x: m.bn(m.act(x)) * m.weight / 3, {"spikes"}),
     "scaled by a size": (lambda m, x: m.act(x) / x.shape[-1] ** 0.5, {"spikes"}),
     "sum with a parameter": (lambda m, x: m.act(x) + m.weight, {"spikes"}),
-    "product": (lambda m, x: m.act(x) * m.act(x), {"analogue"}),
+    "product": (lambda m, x: m.act(x) * m.act(x), {"current"}),
+    "product with a current": (lambda m, x: m.act(x) * m.conv(x), {"analogue"}),
     "softmax": (lambda m, x: m.act(x).softmax(1), {"analogue"}),
     "normalisation": (lambda m, x: F.layer_norm(m.act(x), (6,)), {"analogue"}),
     "slices": (lambda m, x: m.act(x).chunk(3, 1)[1][:, :, 1:], {"spikes"}),
@@ -65,13 +66,16 @@ SOURCES = {
 
 KINDS = {
     "product with a parameter": (lambda m, x: torch.matmul(m.act(x), m.square), "layer"),
+    "product of spikes": (lambda m, x: torch.matmul(m.act(x), m.act(x).transpose(2, 3)), "product"),
+    "product in words": (lambda m, x: torch.einsum("nchw,ncvw->nhv", m.act(x), m.act(x)), "product"),
+    "product with the input": (lambda m, x: m.conv(x) * x, "scale"),
     "product of two values": (lambda m, x: torch.matmul(m.act(x), m.conv(x).transpose(2, 3)), "analogue"),
     "mean": (lambda m, x: m.act(x).mean((2, 3)), "pooling"),
     "batch norm": (lambda m, x: m.bn(m.conv(x)), "scale"),
     "neuron": (lambda m, x: m.act(x), "node"),
     "reshape": (lambda m, x: m.act(x).flatten(1), "wire"),
     "layer": (lambda m, x: m.conv2(m.act(x)), "layer"),
-    "normalisation": (lambda m, x: F.instance_norm(m.act(x)), "analogue"),
+    "normalisation": (lambda m, x: F.instance_norm(m.act(x)), "normalisation"),
     "size": (lambda m, x: x.shape[3] + 1, "constant"),
 }  # fmt: skip
 
