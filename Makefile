@@ -10,7 +10,7 @@ READY  := $(VENV)/.ready
 help:
 	@echo "make demo    train, convert and compare on handwritten digits (no download of data)"
 	@echo "make test    the tests, on every supported SpikingJelly release; ARGS='-k name' goes to pytest"
-	@echo "make lint    ruff"
+	@echo "make lint    ruff and mypy"
 	@echo "make docs    the pages as HTML, in outputs/docs"
 	@echo "make clean   remove everything that these commands made, $(VENV) included"
 
@@ -20,14 +20,14 @@ demo: $(READY)
 	$(BIN)/python examples/digits_demo.py $(ARGS)
 
 test: $(READY)
-	$(BIN)/python -m nox --session docs
+	$(BIN)/python -m nox --session docs types
 	$(BIN)/python -m nox --session tests -- $(ARGS)
 
 docs: $(READY)
 	$(BIN)/python -m nox --session docs
 
 lint: $(READY)
-	$(BIN)/python -m nox --session lint
+	$(BIN)/python -m nox --session lint types
 
 # The stamp makes a second call immediate, and a change of the dependencies install again.
 $(READY): setup.cfg pyproject.toml
@@ -38,5 +38,5 @@ $(READY): setup.cfg pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .nox .pytest_cache .hypothesis .ruff_cache outputs build dist *.egg-info
+	rm -rf $(VENV) .nox .pytest_cache .hypothesis .ruff_cache .mypy_cache outputs build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

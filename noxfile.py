@@ -1,4 +1,4 @@
-"""The tests on every supported SpikingJelly release, the linter, the docs, and other people's models."""
+"""Tests on every supported SpikingJelly, torch and Python; types, docs, the wheel; other people's models."""
 
 import os
 import subprocess
@@ -9,8 +9,19 @@ import nox
 
 RELEASES = ["2.0.0", "0.0.0.0.14"]
 OLDEST_TORCH = ["torch==2.6.*", "torchvision==0.21.*"]  # as setup.cfg allows
+TORCH = {"2.6": OLDEST_TORCH, "newest": ["torch", "torchvision"]}
+PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
+OLDEST_TORCH_HAS = PYTHONS[:3]
+# These need no extra.
+BARE = [
+    "tests/functional",
+    "tests/neuron",
+    "tests/test_compat.py",
+    "tests/test_package.py",
+    "tests/test_registration.py",
+]
 
-nox.options.sessions = ["tests", "lint", "docs"]
+nox.options.sessions = ["tests", "lint", "types", "docs"]
 # A release is 5 MB, the torch below it gigabytes: all sessions share the interpreter that runs nox.
 nox.options.default_venv_backend = "none"
 
@@ -65,6 +76,64 @@ def oldest(session: nox.Session) -> None:
     """pytest with the oldest torch, in an environment of its own of several gigabytes."""
     session.install(*OLDEST_TORCH, "--editable", ".[test,demo]")
     session.run("python", "-m", "pytest", *session.posargs, env={"OMP_WAIT_POLICY": "passive"})
+
+
+@nox.session(venv_backend="venv", reuse_venv=True, python=PYTHONS)
+@nox.parametrize("torch", list(TORCH))
+@nox.parametrize("release", RELEASES)
+def matrix(session: nox.Session, release: str, torch: str) -> None:
+    """pytest on one Python, torch and SpikingJelly: nox --session "matrix-3.12(release='2.0.0', torch='newest')"."""
+    if torch == "2.6" and session.python not in OLDEST_TORCH_HAS:
+        session.skip(f"torch 2.6 has no wheel for Python {session.python}")
+    session.install(*TORCH[torch], f"spikingjelly=={release}", "--editable", ".[test,demo]")
+    env = {"OMP_WAIT_POLICY": "passive", "SJPC_EXPECT_RELEASE": release}
+    session.run("python", "-m", "pytest", *session.posargs, env=env)
+
+
+@nox.session(venv_backend="venv", reuse_venv=True, python=PYTHONS)
+def bare(session: nox.Session) -> None:
+    """The wheel without any extra, in an environment of its own: README's code, and the tests that need no more."""
+    session.install(".", "hypothesis", "pytest", "pytest-timeout", "scikit-learn", "tqdm")
+    session.run("python", "-m", "pytest", *(session.posargs or BARE), env={"OMP_WAIT_POLICY": "passive"})
+
+
+@nox.session(venv_backend="venv", reuse_venv=True)
+def newest(session: nox.Session) -> None:
+    """
+    pytest on the newest SpikingJelly, also one that is not released yet. With TORCH_NIGHTLY_INDEX, the address of
+    torch's nightly builds, on those too.
+    """
+    index = os.environ.get("TORCH_NIGHTLY_INDEX")
+    if index:
+        session.install("--pre", "torch", "torchvision", "--index-url", index)
+    session.install("--pre", "--upgrade", "spikingjelly")
+    session.install("--editable", ".[test,demo]")
+    session.run("python", "-m", "pytest", *session.posargs, env={"OMP_WAIT_POLICY": "passive"})
+
+
+@nox.session(venv_backend="venv", reuse_venv=True)
+def package(session: nox.Session) -> None:
+    """Builds the wheel and the source archive in dist/, and checks what a package index will show of them."""
+    session.install("build", "twine")
+    session.run("python", "-m", "build")
+    session.run("python", "-m", "twine", "check", "--strict", *map(str, Path("dist").glob("*")))
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """mypy, on the package. What it is lenient with stands in pyproject.toml, with reasons."""
+    session.run(sys.executable, "-m", "mypy", external=True)
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """
+    Lines and branches of the package that the tests on the installed SpikingJelly run; the page is in outputs/coverage.
+    It takes twice as long as the tests: nox --session coverage -- tests/neuron.
+    """
+    report = ["--cov", "--cov-report=term", "--cov-report=html:outputs/coverage"]
+    env = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "COVERAGE_FILE": ".nox/coverage"}
+    session.run(sys.executable, "-m", "pytest", *report, *session.posargs, env=env, external=True)
 
 
 @nox.session

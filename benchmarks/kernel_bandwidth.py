@@ -58,6 +58,7 @@ def workloads(node: SpikingNode, x: Tensor) -> dict[str, tuple[Callable[[], Tens
 
 @torch.no_grad()
 def main() -> None:
+    """Time the kernel, and print what it moves."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=int, default=256, help="size of one step of the currents")
     parser.add_argument("--channels", type=int, default=64, help="each with its own threshold")

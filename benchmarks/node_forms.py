@@ -18,8 +18,8 @@ def _remaining(x_seq: Tensor) -> Tensor:
 
 
 def matrix(x_seq: Tensor, v_threshold: float, psi: float) -> Tensor:
-    """
-    :math:`s_t = H((\\Lambda_{post} \\Lambda_{pre} I)_t + \\psi / (T-t+1) - \\theta)`: O(T^2) multiplications.
+    r"""
+    :math:`s_t = H((\Lambda_{post} \Lambda_{pre} I)_t + \psi / (T-t+1) - \theta)`: O(T^2) multiplications.
 
     :param x_seq: currents ``[T, N, ...]``
     :param v_threshold: theta

@@ -48,6 +48,7 @@ class ModuleBlock(nn.Module):
         return conv
 
     def forward(self, x: Tensor) -> Tensor:
+        """As the block that it is a copy of."""
         out = self.relu1(self.bn1(self.conv1(x)))
         return self.relu2(self.bn2(self.conv2(out)) + self.shortcut(x))
 

@@ -25,7 +25,7 @@ from helpers.cifar10 import load_resnet
 from helpers.image_sets import CLASSES, ImageSets, first, load
 from helpers.models import CIFAR_MODELS, CifarResNet, digits_cnn
 from helpers.torchvision_models import settle_batchnorms
-from helpers.training import Settings, processes, start_processes, train
+from helpers.training import Settings, own_share, processes, start_processes, train
 from torch import distributed, nn
 from torch.utils.data import DataLoader
 from torchvision import models
@@ -87,9 +87,9 @@ def with_qcfs(ann: nn.Module, sets: ImageSets, args: argparse.Namespace) -> nn.M
     :param args: the command line
     :return: the network to train
     """
-    loader = DataLoader(first(sets.plain, args.calibration_images), 64)
+    loader = own_share(first(sets.plain, args.calibration_images), 64)
     if args.weights is None:  # a new network has no statistics yet, without which its activations mean nothing
-        settle_batchnorms(ann, [images for images, _ in loader])
+        settle_batchnorms(ann, [images for images, _ in DataLoader(first(sets.plain, args.calibration_images), 64)])
         for module in ann.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = 0.1
@@ -99,16 +99,17 @@ def with_qcfs(ann: nn.Module, sets: ImageSets, args: argparse.Namespace) -> nn.M
 
 def compare(ann: nn.Module | None, qat: nn.Module, sets: ImageSets, args: argparse.Namespace) -> None:
     """
-    Convert at each T and print a table.
+    Convert at each T and print a table. All processes do so together.
 
     :param ann: the ReLU network, if it was trained
     :param qat: the trained network
     :param sets: the images
     :param args: the command line
     """
-    tests = DataLoader(sets.test, args.test_batch_size, num_workers=args.workers)
-    calibration = DataLoader(first(sets.plain, args.calibration_images), 64)
-    print(f"{'network':<24} {'T':>3} {'accuracy %':>11} {'agreement %':>12}  same logits as QCFS")
+    tests = own_share(sets.test, args.test_batch_size, args.workers)
+    calibration = own_share(first(sets.plain, args.calibration_images), 64)
+    if processes()[0] == 0:
+        print(f"{'network':<24} {'T':>3} {'accuracy %':>11} {'agreement %':>12}  same logits as QCFS")
     if ann is not None:
         print_line("ReLU ANN", "", sjpc.evaluate(ann, tests, show_progress=False))
     print_line(f"QCFS ANN, {args.levels} levels", "", sjpc.evaluate(qat, tests, show_progress=False))
@@ -123,6 +124,8 @@ def compare(ann: nn.Module | None, qat: nn.Module, sets: ImageSets, args: argpar
 
 def print_line(name: str, T: int | str, result: object, same: str = "") -> None:
     """A line of the table."""
+    if processes()[0] != 0:
+        return
     agreement = "" if result.agreement is None else f"{100 * result.agreement:.2f}"
     print(f"{name:<24} {T:>3} {100 * result.accuracy:>11.2f} {agreement:>12}  {same}".rstrip(), flush=True)
 
@@ -191,7 +194,7 @@ def run(args: argparse.Namespace) -> nn.Module:
         print(f"trained for {time.process_time() - start:.1f} s of processor time")
         if args.output is not None:
             torch.save(qat.state_dict(), args.output)
-        compare(ann if args.weights else None, qat, sets, args)
+    compare(ann if args.weights else None, qat, sets, args)
     if distributed.is_initialized():
         distributed.destroy_process_group()
     return qat

@@ -23,8 +23,8 @@ from .ann2snn.config import ConversionConfig
 from .ann2snn.converter import ParallelConverter
 from .ann2snn.cpu import prepack, to_int8
 from .ann2snn.graph import register_activation, register_leaf, unregister_activation, unregister_leaf
-from .ann2snn.network import PartlySpikingNetwork, SpikingNetwork, convertible_submodules
-from .ann2snn.prepared import PreparedANN
+from .ann2snn.network import PartlySpikingNetwork, SpikingNetwork, convertible_submodules, run_windows
+from .ann2snn.prepared import PreparedANN, PreparedParts
 from .ann2snn.recipe import ParallelConversionRecipe
 from .errors import (
     ConfigError,
@@ -32,6 +32,7 @@ from .errors import (
     DataError,
     FileError,
     MissingExtraError,
+    RankError,
     RegistrationError,
     SJPCError,
     StateDictError,
@@ -39,6 +40,7 @@ from .errors import (
 )
 from .export import export_integers, export_onnx, to_torch
 from .files import load, save
+from .functional import pack_frames
 from .neuron import (
     DAQCFS,
     QCFS,
@@ -74,6 +76,8 @@ __all__ = [
     "ParallelConverter",
     "PartlySpikingNetwork",
     "PreparedANN",
+    "PreparedParts",
+    "RankError",
     "RegistrationError",
     "Report",
     "SJPCError",
@@ -95,12 +99,14 @@ __all__ = [
     "inspect",
     "layer_errors",
     "load",
+    "pack_frames",
     "prepack",
     "register",
     "register_activation",
     "register_leaf",
     "replace_activations",
     "report",
+    "run_windows",
     "save",
     "suggest_time_steps",
     "synop_rules",

@@ -7,6 +7,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from . import compat
 from .ann2snn.converter import check_device, run_recipe
@@ -14,7 +15,7 @@ from .ann2snn.recipe import ParallelConversionRecipe
 from .errors import ConfigError
 
 
-def accept_modes(init: Callable, modes: list[str]) -> Callable:
+def accept_modes(init: Callable[..., Any], modes: list[str]) -> Callable[..., Any]:
     """
     :param init: SpikingJelly's ``Converter.__init__``
     :param modes: names of this package's modes that SpikingJelly does not know

@@ -26,6 +26,10 @@ class FileError(SJPCError):
     """A file cannot be read or written, or a network cannot be saved."""
 
 
+class RankError(SJPCError):
+    """Several processes work on one thing, and one of them has failed, is gone, or has another result."""
+
+
 class StateDictError(ConfigError, RuntimeError):
     """A state dict belongs to a network or a neuron of other options. A RuntimeError too, as torch's own."""
 

@@ -11,23 +11,24 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from types import CodeType
+from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch._ops import HigherOrderOperator
+from torch._ops import HigherOrderOperator as HigherOrderOperator
 from torch.export import Dim, ExportedProgram
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
-from torch.fx.experimental.symbolic_shapes import DimConstraints
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map, tree_map_only, tree_unflatten
-from torch.utils._sympy.printers import PythonPrinter
+from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
+from torch.utils._pytree import TreeSpec as TreeSpec
+from torch.utils._pytree import tree_flatten as tree_flatten
+from torch.utils._pytree import tree_leaves as tree_leaves
+from torch.utils._pytree import tree_map as tree_map
+from torch.utils._pytree import tree_map_only as tree_map_only
+from torch.utils._pytree import tree_unflatten as tree_unflatten
 
 from .torch_inplace import made_functional, read_what_is_copied
 
-# for others
-_PASSED_ON = (HigherOrderOperator, TorchDispatchMode, TreeSpec, tree_flatten, tree_leaves, tree_map, tree_map_only)
-_PASSED_ON += (tree_unflatten,)
 FREE = Dim.AUTO  # a size that torch.export finds out about by itself
 check_at_run_time = torch._assert  # a graph can hold it, and is pickled with it
 CALL_OF_A_MODULE: CodeType = torch.nn.Module._call_impl.__code__  # runs its hooks and its forward
@@ -98,6 +99,8 @@ def _patched() -> Iterator[None]:
     - Conditions on sizes are not solved. The solution is for messages about sizes that a caller has named, and here
       none has a name. It costs time, and it fails where a pool is as wide as a map.
     """
+    from torch.fx.experimental.symbolic_shapes import DimConstraints  # brings sympy: a second, at import
+
     places = [(torch._meta_registrations, "div_rtn", operator.floordiv), (DimConstraints, "solve", lambda self: None)]
     before = [getattr(owner, name) for owner, name, _ in places]
     try:
@@ -153,7 +156,9 @@ class UnknownSizeError(ValueError):
     """A size that is not known while a model is captured."""
 
 
-def run_on_fakes(module: torch.nn.Module, fakes: list[Tensor], args: tuple, kwargs: dict[str, object]) -> object:
+def run_on_fakes(
+    module: torch.nn.Module, fakes: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, object]
+) -> object:
     """
     Run a module on tensors without values.
 
@@ -252,7 +257,7 @@ def operator_named(name: str) -> object:
 
 def module_stack(node: fx.Node) -> list[str]:
     """The modules that an operation of a captured graph stands in, outermost first, with ``@k`` for their k-th call."""
-    return [f"{path}{key[key.rindex('@'):] if '@' in key else ''}" for key, (path, _) in _stack(node)]
+    return [f"{path}{key[key.rindex('@') :] if '@' in key else ''}" for key, (path, _) in _stack(node)]
 
 
 def _stack(node: fx.Node) -> list[tuple[str, tuple[str, object]]]:
@@ -262,6 +267,8 @@ def _stack(node: fx.Node) -> list[tuple[str, tuple[str, object]]]:
 
 def python_code(condition: object) -> str:
     """An expression of sympy as Python code, in which sizes have the names of their symbols."""
+    from torch.utils._sympy.printers import PythonPrinter  # brings sympy
+
     return PythonPrinter().doprint(condition)
 
 
@@ -270,7 +277,7 @@ def symbols(condition: object) -> list[str]:
     return sorted(map(str, getattr(condition, "free_symbols", ())))
 
 
-def never_compiled(function: Callable) -> Callable:
+def never_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """
     :param function: any function
     :return: the same, which torch.compile leaves alone with all that it calls. Without torch.compile it costs nothing

@@ -101,8 +101,27 @@ def test_source_trees_without_a_version_are_told_by_what_they_offer(monkeypatch:
     assert compat_on(monkeypatch, {}).DIALECT.argument == compat.DIALECT.argument
 
 
-def test_import_without_spikingjelly_is_one_clear_import_error() -> None:
-    code = "import sys; sys.modules['spikingjelly'] = None\nimport sj_parallel_conversion"
+# A release that does not exist: its Converter is spoken to in another way.
+FUTURE = """
+import sys
+from types import ModuleType
+
+class Converter:
+    def __init__(self, plan): ...
+
+for name in ("", ".activation_based", *(f".activation_based.{n}" for n in ("ann2snn", "neuron", "base", "layer"))):
+    module = sys.modules[f"spikingjelly{name}"] = ModuleType(f"spikingjelly{name}")
+    parent, _, own = module.__name__.rpartition(".")
+    if parent:
+        setattr(sys.modules[parent], own, module)
+    module.Converter = module.MemoryModule = module.MultiStepModule = module.StepModeContainer = Converter
+"""
+OTHERS = {"absent": "import sys; sys.modules['spikingjelly'] = None", "a future release": FUTURE}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_an_import_on_anything_else_is_one_clear_import_error(other: str) -> None:
+    code = f"{OTHERS[other]}\nimport sj_parallel_conversion"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     last = run.stderr.strip().splitlines()[-1]
     assert run.returncode == 1

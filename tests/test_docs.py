@@ -20,8 +20,6 @@ PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *(ROOT / f / "README.md
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 CODE = re.compile(r"^```(\w*)\n(.*?)^```$", re.S | re.M)
 START = ("install", "first-conversion", "save-and-load")
-# What a reader follows from the beginning, in one interpreter: the pages of Start go on from each other.
-READ_IN_ONE = (["README.md"], [f"docs/start/{page}.md" for page in START])
 TRANSLATED = [("README.md", "README_cn.md"), *((f"docs/start/{page}.md", f"docs/cn/{page}.md") for page in START)]
 
 
@@ -64,14 +62,43 @@ def test_every_page_is_in_the_index() -> None:
     assert outside_of_the_index() == set()
 
 
-@pytest.mark.parametrize("pages", READ_IN_ONE, ids=["readme", "start"])
-def test_code_runs_in_an_empty_folder(pages: list[str], tmp_path: Path) -> None:
-    code = "\n".join(block for page in pages for block in python_blocks(ROOT / page))
+def run_pages(folder: Path, *pages: Path) -> str:
+    """
+    :param folder: where the code of the pages runs
+    :param pages: the first, and those that go on from it
+    :return: what they print
+    """
     path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(path)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=env)
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(path), "MPLBACKEND": "Agg"}
+    command = [sys.executable, DOCS / "run_pages.py", *pages, "--folder", folder]
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr
-    assert "agreement with the ANN" in done.stdout
+    return done.stdout
+
+
+def test_the_readme_runs_in_an_empty_folder(tmp_path: Path) -> None:
+    assert "agreement with the ANN" in run_pages(tmp_path, ROOT / "README.md")
+
+
+@pytest.mark.slow
+def test_start_tutorials_and_reference_run_in_an_empty_folder(tmp_path: Path) -> None:
+    for library in ("matplotlib", "sklearn", "jinja2"):
+        pytest.importorskip(library)
+    first, tutorials = DOCS / "start" / "first-conversion.md", set((DOCS / "tutorials").glob("*.md"))
+    pages = sorted(tutorials - {DOCS / "tutorials" / "index.md"})
+    others = [DOCS / "start" / "install.md", DOCS / "start" / "save-and-load.md", DOCS / "reference" / "index.md"]
+    assert "agreement with the ANN" in run_pages(tmp_path, first, *others, *pages)
+    assert len(pages) >= 6
+    for page in pages:
+        picture = f"{page.stem}.png"
+        assert (tmp_path / picture).stat().st_size > 5000 and f"images/tutorials/{picture})" in page.read_text()
+
+
+def test_the_page_on_events_runs() -> None:
+    names: dict[str, object] = {}
+    for block in python_blocks(DOCS / "howto" / "event-data.md"):
+        exec(block, names)
+    assert names["y"].shape == names["last"].shape == (16, 4) and names["both"].shape == (16, 8)
 
 
 def test_all_code_can_be_parsed() -> None:
@@ -85,6 +112,9 @@ def test_the_reference_has_every_public_name() -> None:
     text = (DOCS / "reference" / "index.md").read_text()
     found = re.findall(r"^\.\. auto(?:class|function):: sj_parallel_conversion\.(\w+)$", text, re.M)
     assert sorted(found) == sorted(sjpc.__all__)
+    code = "\n".join(python_blocks(DOCS / "reference" / "index.md"))
+    without = {name for name in found if not re.search(rf"sjpc\.{name}\b", code)}
+    assert all(name.endswith("Error") for name in without)  # an error's example would be a mistake
 
 
 @pytest.mark.parametrize(("english", "chinese"), TRANSLATED)

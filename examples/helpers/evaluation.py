@@ -90,6 +90,26 @@ class Evaluation:
         """
         name = method if time_steps is None else f"{method}, T={time_steps}"
         classes, speed = self.classes(predict, name)
+        return self.result(method, time_steps, classes, speed, setting, digits)
+
+    def result(
+        self,
+        method: str,
+        time_steps: int | None,
+        classes: Tensor,
+        speed: float,
+        setting: str = "",
+        digits: float | None = None,
+    ) -> Result:
+        """
+        :param method: what to call it
+        :param time_steps: T, ``None`` for an ANN
+        :param classes: ``[N]``, those that it gives
+        :param speed: images per second
+        :param setting: of the method
+        :param digits: see :func:`digits_per_activation`
+        :return: accuracy and agreement with the ANN
+        """
         return Result(
             method,
             time_steps,

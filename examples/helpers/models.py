@@ -1,4 +1,4 @@
-"""The networks of the examples: a CNN as SpikingJelly's tutorials write it, and the CIFAR ResNets as their users do."""
+"""The networks of the examples: those of SpikingJelly's tutorials, and the CIFAR ResNets as users write them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,51 @@ def digits_cnn() -> nn.Sequential:
         nn.Conv2d(32, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(2),
         nn.Flatten(), nn.Linear(64 * 2 * 2, 64), nn.ReLU(), nn.Linear(64, 10),
     )  # fmt: skip
+
+
+class ResidualBlock(nn.Module):
+    """
+    Two 3x3 convolutions and a shortcut, with a module for each ReLU, as SpikingJelly's own conversion wants it.
+
+    :param in_channels: channels of the input
+    :param channels: channels of the output
+    :param stride: of the first convolution
+    """
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.relu1 = nn.ReLU()
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.relu2 = nn.ReLU()
+        self.shortcut = nn.Sequential()
+        if stride != 1 or channels != in_channels:
+            conv = nn.Conv2d(in_channels, channels, 1, stride, bias=False)
+            self.shortcut = nn.Sequential(conv, nn.BatchNorm2d(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """
+        :param x: ``[N, in_channels, H, W]``
+        :return: ``[N, channels, H / stride, W / stride]``
+        """
+        out = self.relu1(self.bn1(self.conv1(x)))
+        return self.relu2(self.bn2(self.conv2(out)) + self.shortcut(x))
+
+
+def digits_resnet(blocks: int = 5, channels: int = 8) -> nn.Sequential:
+    """
+    :param blocks: in each of the three stages
+    :param channels: of the first stage; the others have twice and four times as many
+    :return: a ResNet-32 (with ``blocks=5``) for 8x8 images, 10 classes
+    """
+    layers = [nn.Conv2d(1, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()]
+    for stage in range(3):
+        width = channels * 2**stage
+        layers.append(ResidualBlock(max(channels, width // 2), width, 1 if stage == 0 else 2))
+        layers += [ResidualBlock(width, width, 1) for _ in range(blocks - 1)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4 * channels, 10))
 
 
 class BasicBlock(nn.Module):
@@ -46,6 +91,10 @@ class BasicBlock(nn.Module):
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, half, self.new_channels - half))
 
     def forward(self, x: Tensor) -> Tensor:
+        """
+        :param x: ``[N, in_channels, H, W]``
+        :return: ``[N, channels, H / stride, W / stride]``
+        """
         out = F.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
         return F.relu(out + self.shortcut(x))
@@ -75,6 +124,10 @@ class CifarResNet(nn.Module):
         return nn.Sequential(first, *(BasicBlock(channels, channels, 1) for _ in range(blocks - 1)))
 
     def forward(self, x: Tensor) -> Tensor:
+        """
+        :param x: images ``[N, 3, H, W]``
+        :return: logits ``[N, classes]``
+        """
         out = F.relu(self.bn1(self.conv1(x)))
         out = self.layer3(self.layer2(self.layer1(out)))
         out = F.avg_pool2d(out, out.size(3))

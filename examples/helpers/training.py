@@ -59,6 +59,12 @@ def processes() -> tuple[int, int]:
     return (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
 
 
+def own_share(dataset: Dataset, batch_size: int, workers: int = 0) -> DataLoader:
+    """:return: batches of this process's samples; no sample is in two shares, as a DistributedSampler would have it"""
+    rank, world = processes()
+    return DataLoader(dataset, batch_size, sampler=range(rank, len(dataset), world), num_workers=workers)
+
+
 def train(
     model: nn.Module,
     teacher: nn.Module | None,

@@ -7,6 +7,7 @@ import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -118,7 +119,7 @@ def _checked_steps(module: nn.Module, time_steps: object) -> int:
     return operator.index(time_steps)
 
 
-def _stacked(values: tuple) -> object:
+def _stacked(values: tuple[Any, ...]) -> object:
     return torch.stack(values) if isinstance(values[0], Tensor) else values[0]
 
 
@@ -144,7 +145,7 @@ def targets_of(batch: object, call: Call) -> object:
     return batch[used] if len(batch) > used else None
 
 
-def _is_tensor_list(batch: Iterable) -> bool:
+def _is_tensor_list(batch: Iterable[Any]) -> bool:
     return all(isinstance(x, Tensor) for x in batch)
 
 
@@ -173,7 +174,7 @@ def _with_named_arguments(module: nn.Module) -> object:
     return SimpleNamespace(forward=_named(module.signature.form)) if isinstance(module, SpikingNetwork) else module
 
 
-def _named(form: InputForm) -> Callable:
+def _named(form: InputForm) -> Callable[..., Any]:
     def forward(*args: object, **kwargs: object) -> None:
         """Never called."""
 

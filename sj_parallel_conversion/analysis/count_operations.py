@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields, replace
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
+from .. import ranks
 from ..ann2snn.data.inputs import Batch, Call
 from ..ann2snn.data.source import checked
 from ..ann2snn.graph.signals import CONSTANT, NODE, WIRE, Signals
@@ -129,9 +131,10 @@ def _cell(value: object) -> str:
 @torch.no_grad()
 def count_operations(
     snn: SpikingNetwork | PartlySpikingNetwork,
-    dataloader: Iterable,
+    dataloader: Iterable[Any],
     device: Mapping[str, float] | None = None,
     show_progress: bool = True,
+    distributed: bool | None = None,
 ) -> OperationCount:
     """
     Count what a converted network does, from the trains of its neurons on real inputs.
@@ -145,25 +148,36 @@ def count_operations(
     :param dataloader: inputs, as a conversion takes them; labels are not used
     :param device: picojoules of an operation by name, see :data:`~sj_parallel_conversion.analysis.energy.HOROWITZ_45NM`
     :param show_progress: whether a progress bar is drawn
+    :param distributed: whether all processes of ``torch.distributed`` do this together, each with its share of the
+        data, and get the result for all of them. ``None``: if a process group is initialised
     :return: counts for one sample on average, and their energy
     :raises DataError: if ``snn`` is no converted network in floats, or a batch cannot be used
     :raises ConfigError: if ``device`` cannot be used
     """
     check_converted("count_operations", snn)
-    costs, totals, samples = checked_device(device), {}, 0
+    totals: dict[str, LayerOperations] = {}
+    costs, samples = checked_device(device), 0
     network = Network(snn)
-    with network.evaluating():
-        batches = tqdm(checked(dataloader), desc="count operations", disable=not show_progress, leave=False)
+    with ranks.together(distributed, "count_operations"), network.evaluating():
+        hidden = not (show_progress and ranks.leads())
+        batches = tqdm(checked(dataloader), desc="count operations", disable=hidden, leave=False)
         for index, batch in enumerate(batches):
             call = network.call_of(batch, index)
             samples += samples_in(call)
             for row in _rows_of_call(snn, call):
-                key = (row.name, row.operation)
-                totals[key] = [old + new for old, new in zip(totals.get(key, [0.0] * 6), astuple(row)[2:], strict=True)]
+                _add(totals, (row.name, row.operation), astuple(row)[2:])
+        found, totals = ranks.objects((totals, samples)), {}
+    samples = sum(theirs for _, theirs in found)
+    for key, values in (pair for theirs, _ in found for pair in theirs.items()):
+        _add(totals, key, values)
     if not samples:
         raise DataError("dataloader is empty: count_operations needs at least one batch")
     rows = tuple(LayerOperations(*key, *(value / samples for value in values)) for key, values in totals.items())
     return OperationCount(rows, snn.time_steps, costs)
+
+
+def _add(totals: dict[tuple[str, str], list[float]], key: tuple[str, str], values: Sequence[float]) -> None:
+    totals[key] = [old + new for old, new in zip(totals.get(key, [0.0] * len(values)), values, strict=True)]
 
 
 def _rows_of_call(snn: SpikingNetwork | PartlySpikingNetwork, call: Call) -> Iterator[LayerOperations]:

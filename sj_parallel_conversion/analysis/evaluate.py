@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from .. import ranks
 from ..ann2snn.data.source import checked
 from ..errors import ConfigError, DataError, as_data_error
 from .answers import Network, main_tensor, synchronise, targets_of
@@ -26,7 +28,8 @@ class Evaluation:
         and where outputs are no scores of classes, as those of detectors
     :param agreement: share of classes that are those of the ANN, 0 to 1; ``None`` without ``ann``, or
         without scores
-    :param images_per_second: samples over the time of all calls but the first, which warms up
+    :param images_per_second: samples over the time of all calls but the first, which warms up; the sum over all
+        processes
     :param metrics: what the metrics that were given have computed, by name
     """
 
@@ -54,11 +57,12 @@ def _in_words(value: object) -> str:
 @torch.no_grad()
 def evaluate(
     network: nn.Module,
-    dataloader: Iterable,
+    dataloader: Iterable[Any],
     ann: nn.Module | None = None,
     metrics: object = None,
     time_steps: int | None = None,
     show_progress: bool = True,
+    distributed: bool | None = None,
 ) -> Evaluation:
     """
     Run a network over a loader. Works on converted networks, on ANNs and on networks of SpikingJelly, so that a
@@ -73,26 +77,29 @@ def evaluate(
         taken. ``output`` is what the network returns
     :param time_steps: T, for networks of SpikingJelly
     :param show_progress: whether a progress bar is drawn
-    :return: accuracy, agreement, speed and metrics
+    :param distributed: whether all processes of ``torch.distributed`` do this together, each with its share of the
+        data, and get the result for all of them. ``None``: if a process group is initialised
+    :return: accuracy, agreement, speed and metrics. A metric that is an object has to speak with the other processes
+        itself, as those of torchmetrics do
     :raises ConfigError: if an argument cannot be used
     :raises DataError: if a batch cannot be run
     """
     runner, reference = Network(network, time_steps), None if ann is None else Network(ann)
     scores = _Scores(_as_metrics(metrics))
-    with runner.evaluating():
+    with ranks.together(distributed, "evaluate"), runner.evaluating():
         if reference is None:
             _run(runner, None, dataloader, scores, show_progress)
         else:
             with reference.evaluating():
                 _run(runner, reference, dataloader, scores, show_progress)
-    return scores.result()
+        return scores.result()
 
 
 def _run(
-    runner: Network, reference: Network | None, dataloader: Iterable, scores: _Scores, show_progress: bool
+    runner: Network, reference: Network | None, dataloader: Iterable[Any], scores: _Scores, show_progress: bool
 ) -> None:
-    source = checked(dataloader)
-    for index, batch in enumerate(tqdm(source, desc="evaluate", disable=not show_progress, leave=False)):
+    source, hidden = checked(dataloader), not (show_progress and ranks.leads())
+    for index, batch in enumerate(tqdm(source, desc="evaluate", disable=hidden, leave=False)):
         call = runner.call_of(batch, index)
         with as_data_error(lambda index=index: f"dataloader: batch {index} cannot be run by the network"):
             synchronise(runner.device)
@@ -102,7 +109,7 @@ def _run(
             seconds = time.perf_counter() - start
             other = None if reference is None else reference.answer(reference.call_of(batch, index))
         scores.add(answer, other, targets_of(batch, call), samples_in(call), seconds)
-    if not scores.images:
+    if not ranks.any_of(scores.images > 0):
         raise DataError("dataloader is empty: evaluate needs at least one batch")
 
 
@@ -125,7 +132,10 @@ class _Metric:
 
     def result(self) -> object:
         """Its value over all batches."""
-        return self._metric.compute() if self._is_object else self._total / self._count
+        if self._is_object:
+            return self._metric.compute()
+        total, count = ranks.total_of(self._total, self._count)
+        return total / count
 
 
 def _as_metrics(metrics: object) -> dict[str, _Metric]:
@@ -141,7 +151,7 @@ def _as_metrics(metrics: object) -> dict[str, _Metric]:
     return {name: _Metric(metric) for name, metric in named.items()}
 
 
-def _name_of(metric: Callable) -> str:
+def _name_of(metric: Callable[..., Any]) -> str:
     return getattr(metric, "__name__", type(metric).__name__)
 
 
@@ -180,10 +190,13 @@ class _Scores:
         """:return: all of it"""
         calls = self._calls[1:] or self._calls
         speed = sum(count for count, _ in calls) / max(sum(seconds for _, seconds in calls), 1e-9)
+        counts = (self.images, self._met, self._targets, self._agreed, self._classes)
+        *counts, speed = ranks.total_of(*counts, speed)
+        images, met, targets, agreed, classes = map(int, counts)
         return Evaluation(
-            images=self.images,
-            accuracy=self._met / self._targets if self._targets else None,
-            agreement=self._agreed / self._classes if self._classes else None,
+            images=images,
+            accuracy=met / targets if targets else None,
+            agreement=agreed / classes if classes else None,
             images_per_second=speed,
             metrics={name: metric.result() for name, metric in self.metrics.items()},
         )

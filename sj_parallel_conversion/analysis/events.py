@@ -11,6 +11,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -185,7 +186,7 @@ class MeanCounter(fx.Interpreter):
         self.events.setdefault(node, Events()).emit(train)
         return _Train(list(site.node.amplify(train)), site.node.decode(train, x.dtype))
 
-    def _call(self, node: fx.Node, arguments: tuple) -> object:
+    def _call(self, node: fx.Node, arguments: tuple[Any, ...]) -> object:
         return getattr(self, node.op)(node.target, *arguments)
 
 

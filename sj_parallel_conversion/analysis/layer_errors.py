@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .. import ranks
 from ..ann2snn.network.parts import PartlySpikingNetwork
 from ..ann2snn.network.spiking_network import SpikingNetwork
 from ..errors import ConversionError
@@ -78,7 +80,11 @@ def _cell(row: LayerError, name: str) -> str:
 
 @torch.no_grad()
 def layer_errors(
-    snn: SpikingNetwork | PartlySpikingNetwork, ann: nn.Module, dataloader: Iterable, show_progress: bool = True
+    snn: SpikingNetwork | PartlySpikingNetwork,
+    ann: nn.Module,
+    dataloader: Iterable[Any],
+    show_progress: bool = True,
+    distributed: bool | None = None,
 ) -> LayerErrors:
     """
     Run a converted network and its ANN side by side, and find at which layers they part.
@@ -87,6 +93,8 @@ def layer_errors(
     :param ann: the ANN that it was made of
     :param dataloader: inputs, as a conversion takes them; labels are not used
     :param show_progress: whether progress bars are drawn
+    :param distributed: whether all processes of ``torch.distributed`` do this together, each with its share of the
+        data, and get the result for all of them. ``None``: if a process group is initialised
     :return: the errors of all neurons. Each part of a model that is converted in parts is given what the ANN's
         submodule gets
     :raises DataError: if ``snn`` is no converted network in floats, or the data cannot be used
@@ -94,8 +102,9 @@ def layer_errors(
     """
     check_converted("layer_errors", snn)
     rows: list[LayerError] = []
-    for pair in pairs_of(snn, ann, dataloader, show_progress):
-        rows += _errors_of(pair)
+    with ranks.together(distributed, "layer_errors"):
+        for pair in pairs_of(snn, ann, dataloader, show_progress):
+            rows += _errors_of(pair)
     return LayerErrors(tuple(rows))
 
 
@@ -129,7 +138,7 @@ def verify(
             raise ConversionError(
                 f"output {i} is further from the ANN's than rtol={rtol} and atol={atol} allow at {int(beyond.sum()):,} "
                 f"of {beyond.numel():,} values, by up to {float((y - expected).abs().max()):.4g}. The errors by layer, "
-                f"the one that adds most first:\n{layer_errors(snn, ann, [x], show_progress=False)}"
+                f"the one that adds most first:\n{layer_errors(snn, ann, [x], show_progress=False, distributed=False)}"
             )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -93,7 +94,7 @@ def samples_in(call: Call) -> int:
 
 
 def _record_part(calls: Calls, name: str) -> Callable[..., None]:
-    def hook(module: nn.Module, args: tuple, kwargs: dict[str, object]) -> None:
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, object]) -> None:
         calls.inputs.setdefault(name, []).append(module.snn.signature.batch(args, kwargs))
 
     return hook
@@ -102,11 +103,11 @@ def _record_part(calls: Calls, name: str) -> Callable[..., None]:
 def _record_layer(calls: Calls, name: str, module: nn.Module, counter: MacCounter) -> list[RemovableHandle]:
     before = 0
 
-    def start(module: nn.Module, args: tuple) -> None:
+    def start(module: nn.Module, args: tuple[Any, ...]) -> None:
         nonlocal before
         before = counter.total
 
-    def end(module: nn.Module, args: tuple, output: object) -> None:
+    def end(module: nn.Module, args: tuple[Any, ...], output: object) -> None:
         calls.outside[name] = calls.outside.get(name, 0) + counter.total - before
 
     return [module.register_forward_pre_hook(start), module.register_forward_hook(end)]

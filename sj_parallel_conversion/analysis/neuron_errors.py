@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .. import ranks
 from ..ann2snn.data.inputs import Batch
 from ..functional import encode
 from ..neuron import SpikingNode
@@ -52,7 +54,8 @@ def sums_of(pair: Pair) -> dict[str, Sums]:
                 total = totals.setdefault(name, {})
                 for key, value in sums.items():
                     total[key] = total.get(key, 0.0) + float(value)
-    return totals
+    numbers = iter(ranks.total_of(*(value for total in totals.values() for value in total.values())))
+    return {name: {key: next(numbers) for key in total} for name, total in totals.items()}
 
 
 def _sums_of_batch(
@@ -82,10 +85,10 @@ def _listening(sites: dict[str, SpikingActivation]) -> Iterator[dict[str, _Firin
     hooks = []
 
     def listen(name: str, site: SpikingActivation) -> None:
-        def before(module: nn.Module, args: tuple) -> None:
+        def before(module: nn.Module, args: tuple[Any, ...]) -> None:
             inputs[name] = args[0].clone()  # the neuron may overwrite its input
 
-        def after(module: nn.Module, args: tuple, output: Tensor) -> None:
+        def after(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
             firings[name] = _firing(site.node, inputs.pop(name), output)
 
         hooks.extend([site.register_forward_pre_hook(before), site.register_forward_hook(after)])

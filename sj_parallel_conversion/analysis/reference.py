@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -37,7 +38,7 @@ class Pair:
 
 
 def pairs_of(
-    snn: SpikingNetwork | PartlySpikingNetwork, ann: nn.Module, dataloader: Iterable, show_progress: bool
+    snn: SpikingNetwork | PartlySpikingNetwork, ann: nn.Module, dataloader: Iterable[Any], show_progress: bool
 ) -> Iterator[Pair]:
     """
     :param snn: what ``convert`` returned
@@ -63,7 +64,7 @@ def pairs_of(
         yield _pair(f"{name}.", part, submodule, SubmoduleInputs(model, name, calls), show_progress)
 
 
-def _pair(prefix: str, snn: SpikingNetwork, ann: nn.Module, dataloader: Iterable, show_progress: bool) -> Pair:
+def _pair(prefix: str, snn: SpikingNetwork, ann: nn.Module, dataloader: Iterable[Any], show_progress: bool) -> Pair:
     plain = graph.plain_copy(ann)
     device, dtype = placement(snn, None)
     data = CalibrationData(dataloader, plain, device, dtype, show_progress)
@@ -114,7 +115,7 @@ class Values(fx.Interpreter):
         self.outputs: dict[str, Tensor] = {}
 
     @torch.no_grad()
-    def call_module(self, target: str, args: tuple, kwargs: dict[str, object]) -> object:
+    def call_module(self, target: str, args: tuple[Any, ...], kwargs: dict[str, object]) -> object:
         """As in ``fx.Interpreter``."""
         if target not in self._names:
             return super().call_module(target, args, kwargs)

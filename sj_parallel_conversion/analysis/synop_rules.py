@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -62,7 +63,7 @@ def _layers_of_spikes(snn: SpikingNetwork | PartlySpikingNetwork) -> Iterator[nn
 
 
 def _rule(snn: nn.Module, layers: list[nn.Module], own: Callable[..., int], place: int) -> Callable[..., int]:
-    def count(args: tuple, kwargs: dict[str, object], out: object) -> int:
+    def count(args: tuple[Any, ...], kwargs: dict[str, object], out: object) -> int:
         """The synaptic operations of one call of the operator; 0 where its layer receives no spikes."""
         before, (x, weight), after = args[:place], args[place : place + 2], args[place + 2 :]
         if snn.execution not in STEP_BY_STEP:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 
 from torch import Tensor, fx
 
+from .. import ranks
 from .calibration import CHEAPER
 from .calibration.judge import Judge, Selection
 from .config import ConversionConfig
@@ -69,8 +71,9 @@ class Choice:
         network = None
         # What fits thresholds alone shows on a few images what it is good for; mostly that is the end of it.
         for data in [self.data] if held_out else [judge.few, self.data]:
-            draft = Draft(self.model, data, config, self.graded_input)
-            network = draft.network(data, judge if held_out else None)
+            with ranks.alone() if data is judge.few else nullcontext():  # all ranks have these few
+                draft = Draft(self.model, data, config, self.graded_input)
+                network = draft.network(data, judge if held_out else None)
             if not judge.worse(errors, than=judge.errors(network.net)):
                 return None
         return network

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from numbers import Real
+from typing import Any
 
 import torch
 
+from .. import ranks
 from ..errors import ConfigError
+from ..functional import frame_weights
 from ..kernels import check_backend
 from ..neuron import ParallelConversionNode, SpikePackNode, SpikingNode, TSANode
 from ..parameters import as_integer
 
-CALIBRATIONS = ("none", "da_qcfs", "least_squares", "weights")
+CALIBRATIONS = ("none", "da_qcfs", "least_squares", "weights", "reconstruction")
 INPUT_ENCODINGS = ("analogue", "spikes")
 SHORTCUTS = ("auto", "spikes", "membrane")
 
@@ -49,7 +52,7 @@ def percentile_of(threshold: str) -> float | None:
     return value if threshold.endswith("%") and 0 < value <= 100 else None
 
 
-def _items(value: object) -> Iterable:
+def _items(value: object) -> Iterable[Any]:
     return value if isinstance(value, Iterable) else (value,)
 
 
@@ -67,9 +70,10 @@ class ConversionConfig:
     :param threshold: how thresholds are chosen from the activations of the calibration data: ``"mse"``, ``"max"`` or a
         percentile such as ``"99.9%"``
     :param calibration: how the conversion error is corrected: ``"none"``, ``"da_qcfs"``, ``"least_squares"`` or
-        ``"weights"``, the rows of :data:`~sj_parallel_conversion.ann2snn.calibration.CALIBRATIONS`. From 32 images on
-        one in eight, at most 64, is left out of the fits of ``"least_squares"`` and ``"weights"``. If a cheaper
-        calibration does better on these, the result is that one's, with a warning
+        ``"weights"`` or ``"reconstruction"``, the rows of
+        :data:`~sj_parallel_conversion.ann2snn.calibration.CALIBRATIONS`. From 32 images on one in eight, at most 64, is
+        left out of the fits of the last three. If a cheaper calibration does better on these, the result is that one's,
+        with a warning
     :param per_channel: one threshold a channel, or one a layer
     :param fold: whether the neurons' arithmetic becomes part of the weights around them, which is faster; ``False``
         keeps the weights of the ANN, and neurons whose parameters can be changed and trained
@@ -88,12 +92,13 @@ class ConversionConfig:
     :param strict: ``spiking_inputs``, and an operation that stays analogue is an error
     :param distillation_epochs: how often gradient steps on the weights go through the calibration data at the end, see
         :func:`~sj_parallel_conversion.ann2snn.calibration.distillation.distil`. ``None``: 3 in a classifier with
-        ``calibration="weights"`` whose outputs are more than 0.5 % off, otherwise 0
+        ``calibration="weights"`` or ``"reconstruction"`` whose outputs are more than 0.5 % off, otherwise 0
     :param shortcut: what an identity shortcut around a residual block carries. ``"spikes"``: those of the neuron before
         it. ``"membrane"``: the current that this neuron receives, and the spikes of a second neuron for its negative
         part. That has less error where the part is small (:mod:`~sj_parallel_conversion.ann2snn.graph.shortcut`).
-        ``"auto"``: ``"spikes"``, but ``"membrane"`` with ``mode="parallel"`` and ``calibration="weights"`` where the
-        first batch has no more than twice as much energy in the negative part as in the positive one
+        ``"auto"``: ``"spikes"``, but ``"membrane"`` with ``mode="parallel"`` and ``calibration="weights"`` or
+        ``"reconstruction"`` where the first batch has no more than twice as much energy in the negative part as in the
+        positive one
     :param free_sizes: whether other sizes than the batch's (of images, of sequences) stay free where the ANN's own code
         allows it. ``None``: yes, unless the network cuts its maps into windows, for which that takes minutes
     :param seed: of every random choice of a conversion, that of a shuffling dataloader included. With the same seed and
@@ -104,6 +109,11 @@ class ConversionConfig:
         spiking neuron, too. ``False``: it stays as it is, analogue, and is not rounded. It needs ``strict=False``
     :param filled_levels: share of the code's levels that thresholds are chosen for, above 0 and at most 1; those above
         are left to larger values. Fewer levels mean fewer spikes and more error
+    :param frame_tau: how frames that change over time are packed: frame t of an input ``[T, N, ...]`` weighs
+        ``frame_tau^(T-t)``. 1: all alike, the network sees the mean frame. 2: as the spikes of SpikePack, early frames
+        most, and the network sees their order. See :func:`~sj_parallel_conversion.pack_frames`
+    :param distributed: whether all processes of ``torch.distributed`` convert together, each with its own share of the
+        calibration data. ``None``: if a process group is initialised. ``False``: this one converts alone
     :raises ConfigError: if an option is out of range; the message lists what is valid
     """
 
@@ -127,6 +137,8 @@ class ConversionConfig:
     keep: Sequence[str] = ()
     output_neurons: bool = True
     filled_levels: float = 1.0
+    frame_tau: float = 1.0
+    distributed: bool | None = None
 
     def __post_init__(self) -> None:
         check_choice("mode", self.mode, list(MODES))
@@ -144,6 +156,7 @@ class ConversionConfig:
         for argument in ("per_channel", "fold", "show_progress", "spiking_inputs", "strict", "output_neurons"):
             if not isinstance(getattr(self, argument), bool):
                 raise ConfigError(f"{argument} must be True or False, got {getattr(self, argument)!r}")
+        ranks.check(self.distributed)
         if self.free_sizes is not None and not isinstance(self.free_sizes, bool):
             raise ConfigError(f"free_sizes must be None, True or False, got {self.free_sizes!r}")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
@@ -163,6 +176,7 @@ class ConversionConfig:
             )
         if not (_is_number(self.filled_levels) and 0 < self.filled_levels <= 1):
             raise ConfigError(f"filled_levels must be a number above 0 and at most 1, got {self.filled_levels!r}")
+        frame_weights(self.time_steps, self.frame_tau)
         if self.max_memory is not None and not (_is_number(self.max_memory) and self.max_memory >= 0):
             raise ConfigError(f"max_memory must be None or GiB >= 0, got {self.max_memory!r}")
 
@@ -188,8 +202,13 @@ class ConversionConfig:
     @property
     def membrane_shortcuts(self) -> bool:
         """Whether identity shortcuts may carry currents."""
-        chosen = self.calibration == "weights" and self.mode == "parallel"
+        chosen = self.corrects_weights and self.mode == "parallel"
         return self.shortcut == "membrane" or (self.shortcut == "auto" and chosen)
+
+    @property
+    def corrects_weights(self) -> bool:
+        """Whether the calibration changes the weights of layers."""
+        return self.calibration in ("weights", "reconstruction")
 
     def generator(self) -> torch.Generator:
         """Random numbers that ``seed`` decides."""
@@ -197,7 +216,7 @@ class ConversionConfig:
 
     def as_record(self) -> dict[str, object]:
         """The options that change what the tensors of the converted network mean, for its state dict."""
-        names = ("mode", "time_steps", "per_channel", "fold", "input_encoding")
+        names = ("mode", "time_steps", "per_channel", "fold", "input_encoding", "frame_tau")
         return {name: getattr(self, name) for name in names} | {"spiking_inputs": self.gives_layers_spikes}
 
     def as_dict(self) -> dict[str, object]:

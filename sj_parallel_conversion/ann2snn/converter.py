@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,7 +12,7 @@ from ..errors import ConfigError
 from .config import ConversionConfig
 from .network.parts import PartlySpikingNetwork
 from .network.spiking_network import SpikingNetwork
-from .prepared import PreparedANN
+from .prepared import PreparedANN, PreparedParts
 from .recipe import ParallelConversionRecipe
 
 
@@ -33,7 +34,7 @@ class ParallelConverter:
 
     def __init__(
         self,
-        dataloader: Iterable,
+        dataloader: Iterable[Any],
         mode: str = ConversionConfig.mode,
         time_steps: int = ConversionConfig.time_steps,
         threshold: str = ConversionConfig.threshold,
@@ -63,19 +64,19 @@ class ParallelConverter:
 
     __call__ = convert
 
-    def prepare(self, ann: nn.Module) -> PreparedANN:
+    def prepare(self, ann: nn.Module, submodules: Sequence[str] | None = None) -> PreparedANN | PreparedParts:
         """
-        Capture the network and read the calibration data once, for many conversions. Models that are converted in parts
-        (``submodules``) are captured anew each time: use :meth:`convert` for them.
+        Capture the network and read the calibration data once, for many conversions.
 
         :param ann: the trained network; it is left bit for bit as it was, and changes to it come too late
+        :param submodules: as in :meth:`convert`
         :return: an object whose ``convert(time_steps=..., mode=..., ...)`` gives the network that this converter would
             give with these options
-        :raises ConversionError: if the model cannot be captured as a whole
+        :raises ConversionError: if the model, or a submodule, cannot be captured
         :raises DataError: if the calibration data are unusable
         """
         self.recipe.validate(self)
-        return self.recipe.prepare(ann, self.device)
+        return self.recipe.prepare(ann, self.device, submodules)
 
 
 def check_device(device: object) -> None:

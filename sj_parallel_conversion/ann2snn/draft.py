@@ -14,6 +14,7 @@ from . import graph
 from .calibration import CALIBRATIONS, SEARCH_THRESHOLDS
 from .calibration.distillation import distil
 from .calibration.judge import Judge
+from .calibration.reconstruction import reconstruct
 from .config import ConversionConfig
 from .data.batches import CalibrationData
 from .folding.fold import fold
@@ -67,13 +68,15 @@ class Draft:
         place_encoders(model, snn, encoders, data, config)
         fitted = data if judge is None else judge.fitted
         CALIBRATIONS[config.calibration](model, snn, self.sites, fitted, config)
+        if config.calibration == "reconstruction" and self.calibrated:
+            reconstruct(model, snn, self.sites, fitted, config, judge)
         # Trained quantisers keep their order of arithmetic, to the bit; half precision would round weights twice.
         folded = self.calibrated if config.fold and data.dtype in (torch.float32, torch.float64) else []
         origin = origin_of(model, snn, self._operations, folded, len(self.calibrated) == len(self.sites))
         if folded:
             fold(snn, folded, data.example())
         distil(model, snn, fitted, config, judge)
-        if config.calibration == "weights" or config.distillation_epochs:
+        if config.corrects_weights or config.distillation_epochs:
             origin.note_correction(model, snn, data.example())
         return Built(snn, origin)
 

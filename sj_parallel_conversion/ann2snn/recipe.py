@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import closing
+from typing import Any
 
 import torch
 from torch import nn
 
+from .. import ranks
 from ..compat import ModuleConversionRecipe
 from . import graph
 from .choice import Choice
 from .config import ConversionConfig
 from .data.source import Batches, Source, replayable
 from .graph.capture import CaptureError
-from .network.parts import PartlySpikingNetwork, convert_submodules
+from .network.model_in_parts import ModelInParts, Part
+from .network.parts import PartlySpikingNetwork
 from .network.spiking_network import SpikingNetwork
 from .network.submodules import with_suggestions
-from .prepared import Captured, PreparedANN, finished
+from .prepared import Captured, PreparedANN, PreparedParts, check_for_parts, finished
 
 
 class ParallelConversionRecipe(ModuleConversionRecipe):
@@ -37,7 +40,7 @@ class ParallelConversionRecipe(ModuleConversionRecipe):
 
     def __init__(
         self,
-        dataloader: Iterable,
+        dataloader: Iterable[Any],
         mode: str = ConversionConfig.mode,
         time_steps: int = ConversionConfig.time_steps,
         threshold: str = ConversionConfig.threshold,
@@ -75,37 +78,51 @@ class ParallelConversionRecipe(ModuleConversionRecipe):
         :raises DataError: if the calibration data are unusable
         """
         device = getattr(converter, "device", None)
-        source = self._source()
+        return finished(lambda: self._converted(ann, device, submodules), self.config)
+
+    def _converted(
+        self, ann: nn.Module, device: torch.device | str | None, submodules: Sequence[str] | None
+    ) -> SpikingNetwork | PartlySpikingNetwork:
         if submodules is not None:
-            if isinstance(ann, nn.Module):  # what is no model is refused when it is copied
-                names = (name for name, _ in ann.named_modules(remove_duplicate=False))
-                graph.check_patterns(self.config.keep, names)
-            snn = convert_submodules(
-                ann, submodules, source, device, self._convert, self.config.gives_layers_spikes
-            )
-        else:
-            try:
-                snn = self._convert(ann, source, device)
-            except CaptureError as error:
-                raise with_suggestions(error, ann, source) from error
-        return finished(snn, self.config)
+            parts = self._in_parts(ann, submodules, device)
+            return parts.with_networks(parts.each(lambda name, part: self._part(name, part, parts.device)))
+        source = self._source()
+        try:
+            return self._convert(ann, source, device)
+        except CaptureError as error:
+            raise with_suggestions(error, ann, source) from error
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def prepare(self, ann: nn.Module, device: torch.device | str | None) -> PreparedANN:
+    def prepare(
+        self, ann: nn.Module, device: torch.device | str | None, submodules: Sequence[str] | None = None
+    ) -> PreparedANN | PreparedParts:
         """
         :param ann: the trained network; it is left bit for bit as it was
         :param device: where its spiking networks go; ``None`` means where ``ann`` is
+        :param submodules: as of :meth:`convert_module`
         :return: what converts it with any options
         :raises ConversionError: if the model cannot be captured as a whole; the message names what can be
         :raises DataError: if the calibration data are unusable
         """
-        source = self._source()
-        try:
-            captured = Captured(ann, source, device, self.config)
-        except CaptureError as error:
-            raise with_suggestions(error, ann, source) from error
-        return PreparedANN(captured, self.config)
+        with ranks.together(self.config.distributed, "preparation"):
+            if submodules is not None:
+                return PreparedParts(self._in_parts(ann, submodules, device), self.config)
+            source = self._source()
+            try:
+                captured = Captured(ann, source, device, self.config)
+            except CaptureError as error:
+                raise with_suggestions(error, ann, source) from error
+            return PreparedANN(captured, self.config)
+
+    def _in_parts(self, ann: nn.Module, submodules: Sequence[str], device: torch.device | str | None) -> ModelInParts:
+        check_for_parts(self.config)
+        if isinstance(ann, nn.Module):  # what is no model is refused when it is copied
+            graph.check_patterns(self.config.keep, (name for name, _ in ann.named_modules(remove_duplicate=False)))
+        return ModelInParts(ann, submodules, self._source(), device, self.config.gives_layers_spikes)
+
+    def _part(self, name: str, part: Part, device: torch.device) -> SpikingNetwork:
+        return self._convert(part.module, part.inputs, device, part.graded_input, f"{name}.")
 
     def _source(self) -> Source:
         return Source(self.dataloader, self.config.max_batches, self.config.seed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -237,7 +237,7 @@ def _load(file: str, trained: Model | None, device: str) -> nn.Module:
         raise
 
 
-def _print_evaluation(snn: nn.Module, ann: nn.Module | None, loader: Iterable, show_progress: bool) -> None:
+def _print_evaluation(snn: nn.Module, ann: nn.Module | None, loader: Iterable[Any], show_progress: bool) -> None:
     if ann is not None:
         print(f"ANN: {sjpc.evaluate(ann, loader, show_progress=show_progress)}")
     print(f"SNN, T = {snn.time_steps}: {sjpc.evaluate(snn, loader, ann=ann, show_progress=show_progress)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,7 +63,7 @@ class Reader:
     preparation: Preparation | None
     seed: int = 0
 
-    def to_calibrate(self, data: str) -> Iterable:
+    def to_calibrate(self, data: str) -> Iterable[Any]:
         """
         Training images in a random order.
 
@@ -72,15 +73,15 @@ class Reader:
         """
         return self._open(data, train=True, most=self.options.images or _USUAL_IMAGES)
 
-    def to_evaluate(self, data: str) -> Iterable:
+    def to_evaluate(self, data: str) -> Iterable[Any]:
         """As :meth:`to_calibrate`, but test images in their order, and all of them if no number was given."""
         return self._open(data, train=False, most=self.options.images)
 
-    def to_test(self, data: str) -> Iterable:
+    def to_test(self, data: str) -> Iterable[Any]:
         """All test images: the number that was given is that of a calibration."""
         return replace(self, options=replace(self.options, images=None)).to_evaluate(data)
 
-    def _open(self, data: str, train: bool, most: int | None) -> Iterable:
+    def _open(self, data: str, train: bool, most: int | None) -> Iterable[Any]:
         source, words = self._source(data, train)
         if not isinstance(source, Dataset) or isinstance(source, IterableDataset):
             given = self.options
@@ -126,7 +127,7 @@ class Reader:
             raise ConfigError(f"{', '.join(given)} changes nothing in data from {data}")
 
 
-def _own(place: str) -> Iterable:
+def _own(place: str) -> Iterable[Any]:
     """What yields batches, or makes it, in a module or a file of the user's."""
     found = thing(place, "data")
     source = found() if callable(found) and not isinstance(found, (DataLoader, Dataset)) else found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -18,7 +19,7 @@ CIFAR = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}  # torchvision's class
 Prepare = Callable[[int, bool], Prepared]  # of the channels, and whether all images have one size
 
 
-class Images(Dataset):
+class Images(Dataset[Any]):
     """
     Images in an array.
 
@@ -66,7 +67,7 @@ def read_npz(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     return images, labels
 
 
-def npz(images: np.ndarray, labels: np.ndarray | None, prepare: Prepare) -> tuple[Dataset, str]:
+def npz(images: np.ndarray, labels: np.ndarray | None, prepare: Prepare) -> tuple[Dataset[Any], str]:
     """
     :param images: uint8, of :func:`read_npz`
     :param labels: of these
@@ -77,7 +78,7 @@ def npz(images: np.ndarray, labels: np.ndarray | None, prepare: Prepare) -> tupl
     return Images(images, labels, transform), words
 
 
-def cifar(name: str, root: str, train: bool, download: bool, prepare: Prepare) -> tuple[Dataset, str]:
+def cifar(name: str, root: str, train: bool, download: bool, prepare: Prepare) -> tuple[Dataset[Any], str]:
     """
     :param name: a key of :data:`CIFAR`
     :param root: of torchvision's data set
@@ -95,7 +96,7 @@ def cifar(name: str, root: str, train: bool, download: bool, prepare: Prepare) -
         raise DataError(f"{root} has no {name} that is whole: --download gets it. {error}") from error
 
 
-def folder(root: Path, prepare: Prepare) -> tuple[Dataset, str]:
+def folder(root: Path, prepare: Prepare) -> tuple[Dataset[Any], str]:
     """
     :param root: has a folder for each class. Names that are all numbers are the classes; others are numbered in
         alphabetical order

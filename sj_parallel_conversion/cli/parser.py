@@ -8,7 +8,7 @@ import re
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import is_dataclass
-from typing import NamedTuple, NoReturn, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
 
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ActionYesNo, ArgumentParser, DefaultHelpFormatter, Namespace
@@ -133,7 +133,7 @@ def read_call(parser: ArgumentParser, commands: Mapping[str, Command], words: Se
     return Call(command.function, command.arguments(of_command), of_command.traceback)
 
 
-def _add(target: object, source: Callable, skip: Iterable[str] = ()) -> None:
+def _add(target: object, source: Callable[..., Any], skip: Iterable[str] = ()) -> None:
     """A flag or a position for each parameter of a function or a dataclass."""
     hints = get_type_hints(source if inspect.isfunction(source) else source.__init__)
     words = {p.arg_name: p.description for p in parse_docstring(inspect.getdoc(source)).params}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -29,7 +30,7 @@ class Body:
         self.root.register_buffer(name, shaped)
         return self.graph.get_attr(name)
 
-    def call(self, function: Callable, *args: object) -> fx.Node:
+    def call(self, function: Callable[..., Any], *args: object) -> fx.Node:
         """One operation."""
         return self.graph.call_function(function, args)
 

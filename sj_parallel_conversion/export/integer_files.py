@@ -27,7 +27,7 @@ _FACTOR_BITS = 8  # binary places of the factor of a shortcut, where there is ro
 _MOST_WORDS = 2**16
 
 
-def export_integers(snn: SpikingNetwork, folder: str | os.PathLike) -> None:
+def export_integers(snn: SpikingNetwork, folder: str | os.PathLike[str]) -> None:
     """
     Write the network as integers: ``network.json`` lists the operations, ``network.npz`` has the arrays. The layout is
     in ``docs/export.md``, a reader in NumPy in ``examples/run_integers.py``.

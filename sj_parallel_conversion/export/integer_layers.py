@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,7 +23,9 @@ def quantised(weight: Tensor, max_level: int) -> tuple[Tensor, Tensor]:
     return (weight / scale.view(-1, *[1] * (weight.dim() - 1))).round().to(torch.int8), scale
 
 
-def _symbolic(operator: str, inputs: tuple, dtype: torch.dtype, shape: object, **attributes: object) -> Tensor:
+def _symbolic(
+    operator: str, inputs: tuple[Any, ...], dtype: torch.dtype, shape: object, **attributes: object
+) -> Tensor:
     return torch.onnx.ops.symbolic(operator, inputs, attributes, dtype=dtype, shape=shape)
 
 

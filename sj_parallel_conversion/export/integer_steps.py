@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -252,12 +253,12 @@ def _pair(value: object) -> list[int]:
     return list(value) if isinstance(value, (tuple, list)) else [value, value]
 
 
-_MODULES: dict[type[nn.Module], Callable] = {
+_MODULES: dict[type[nn.Module], Callable[..., Any]] = {
     nn.Conv2d: _layer, nn.Linear: _layer, SpikingActivation: _neuron, nn.MaxPool2d: _pool, nn.AvgPool2d: _pool,
     nn.AdaptiveAvgPool2d: _global_pool, Rescale: _rescale, ToLevels: _to_levels, ResidualAdd: _residual,
     nn.Identity: _unchanged, nn.Dropout: _unchanged, nn.Dropout2d: _unchanged,
 }  # fmt: skip
-_OPERATORS: dict[str | None, Callable] = {
+_OPERATORS: dict[str | None, Callable[..., Any]] = {
     "mean": _mean, "add": _addition, "cat": _concatenation, "slice": _slice, "pad": _pad, "constant_pad_nd": _pad,
     **dict.fromkeys(("reshape", "view", "flatten"), _reshape),
     **dict.fromkeys(("contiguous", "clone", "detach"), _unchanged),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -22,7 +23,9 @@ class _Tried(fx.Interpreter):
     :param export: exports a module with an example of its inputs
     """
 
-    def __init__(self, net: fx.GraphModule, observed: Observed, export: Callable[[nn.Module, tuple], object]) -> None:
+    def __init__(
+        self, net: fx.GraphModule, observed: Observed, export: Callable[[nn.Module, tuple[Any, ...]], object]
+    ) -> None:
         super().__init__(net)
         self.observed, self.export = observed, export
         self.seen: set[object] = set()
@@ -40,7 +43,8 @@ class _Tried(fx.Interpreter):
         return result
 
     def _works(self, node: fx.Node) -> bool:
-        translation, tensors = Translation(self.module, self.observed), []
+        tensors: list[Any] = []
+        translation = Translation(self.module, self.observed)
         for read in node.all_input_nodes:
             value = self.env[read]
             if isinstance(value, Tensor):
@@ -57,7 +61,10 @@ class _Tried(fx.Interpreter):
 
 @torch.no_grad()
 def failing_layer(
-    net: fx.GraphModule, observed: Observed, inputs: tuple[Tensor, ...], export: Callable[[nn.Module, tuple], object]
+    net: fx.GraphModule,
+    observed: Observed,
+    inputs: tuple[Tensor, ...],
+    export: Callable[[nn.Module, tuple[Any, ...]], object],
 ) -> str | None:
     """
     :param net: a converted graph on the CPU

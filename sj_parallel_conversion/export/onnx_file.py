@@ -7,6 +7,9 @@ import os
 import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -14,6 +17,7 @@ from torch import Tensor, fx, nn
 from ..ann2snn.data.seeded import global_generator
 from ..ann2snn.graph.signature import Signature
 from ..ann2snn.network import SpikingNetwork
+from ..atomic_file import replacing
 from ..errors import ConfigError, FileError, MissingExtraError
 from ..torch_compat import axes_that_stay_free
 from .integer_graph import IntegerTranslation
@@ -23,7 +27,7 @@ from .torch_module import check_network, observe, observe_network
 from .translate import Translation
 
 
-def export_onnx(snn: SpikingNetwork, path: str | os.PathLike, integers: bool = False) -> None:
+def export_onnx(snn: SpikingNetwork, path: str | os.PathLike[str], integers: bool = False) -> None:
     """
     Write the network in packed execution as an ONNX file, by torch's own exporter. The file needs neither this package
     nor torch. Sizes that are free in ``snn`` are free in the file. What it gives, and how exactly, is in
@@ -33,7 +37,7 @@ def export_onnx(snn: SpikingNetwork, path: str | os.PathLike, integers: bool = F
     nested is named with dots, as ``features.0``. A single tensor is ``output``, a tuple ``output.0``, ``output.1``, ...
 
     :param snn: a network in float32 that was converted whole, in any execution; it is left as it was
-    :param path: the file; an old one is replaced
+    :param path: the file; an old one is replaced when the new one is whole
     :param integers: whether layers between neurons get int8 weights, and levels are bytes, so that runtimes take their
         int8 kernels
     :raises MissingExtraError: if onnx or onnxscript is not installed
@@ -50,9 +54,18 @@ def export_onnx(snn: SpikingNetwork, path: str | os.PathLike, integers: bool = F
     module = translation.module(tuple(translation.run(placeholders)), "OnnxNetwork").cpu()
     program = _exported(module, snn.signature, lambda: _culprit(snn))
     try:
-        program.save(os.fspath(path))
+        _save(program, Path(path))
     except OSError as error:
         raise FileError(f"{path} cannot be written: {error}") from error
+
+
+def _save(program: torch.onnx.ONNXProgram, path: Path) -> None:
+    """Whole or not at all. Weights of more than 1.5 GB are a second file, which the first one names."""
+    with TemporaryDirectory(prefix=".", dir=path.parent) as folder:
+        program.save(os.path.join(folder, path.name))
+        for name in sorted(os.listdir(folder), key=lambda name: name == path.name):
+            with replacing(path.with_name(name)) as new:
+                os.replace(os.path.join(folder, name), new)
 
 
 def _check_installed() -> None:
@@ -114,7 +127,8 @@ def _culprit(snn: SpikingNetwork) -> str:
 
 def _free_sizes(signature: Signature) -> tuple[dict[int, str], ...]:
     """For each input the names of its free sizes: ``batch``, and for others that of the first axis with this size."""
-    sizes, names = signature.sizes, {}
+    names: dict[Any, Any] = {}
+    sizes = signature.sizes
     for name, shape in zip(input_names(signature), sizes.sizes, strict=True):
         for axis, size in enumerate(shape):
             if isinstance(size, str):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -81,7 +82,7 @@ def _arguments(graph: fx.Graph, form: InputForm) -> list[fx.Node]:
     return [tensors[leaf] for leaf in sorted(tensors)]
 
 
-def _paths(value: object) -> Iterator[tuple[list[tuple[Callable, object]], int]]:
+def _paths(value: object) -> Iterator[tuple[list[tuple[Callable[..., Any], object]], int]]:
     """Ways to the leaves of a nested value, as steps of ``getitem`` and ``getattr``."""
     if isinstance(value, int):
         yield [], value
@@ -95,7 +96,7 @@ def _paths(value: object) -> Iterator[tuple[list[tuple[Callable, object]], int]]
         yield from (([step, *path], leaf) for path, leaf in _paths(inner))
 
 
-def _at(graph: fx.Graph, value: fx.Node, path: list[tuple[Callable, object]]) -> fx.Node:
+def _at(graph: fx.Graph, value: fx.Node, path: list[tuple[Callable[..., Any], object]]) -> fx.Node:
     for function, key in path:
         value = graph.call_function(function, (value, key))
     return value

@@ -6,6 +6,7 @@ import copy
 import operator
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -123,7 +124,9 @@ class Translation:
             return self._module(node, args, kwargs)
         return self._function(node, node.target, args, kwargs)
 
-    def _function(self, node: fx.Node, target: Callable, args: tuple, kwargs: dict[str, object]) -> object:
+    def _function(
+        self, node: fx.Node, target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, object]
+    ) -> object:
         if target is cast:
             return self.graph.call_method("type_as", (args[1], args[0]))
         if target is construct:
@@ -149,7 +152,7 @@ class Translation:
             )
         return paths[index]
 
-    def _module(self, node: fx.Node, args: tuple, kwargs: dict[str, object]) -> object:
+    def _module(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, object]) -> object:
         module = self.net.get_submodule(node.target)
         if isinstance(module, SpikingIdentity):
             return args[0]
@@ -250,7 +253,9 @@ def without_hooks(module: nn.Module, shares_tensors: bool = False) -> nn.Module:
     :return: a copy to which nobody listens
     """
     each = [part for inner in module.modules() for part in vars(inner).items()]
-    memo = {id(value): OrderedDict() for name, value in each if name.endswith("_hooks") and value is not None}
+    memo: dict[int, Any] = {
+        id(value): OrderedDict() for name, value in each if name.endswith("_hooks") and value is not None
+    }
     if shares_tensors:
         memo |= {id(tensor): tensor for tensor in [*module.parameters(), *module.buffers()]}
     return copy.deepcopy(module, memo)

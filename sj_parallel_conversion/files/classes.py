@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -98,7 +99,9 @@ def _node(cls: type[nn.Module], *arguments: str) -> Row:
     )  # fmt: skip
 
 
-def _int8_conv(form: tuple, max_level: int, weight: Tensor, bias: Tensor | None, **buffers: object) -> Int8Conv2d:
+def _int8_conv(
+    form: tuple[Any, ...], max_level: int, weight: Tensor, bias: Tensor | None, **buffers: object
+) -> Int8Conv2d:
     stride, padding, dilation, groups = form
     channels = (weight.shape[1] * groups, weight.shape[0], tuple(weight.shape[2:]))
     sizes = {"stride": tuple(stride), "padding": tuple(padding), "dilation": tuple(dilation), "groups": groups}

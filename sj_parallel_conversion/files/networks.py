@@ -28,7 +28,7 @@ from .values import decode, encode, need
 Record = dict[str, object]
 
 
-def save(snn: SpikingNetwork | PartlySpikingNetwork, path: str | os.PathLike) -> None:
+def save(snn: SpikingNetwork | PartlySpikingNetwork, path: str | os.PathLike[str]) -> None:
     """
     Save a network, so that it is loaded without the code of the model that it came from. What the file holds is in
     ``docs/howto/saving.md``. A running time window, hooks, and attributes of the model are not in it.
@@ -64,7 +64,7 @@ def save(snn: SpikingNetwork | PartlySpikingNetwork, path: str | os.PathLike) ->
 
 @torch.inference_mode(False)  # its tensors could not be trained later
 def load(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     device: torch.device | str | None = None,
     model: nn.Module | None = None,
     classes: Sequence[type] = (),

@@ -63,7 +63,8 @@ def decode_nodes(records: list[dict[str, object]], root: nn.Module) -> PlainGrap
     :return: the graph module
     :raises FileError: if a node is damaged, or does what no graph of this package does
     """
-    graph, known = fx.Graph(), {}
+    known: dict[str, fx.Node] = {}
+    graph = fx.Graph()
     for record in records:
         name = record["name"]
         need(is_identifier(name) and name not in known, f"the operation {str(name)[:80]!r} has no name of its own")

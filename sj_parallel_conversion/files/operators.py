@@ -6,6 +6,7 @@ import math
 import operator
 import re
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -16,7 +17,7 @@ from ..errors import FileError
 from ..torch_compat import operator_named, qualified_name
 
 # Python functions by their names in a file: those of this package, and arithmetic on sizes.
-FUNCTIONS: dict[str, Callable] = {
+FUNCTIONS: dict[str, Callable[..., Any]] = {
     "tensor_leaf": tensor_leaf, "cast": cast, "construct": construct,
     **{f.__name__: f for f in (
         operator.getitem, operator.add, operator.sub, operator.mul, operator.floordiv, operator.truediv, operator.mod,
@@ -90,7 +91,7 @@ def encode_function(target: object) -> str:
     return name
 
 
-def decode_function(name: object) -> Callable:
+def decode_function(name: object) -> Callable[..., Any]:
     """
     :param name: of :func:`encode_function`, from a file that may be damaged
     :return: the function

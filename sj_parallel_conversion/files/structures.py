@@ -11,6 +11,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,7 +65,7 @@ class Classes:
 
 def _new_dataclass(cls: type, content: dict[str, object]) -> object:
     # not its __init__, which may compute or refuse fields
-    new = object.__new__(cls)
+    new: Any = object.__new__(cls)
     for name in (field.name for field in fields(cls)):
         object.__setattr__(new, name, content[name])
     return new
@@ -102,7 +103,7 @@ def _encode(value: object) -> object:
     return _own(value, "fields", [[encode(key), _encode(item)] for key, item in pairs])
 
 
-def _own(value: object, kind: str, content: list) -> dict[str, object]:
+def _own(value: object, kind: str, content: list[Any]) -> dict[str, object]:
     return {"own": {"class": full_name(type(value)), "kind": kind, "content": content}}
 
 

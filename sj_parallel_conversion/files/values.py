@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch.fx.immutable_collections import immutable_dict, immutable_list
@@ -19,7 +20,7 @@ _DTYPES = (
 _FORMATS = (torch.preserve_format, torch.contiguous_format, torch.channels_last, torch.channels_last_3d)
 
 
-def _names(things: tuple) -> dict[str, object]:
+def _names(things: tuple[Any, ...]) -> dict[str, object]:
     return {str(thing).removeprefix("torch."): thing for thing in things}
 
 

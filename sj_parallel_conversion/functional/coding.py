@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -156,12 +157,12 @@ class _EncodeLike(torch.autograd.Function):
     # Backward: the least-squares inverse of decode, so that decode(encode(k)) has derivative 1.
 
     @staticmethod
-    def forward(ctx, train: Tensor, level: Tensor, weights: list[float]) -> Tensor:
+    def forward(ctx: Any, train: Tensor, level: Tensor, weights: list[float]) -> Tensor:
         ctx.weights = weights
         return train.view_as(train)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[None, Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None]:
         weights = grad.new_tensor(ctx.weights)
         return None, torch.tensordot(weights / weights.square().sum(), grad, dims=1), None
 

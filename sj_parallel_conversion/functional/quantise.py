@@ -2,6 +2,8 @@ r"""Quantisers: from the current that a neuron received to the integer level tha
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -10,11 +12,11 @@ class _StraightThrough(torch.autograd.Function):
     """Returns the first argument exactly; the gradient goes to the second."""
 
     @staticmethod
-    def forward(ctx, value: Tensor, line: Tensor) -> Tensor:
+    def forward(ctx: Any, value: Tensor, line: Tensor) -> Tensor:
         return value.view_as(value)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[None, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
         return None, grad
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -94,14 +94,16 @@ class _KernelWithTorchGradient(torch.autograd.Function):
     # parameters, is then the kernel's by construction. Only training pays for it.
 
     @staticmethod
-    def forward(ctx, x: Tensor, kernel: Callable, torch_form: Callable, *parameters: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, kernel: Callable[..., Any], torch_form: Callable[..., Any], *parameters: Tensor
+    ) -> Tensor:
         ctx.torch_form = torch_form
         ctx.save_for_backward(x, *parameters)
         return kernel(x)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """The gradient of the torch form."""
         x, *parameters = ctx.saved_tensors
         with torch.enable_grad():

@@ -67,7 +67,7 @@ def source() -> str:
     return resources.files(__package__).joinpath("node.cu").read_text()
 
 
-def launch(entry: str, macros: tuple[str, ...], arguments: tuple, threads: int, device: torch.device) -> None:
+def launch(entry: str, macros: tuple[str, ...], arguments: tuple[Any, ...], threads: int, device: torch.device) -> None:
     """
     :param entry: the name of a kernel in node.cu
     :param macros: what it is compiled with, ``"NAME=value"``
@@ -82,7 +82,7 @@ def launch(entry: str, macros: tuple[str, ...], arguments: tuple, threads: int, 
         _compiled(entry, macros)((blocks,), (THREADS_PER_BLOCK,), arguments)
 
 
-def _current_stream(device: torch.device) -> AbstractContextManager:
+def _current_stream(device: torch.device) -> AbstractContextManager[Any]:
     import cupy
 
     stream = torch.cuda.current_stream(device)

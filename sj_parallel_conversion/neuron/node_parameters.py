@@ -118,6 +118,7 @@ class NodeParameters(Recorded):
             setattr(self, name, nn.Parameter(self.v_threshold.new_empty(saved.shape)))
 
     def extra_repr(self) -> str:
+        """What ``print`` shows of it."""
         channels = max(p.numel() for p in self.parameters(recurse=False))
         flags = [name for name in ("signed", "folded_input", "folded_output") if getattr(self, name)]
         return f"T={self.T}, channels={channels if channels > 1 else 'any'}, channel_dim={self.channel_dim}" + "".join(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,7 +39,9 @@ class Part:
 
 def split(prepared: PreparedANN, raw: list[object]) -> tuple[list[Batch], list[Part]]:
     """The images that are fitted, and those that are held out. Copies of an image are on the same side."""
-    fitted, held_out, whole = [], [], prepared.data.fixed_batch
+    fitted: list[Any] = []
+    held_out: list[Any] = []
+    whole = prepared.data.fixed_batch
     key = prepared.config.seed.to_bytes(8, "big")
     for index, (given, batch) in enumerate(zip(raw, prepared.data.batches(""), strict=True)):
         held = torch.tensor([digest[-1] % _EVERY == 0 for digest in digests(batch, whole, key)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +55,7 @@ class Search:
         self.few, self.quick = sum(batch.size for batch in few), prepared.on(few)
         self.images = sum(part.batch.size for part in held_out)
         self.has_targets = all(part.targets is not None for part in held_out)
-        self._sketches: dict[tuple, tuple[SpikingNetwork, tuple[float | None, float]]] = {}
+        self._sketches: dict[tuple[Any, ...], tuple[SpikingNetwork, tuple[float | None, float]]] = {}
         self._bar = tqdm(desc="suggest time-steps", disable=not show_progress, leave=False)
 
     def run(self, settings: list[tuple[str, int]]) -> Suggestion:
@@ -140,7 +141,7 @@ class Search:
         """Spikes of one sample if the levels of ``network`` are written in the code of ``mode``."""
         code, counts = MODES[mode].code, []
 
-        def count(node: nn.Module, args: tuple, train: Tensor) -> None:
+        def count(node: nn.Module, args: tuple[Any, ...], train: Tensor) -> None:
             """Read the levels of one neuron, and count the spikes of their code words."""
             counts.append(int(encode_bytes(decode(train, node.code), code, T, node.signed).count_nonzero()))
 

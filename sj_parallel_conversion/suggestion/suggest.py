@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
+from .. import ranks
 from ..ann2snn.config import MODES, ConversionConfig, check_choice
 from ..ann2snn.converter import ParallelConverter
 from ..ann2snn.data.source import Source
@@ -22,7 +24,7 @@ _LEVELS = (3, 7, 15, 31, 63)  # that are tried unless time_steps are given
 @torch.no_grad()
 def suggest_time_steps(
     ann: nn.Module,
-    dataloader: Iterable,
+    dataloader: Iterable[Any],
     tolerance: float = 0.01,
     cost: str = "spikes",
     modes: Sequence[str] = tuple(MODES),
@@ -40,6 +42,8 @@ def suggest_time_steps(
     is within the tolerance. Modes with as many levels share one calibration: ``"spikepack"`` with T = 4 has the 15
     levels of ``"parallel"`` with T = 15. The cheapest is then calibrated on all images that are not held out, and has
     to be within the tolerance again; otherwise the next one is tried.
+
+    With several processes of ``torch.distributed`` each works for itself, on its own data.
 
     Images that the ANN was trained on give too high a loss, because the ANN knows them by heart. Take others if there
     are.
@@ -65,11 +69,12 @@ def suggest_time_steps(
     converter = ParallelConverter(dataloader, device=device, show_progress=False, **options)
     converter.recipe.validate(converter)
     config = converter.recipe.config
-    raw = list(Source(converter.recipe.dataloader, config.max_batches, config.seed))
-    prepared = ParallelConverter(raw, device=device, show_progress=False, **options).prepare(ann)
-    fitted, held_out = split(prepared, raw)
-    search = Search(prepared.on(fitted), fitted, held_out, tolerance, cost, show_progress)
-    return search.run(settings)
+    with ranks.alone():  # each process for itself, with its own data
+        raw = list(Source(converter.recipe.dataloader, config.max_batches, config.seed))
+        prepared = ParallelConverter(raw, device=device, show_progress=False, **options).prepare(ann)
+        fitted, held_out = split(prepared, raw)
+        search = Search(prepared.on(fitted), fitted, held_out, tolerance, cost, show_progress)
+        return search.run(settings)
 
 
 def _check(tolerance: object, cost: object, modes: object, options: dict[str, object]) -> None:
@@ -84,8 +89,9 @@ def _check(tolerance: object, cost: object, modes: object, options: dict[str, ob
         raise ConfigError(f"mode={options['mode']!r} is one of the choices here: give modes=[{options['mode']!r}]")
     if "submodules" in options:
         raise ConfigError(
-            "submodules: suggest_time_steps tries networks that are captured as a whole. Convert the model in parts "
-            "with each T, and compare the results with evaluate"
+            "submodules: suggest_time_steps tries networks that are captured as a whole. Prepare the model in parts, "
+            "prepared = converter.prepare(ann, submodules=...), convert it with prepared.convert(time_steps=T), and "
+            "compare the networks with evaluate"
         )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from .. import ranks
 from ..analysis.answers import Network, main_tensor
 from ..errors import ConfigError, DataError, as_data_error
 from ..parameters import exact
@@ -26,7 +27,9 @@ def distance_from(ann: Network, held: Iterable[Sample]) -> Loss:
     """
     with torch.no_grad(), as_data_error(lambda: "the ANN cannot be run on the held-out samples"):
         answers = [_floats(ann.answer(sample.call)) for sample in held]
-    deviations = [_deviation(outputs) for outputs in zip(*answers, strict=True)]
+    # a rank may have no held-out samples
+    found = [each for each in ranks.objects([_moments(y) for y in zip(*answers, strict=True)]) if each]
+    deviations = [_deviation(moments) for moments in zip(*found, strict=True)]
     if not deviations:
         raise DataError("the ANN returns no tensor of floats, so there is nothing to come nearer to: give loss=")
 
@@ -68,8 +71,15 @@ def _floats(answer: object) -> list[Tensor]:
     return [leaf if leaf.dtype == torch.float64 else leaf.float() for leaf in leaves if leaf.numel()]
 
 
-def _deviation(outputs: tuple[Tensor, ...]) -> float:
-    """The standard deviation of one output over all samples; of a constant one its size, or 1 where that is 0."""
+def _moments(outputs: tuple[Tensor, ...]) -> tuple[int, float, float, float]:
+    """Of one output over some samples: how many values, their mean, their variance, and the largest magnitude."""
     values = torch.cat([exact(y).flatten() for y in outputs])
-    deviation = float(values.std(correction=0))
-    return deviation or float(values.abs().max()) or 1.0
+    return len(values), float(values.mean()), float(values.var(correction=0)), float(values.abs().max())
+
+
+def _deviation(parts: tuple[tuple[int, float, float, float], ...]) -> float:
+    """The standard deviation of one output over all parts; of a constant one its size, or 1 where that is 0."""
+    total = sum(count for count, *_ in parts)
+    mean = sum(count * own for count, own, *_ in parts) / total
+    variance = sum(count * (spread + (own - mean) ** 2) for count, own, spread, _ in parts) / total
+    return variance**0.5 or max(largest for *_, largest in parts) or 1.0

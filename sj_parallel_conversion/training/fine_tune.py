@@ -8,11 +8,13 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from .. import ranks
 from ..analysis.answers import Network, check_converted
 from ..ann2snn.calibration.descent import Descent
 from ..ann2snn.calibration.patches import LAYERS
@@ -50,15 +52,16 @@ class FineTuning:
 def fine_tune(
     snn: SpikingNetwork | PartlySpikingNetwork,
     ann: nn.Module | None,
-    dataloader: Iterable,
+    dataloader: Iterable[Any],
     epochs: int = 10,
     loss: Callable[[object, object], Tensor] | None = None,
     learning_rate: float | None = None,
-    held_out: Iterable | None = None,
+    held_out: Iterable[Any] | None = None,
     patience: int | None = None,
-    checkpoint: str | os.PathLike | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     seed: int = 0,
     show_progress: bool = True,
+    distributed: bool | None = None,
 ) -> FineTuning:
     r"""
     Train a converted network. Without ``loss`` its outputs are drawn nearer to the ANN's, which needs no labels.
@@ -87,6 +90,8 @@ def fine_tune(
         it would have had without a break, if the loader shuffles by torch's global generator
     :param seed: of the choice of held-out samples
     :param show_progress: whether progress bars are drawn
+    :param distributed: whether all processes of ``torch.distributed`` train together. A step then takes a batch of each
+        of them, and its gradient is the mean over all samples. ``None``: if a process group is initialised
     :return: the losses, and which epoch was kept
     :raises ConfigError: if an argument cannot be used, or the loss becomes NaN
     :raises DataError: if a batch cannot be run, or there are too few samples
@@ -94,7 +99,8 @@ def fine_tune(
     """
     _check(snn, ann, loss, epochs, learning_rate, patience)
     network, reference = Network(snn), None if ann is None else Network(ann)
-    with _packed(snn), network.evaluating(), _evaluating(reference):
+    together = ranks.together(distributed, "fine_tune")
+    with together, _packed(snn), network.evaluating(), _evaluating(reference):
         data = TuningData(network, dataloader, held_out, seed, show_progress)
         measure = distance_from(reference, data.held) if loss is None else loss_of(loss)
         settings = {"epochs": epochs, "learning_rate": learning_rate, "seed": seed}
@@ -103,7 +109,8 @@ def fine_tune(
             settings["parameters"] = {name: list(p.shape) for name, p in names.items()}
             state = TuningCheckpoint(checkpoint, settings)
             rate = _RATE_OF_A_LOSS if learning_rate is None and loss is not None else learning_rate
-            result = tuner.run(epochs, patience, rate, state, show_progress)
+            result = tuner.run(epochs, patience, rate, state, show_progress and ranks.leads())
+            ranks.check_same(snn.state_dict(), "fine_tune")
     if result.best == 0 and result.losses[0] != 0:
         warnings.warn(
             "fine_tune has not made the network better on held-out samples, so it is as it was. Try a smaller "
@@ -128,7 +135,8 @@ class _Tuner:
         self.descent = Descent(list(trained.values()))
         thresholds = {id(site.node.v_threshold): site.node.v_threshold for site in snn.neurons()}
         self.least = [(p, p.detach() * _SMALLEST) for p in trained.values() if id(p) in thresholds]
-        self.best, self.losses, self.kept = self._values(), [], 0
+        self.losses: list[float] = []
+        self.best, self.kept = self._values(), 0
 
     def run(
         self, epochs: int, patience: int | None, rate: float | None, checkpoint: TuningCheckpoint, progress: bool
@@ -157,15 +165,17 @@ class _Tuner:
         return FineTuning(self.losses, self.kept)
 
     def _epoch(self, epoch: int, epochs: int, progress: bool) -> None:
-        bar = tqdm(self.data.epoch(), desc=f"fine-tune {epoch + 1}/{epochs}", total=self.data.batches,
+        bar = tqdm(ranks.in_step(self.data.epoch()), desc=f"fine-tune {epoch + 1}/{epochs}", total=self.data.batches,
                    disable=not progress, leave=False)  # fmt: skip
         with torch.enable_grad():
             for step, sample in enumerate(bar):
                 done = min((epoch + step / self.data.batches) / epochs, 1.0)
                 with as_data_error(lambda step=step: f"dataloader: the network cannot be trained on batch {step}"):
-                    value = self.loss(sample, self.network.answer(sample.call))
-                    self._refuse_nan(float(value.detach()))
-                    self.descent.step(value, (1 + math.cos(math.pi * done)) / 2)
+                    value = None if sample is None else self.loss(sample, self.network.answer(sample.call))
+                    if value is not None:
+                        self._refuse_nan(float(value.detach()))
+                    images = 0 if sample is None else sample.size
+                    self.descent.step(value, (1 + math.cos(math.pi * done)) / 2, images=images)
                 with torch.no_grad():
                     for p, least in self.least:
                         p.clamp_(min=least)
@@ -174,7 +184,8 @@ class _Tuner:
     def _check(self) -> float:
         with as_data_error(lambda: "the network cannot be run on the held-out samples"):
             total = sum(float(self.loss(s, self.network.answer(s.call))) * s.size for s in self.data.held)
-        return total / sum(s.size for s in self.data.held)
+        total, count = ranks.total_of(total, sum(s.size for s in self.data.held))
+        return total / count
 
     def _refuse_nan(self, value: float) -> None:
         if not math.isfinite(value):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from inspect import signature
 from pathlib import Path
 from types import CodeType, FrameType, MethodType
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -39,7 +40,7 @@ class Interceptor:
         module.__dict__["forward"] = self
 
     @property
-    def forward(self) -> Callable:
+    def forward(self) -> Callable[..., Any]:
         """The user's ``forward``."""
         return self.before or MethodType(type(self.module).forward, self.module)
 
@@ -51,6 +52,7 @@ class Interceptor:
 
     @never_compiled  # compiled code could pass by the mode
     def __call__(self, *args: object, **kwargs: object) -> object:
+        """Run the network, with its ReLUs answered."""
         with _Answers(self) as mode:
             result = self.forward(*args, **kwargs)
         self.finish(mode.calls)
@@ -96,7 +98,11 @@ class _Answers(TorchFunctionMode):
         self.calls: Calls = []
 
     def __torch_function__(
-        self, func: Callable, types: object, args: tuple = (), kwargs: dict[str, object] | None = None
+        self,
+        func: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, object] | None = None,
     ) -> object:
         kwargs = kwargs or {}
         call = relu_call(func, args, kwargs)

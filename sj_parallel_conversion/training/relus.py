@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from inspect import unwrap
 from types import CodeType, FunctionType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +47,7 @@ class ReLUCall(NamedTuple):
     upper: float
 
 
-def relu_call(function: Callable, args: tuple, kwargs: dict[str, object]) -> ReLUCall | None:
+def relu_call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, object]) -> ReLUCall | None:
     """The call of a function of torch, if it is that of a ReLU (on no parameter, and no whole numbers like indices)."""
     spelling = _FUNCTIONS.get(getattr(function, "overloadpacket", function))
     x = args[0] if args else kwargs.get("input", kwargs.get("self"))
@@ -100,7 +100,8 @@ def names_in(module: nn.Module) -> set[str]:
     """The names in the code of a user's module: of its ``forward``, and of methods that this names."""
     if isinstance(module, nn.TransformerDecoderLayer):
         return {"relu"}  # torch's own, and copies of it call the function
-    names, waiting = set(), ["forward"]
+    names: set[str] = set()
+    waiting = ["forward"]
     while waiting:
         method = unwrap(getattr(type(module), waiting.pop(), None))
         if isinstance(method, FunctionType) and method.__module__.partition(".")[0] not in _KNOWN:

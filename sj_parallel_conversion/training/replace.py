@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterable
 from functools import reduce
 from itertools import count
 from operator import or_
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .. import ranks
 from ..ann2snn import graph
 from ..ann2snn.data.batches import CalibrationData
 from ..ann2snn.data.source import Source
@@ -35,10 +37,11 @@ Forwards = list[list[SeenCall]]  # the calls in each forward of a module
 def replace_activations(
     ann: nn.Module,
     activation: Callable[..., nn.Module],
-    dataloader: Iterable | None = None,
+    dataloader: Iterable[Any] | None = None,
     threshold: str = "mse",
     per_channel: bool = False,
     max_batches: int | None = 32,
+    distributed: bool | None = None,
     **kwargs: object,
 ) -> nn.Module:
     """
@@ -64,6 +67,8 @@ def replace_activations(
         ``"mse"`` is ``"max"``
     :param per_channel: one threshold a channel along ``channel_dim``, or one a layer, as in the paper
     :param max_batches: how many batches are read; ``None``: all
+    :param distributed: whether the thresholds start from the data of all processes of ``torch.distributed``, each of
+        which gives its share. ``None``: if a process group is initialised
     :param kwargs: handed to each ``activation(...)``, such as ``levels=4``
     :return: a network with the same parameters and training flags
     :raises ConversionError: if ``ann`` has no ReLU to replace, or calls one where nothing can be put
@@ -79,6 +84,28 @@ def replace_activations(
     measured = unset and dataloader is not None
     if not measured:
         options.check_unused()
+    with ranks.together(distributed, "replace_activations"):
+        result, others = _with_activations(ann, activation, dataloader, options, unset, kwargs)
+    if unset and not measured:
+        warnings.warn(
+            "replace_activations without data: thresholds start at the default of 8.0, whatever the activations are. "
+            "Give dataloader=..., or v_threshold=...",
+            stacklevel=2,
+        )
+    if others is not None:
+        _warn_of_others(others)
+    return result
+
+
+def _with_activations(
+    ann: nn.Module,
+    activation: Callable[..., nn.Module],
+    dataloader: Iterable | None,
+    options: StartOptions,
+    unset: bool,
+    kwargs: dict[str, object],
+) -> tuple[nn.Module, dict[str, set[str]] | None]:
+    """:return: a copy of ``ann`` with activations, and the other activations that its modules call, by their names"""
     model, made = graph.plain_copy(ann), []
 
     def make(name: str, training: bool, upper: float) -> nn.Module:
@@ -92,21 +119,13 @@ def replace_activations(
         result, data, others = _swap_modules(model, set(), make), None, None
     else:
         _give_each_name_its_own_relu(model)
-        data = _data_for(model, dataloader, max_batches)
+        data = _data_for(model, dataloader, options.max_batches)
         result, others = _replaced(model, data, make)
     if not made:
         _refuse_without_relus(model)
-    elif measured:
+    elif unset and data is not None:
         start_from_data(result, made, data, options, "channel_dim" in kwargs)
-    elif unset:
-        warnings.warn(
-            "replace_activations without data: thresholds start at the default of 8.0, whatever the activations are. "
-            "Give dataloader=..., or v_threshold=...",
-            stacklevel=2,
-        )
-    if others is not None:
-        _warn_of_others(others)
-    return result
+    return result, others
 
 
 def _replaced(model: nn.Module, data: CalibrationData, make: Make) -> tuple[nn.Module, dict[str, set[str]]]:
@@ -189,7 +208,7 @@ class _Recorder(Interceptor):
         self.forwards.append(calls)
 
 
-def _data_for(model: nn.Module, dataloader: Iterable, max_batches: int | None) -> CalibrationData:
+def _data_for(model: nn.Module, dataloader: Iterable[Any], max_batches: int | None) -> CalibrationData:
     like = max((p for p in model.parameters() if p.is_floating_point()), key=Tensor.numel, default=torch.empty(0))
     source = Source(dataloader, max_batches, seed=0)  # each reading gives the same batches
     return CalibrationData(source, model, like.device, like.dtype if like.numel() else None, False)
@@ -241,7 +260,7 @@ def _warn_of_others(others: dict[str, set[str]]) -> None:
 
 def _called_several_times(forwards: dict[str, Forwards]) -> set[str]:
     """The ReLU modules that one module calls several times in a forward, or that several modules call."""
-    most: Counter = Counter()
+    most: Counter[object] = Counter()
     for own in forwards.values():
         each = (Counter(relu for relu, *_ in calls if relu is not None) for calls in own)
         most.update(reduce(or_, each, Counter()))  # of counters, | has the larger counts

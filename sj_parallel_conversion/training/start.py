@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from inspect import signature
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +64,7 @@ class StartOptions(NamedTuple):
 
 def has_no_start(activation: Callable[..., nn.Module], kwargs: dict[str, object]) -> bool:
     """Whether nobody has said where the thresholds of ``activation`` start, a class of this package."""
-    args: tuple = ()
+    args: tuple[Any, ...] = ()
     while isinstance(activation, partial):
         args, kwargs, activation = activation.args + args, activation.keywords | kwargs, activation.func
     if not isinstance(activation, type) or not issubclass(activation, _TRAINABLE):
@@ -116,7 +116,7 @@ def start_from_data(
     warnings.warn(
         f"the data do not reach {', '.join(waiting)}: thresholds start there at the default of 8.0. Set them by hand, "
         "or give v_threshold=...",
-        stacklevel=4,
+        stacklevel=5,
     )
 
 
@@ -144,7 +144,7 @@ def _shapes(called: _Called, names: list[str], data: CalibrationData) -> dict[st
     """The shapes that each activation gives on the first batch."""
     shapes: dict[str, list[torch.Size]] = {name: [] for name in names}
 
-    def note(name: str) -> Callable:
+    def note(name: str) -> Callable[..., Any]:
         return lambda module, args, output: shapes[name].append(output.shape)
 
     with _hooks({called.get_submodule(name): note(name) for name in names}):
@@ -154,7 +154,7 @@ def _shapes(called: _Called, names: list[str], data: CalibrationData) -> dict[st
 
 
 @contextmanager
-def _hooks(functions: dict[nn.Module, Callable]) -> Iterator[None]:
+def _hooks(functions: dict[nn.Module, Callable[..., Any]]) -> Iterator[None]:
     handles = [module.register_forward_hook(function) for module, function in functions.items()]
     try:
         yield
@@ -185,7 +185,7 @@ def _measured(
     """The thresholds, by the rule of a conversion to as many levels."""
     if not activations:
         return {}
-    found = {}
+    found: dict[Any, Any] = {}
     for levels in {getattr(module, "levels", None) for module in activations.values()}:
         # a ClipReLU rounds nothing, so the least error is that of no clipping
         threshold = "max" if levels is None and options.threshold == "mse" else options.threshold

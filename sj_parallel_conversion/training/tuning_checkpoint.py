@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from .. import ranks
 from ..atomic_file import replacing
 from ..errors import FileError
 
@@ -21,10 +22,12 @@ class TuningCheckpoint:
     :raises FileError: if its folder does not exist
     """
 
-    def __init__(self, path: str | os.PathLike | None, settings: dict[str, object]) -> None:
+    def __init__(self, path: str | os.PathLike[str] | None, settings: dict[str, object]) -> None:
         self._path = None if path is None else Path(path)
         self._settings = {"format": _FORMAT, **settings}
-        if self._path is not None and not self._path.parent.is_dir():
+        if ranks.count() > 1:
+            self._settings["processes"] = ranks.count()
+        if self._path is not None and ranks.leads() and not self._path.parent.is_dir():
             raise FileError(f"{self._path}: the checkpoint cannot be written, there is no such folder")
 
     def read(self) -> dict[str, object] | None:
@@ -34,27 +37,41 @@ class TuningCheckpoint:
         :return: what was written, or ``None`` where nothing was
         :raises FileError: if the file is no checkpoint, or one of another run
         """
-        if self._path is None or not self._path.exists():
+        if self._path is None:
+            return None
+        found = ranks.object_of(self._read() if ranks.leads() else None, 0)
+        if found is None:
+            return None
+        state, generators = found
+        torch.set_rng_state(generators[ranks.number()] if ranks.count() > 1 else generators)
+        return state
+
+    def _read(self) -> tuple[dict[str, object], object] | None:
+        """The state, and that of torch's generator; a list of them if there are several ranks."""
+        if not self._path.exists():
             return None
         try:
             content = torch.load(self._path, map_location="cpu", weights_only=True)
-            settings, state, generator = content["settings"], content["state"], content["generator"]
+            settings, found = content["settings"], (content["state"], content["generator"])
         except (OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, pickle.UnpicklingError) as error:
             raise FileError(f"{self._path}: it is no checkpoint of fine_tune, or a damaged one: {error}") from error
-        for name, value in self._settings.items():
+        for name, value in (dict.fromkeys(settings) | self._settings).items():
             if settings.get(name) != value:
                 raise FileError(
                     f"{self._path}: it is the checkpoint of another run, with {name}={settings.get(name)!r} instead of "
                     f"{value!r}. Give the same, or another path"
                 )
-        torch.set_rng_state(generator)
-        return state
+        return found
 
     def write(self, state: dict[str, object]) -> None:
-        """:param state: tensors and numbers. An old file stays until the new one is whole"""
+        """:param state: tensors and numbers. An old file stays until the new one is whole. Rank 0 writes it"""
         if self._path is None:
             return
-        content = {"settings": self._settings, "state": state, "generator": torch.get_rng_state()}
+        generators = ranks.objects(torch.get_rng_state())
+        if not ranks.leads():
+            return
+        generator = generators if len(generators) > 1 else generators[0]
+        content = {"settings": self._settings, "state": state, "generator": generator}
         try:
             with replacing(self._path) as new:
                 torch.save(content, new)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from .. import ranks
 from ..analysis.answers import Network, targets_of
 from ..ann2snn.calibration.held_out import bytes_of_samples
 from ..ann2snn.data.inputs import Batch, Call
@@ -51,6 +53,8 @@ class TuningData:
     A sample that is held out is known by its content. So a loader may shuffle. A loader that changes its samples at
     random hardly gives the same one twice: give held-out data of their own then.
 
+    Each rank has its share of the samples, and ``batches`` is the number of the rank with most of them.
+
     :param network: takes the batches
     :param dataloader: can be read several times
     :param held_out: a loader of samples to check with; ``None``: one in eight of the others, at most 512
@@ -60,20 +64,29 @@ class TuningData:
     """
 
     def __init__(
-        self, network: Network, dataloader: Iterable, held_out: Iterable | None, seed: int, show_progress: bool
+        self,
+        network: Network,
+        dataloader: Iterable[Any],
+        held_out: Iterable[Any] | None,
+        seed: int,
+        show_progress: bool,
     ) -> None:
         self._network, self._source = network, replayable(dataloader)
         self._digests: set[bytes] = set()
         self.batches, self.held = 0, []
-        bar = tqdm(self._read(self._source), desc="choose held-out samples", disable=not show_progress, leave=False)
+        hidden = not (show_progress and ranks.leads())
+        bar = tqdm(self._read(self._source), desc="choose held-out samples", disable=hidden, leave=False)
         if held_out is None:
             self._choose(bar, seed)
         else:
             self.batches = len(dataloader) if hasattr(dataloader, "__len__") else sum(1 for _ in bar)
             self.held = list(self._read(checked(held_out)))
+        # what one rank holds out another must not train on: shards may change with each epoch
+        self._digests = set().union(*ranks.objects(self._digests))
+        self.batches = int(ranks.largest(torch.tensor(self.batches)))
         if not self.batches:
             raise DataError("dataloader is empty: fine_tune needs at least one batch")
-        if not self.held:
+        if not ranks.any_of(bool(self.held)):
             raise DataError(
                 "dataloader has too few samples to hold one out: fine_tune needs eight or more, or held_out=, a loader "
                 "of other samples"
@@ -91,7 +104,7 @@ class TuningData:
             elif mask.any():
                 yield sample.select(mask)
 
-    def _read(self, source: Iterable) -> Iterator[Sample]:
+    def _read(self, source: Iterable[Any]) -> Iterator[Sample]:
         for index, batch in enumerate(source):
             call = self._network.call_of(batch, index)
             yield Sample(call, targets_of(batch, call), _size(call))
@@ -107,7 +120,7 @@ class TuningData:
             while len(drawn) * _EVERY < count:
                 drawn = torch.cat([drawn, torch.randint(_EVERY, (64,), generator=generator)])
             mask = numbers % _EVERY == drawn[numbers // _EVERY]
-            if mask.any() and kept < _MOST:
+            if mask.any() and kept < -(-_MOST // ranks.count()):
                 self.held.append(sample.select(mask))
                 kept += self.held[-1].size
                 self._digests.update(self._digests_of(self.held[-1]))

@@ -37,6 +37,7 @@ def test_defaults() -> None:
         "keep": (),
         "output_neurons": True,
         "filled_levels": 1.0,
+        "frame_tau": 1.0,
     }
 
 
@@ -98,6 +99,10 @@ def test_defaults() -> None:
         ("filled_levels", 1.5, ["above 0", "at most 1"]),
         ("filled_levels", True, ["above 0", "at most 1"]),
         ("filled_levels", "0.67", ["above 0", "at most 1"]),
+        ("frame_tau", 0.5, ["number >= 1"]),
+        ("frame_tau", True, ["number >= 1"]),
+        ("frame_tau", float("nan"), ["number >= 1"]),
+        ("frame_tau", 1e9, ["too large for T=8", "smaller base"]),
     ],
 )
 @pytest.mark.parametrize("make", ["config", "recipe", "converter"])

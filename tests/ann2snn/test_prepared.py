@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from in_parts import PARTS, detector, same
 from nets import IMAGES
 from torch import Tensor, nn
 
@@ -147,6 +148,29 @@ class Branching(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.body(x) if x.sum() > 0 else self.body(-x)
+
+
+@pytest.mark.parametrize("options", [SETTINGS[0], SETTINGS[2]], ids=str)
+@pytest.mark.filterwarnings("ignore:only ")
+def test_a_model_in_parts(options: dict[str, object]) -> None:
+    model = detector()
+    before, runs = copy.deepcopy(model.state_dict()), []
+    prepared = converter([DATA], keep=["backbone.b.*"], max_memory=1).prepare(model, submodules=PARTS)
+    model.register_forward_hook(lambda *call: runs.append(1))
+    fresh = converter([DATA], keep=["backbone.b.*"], max_memory=1, **options).convert(model, submodules=PARTS)
+    runs.clear()
+    snn = prepared.convert(**options)
+    assert not runs and list(snn.parts) == PARTS and same(snn(IMAGES), fresh(IMAGES))
+    with torch.no_grad():
+        for parameter in snn.parameters():
+            parameter.zero_()
+    assert same(prepared.convert(**options)(IMAGES), fresh(IMAGES)), "networks share nothing"
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert [neuron.node.T for neuron in prepared.convert(mode="css", time_steps=2).neurons()] == [2, 2]
+    with pytest.raises(sjpc.ConfigError, match=r"frame_tau=2.* would do nothing"):
+        prepared.convert(frame_tau=2)
+    with pytest.raises(sjpc.ConfigError, match="keep is an option of the preparation"):
+        prepared.convert(keep=[])
 
 
 def test_a_model_that_is_converted_in_parts_is_refused_by_name() -> None:

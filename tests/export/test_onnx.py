@@ -102,6 +102,24 @@ def test_a_transformer(tmp_path: Path) -> None:
     assert agree.mean() >= 0.75  # a value that lies on a tie up to rounding may have another level
 
 
+def test_an_old_file_stays_until_the_new_one_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    snn, path = small(), tmp_path / "net.onnx"
+    path.write_text("old")
+
+    def fails(program: object, destination: str) -> None:
+        Path(destination).write_text("half")
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.onnx.ONNXProgram, "save", fails)
+        with pytest.raises(sjpc.FileError, match="no space left"):
+            sjpc.export_onnx(snn, path)
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+    sjpc.export_onnx(snn, path)
+    assert list(tmp_path.iterdir()) == [path]
+    onnx.checker.check_model(path)
+
+
 def test_what_cannot_be_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     snn, path = small(), tmp_path / "n.onnx"
     with pytest.raises(sjpc.ConfigError, match=r"float32, and 'stem.weight' is in torch.float64: call snn.float"):

@@ -7,9 +7,11 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
+from ... import ranks
 from ...ann2snn.data.source import Source
 from ...ann2snn.network.parts import PartlySpikingNetwork
 from ...ann2snn.network.spiking_network import SpikingNetwork
@@ -52,8 +54,8 @@ class Report:
 def report(
     snn: SpikingNetwork | PartlySpikingNetwork,
     ann: nn.Module,
-    dataloader: Iterable,
-    folder: str | os.PathLike,
+    dataloader: Iterable[Any],
+    folder: str | os.PathLike[str],
     curve: object = None,
     metrics: object = None,
     device: Mapping[str, float] | None = None,
@@ -65,6 +67,8 @@ def report(
     """
     Measure a converted network, and write a page that a person reads in a minute: ``report.html``. It needs no other
     file and no connection. ``metrics.json`` has the same figures; docs/howto/report.md describes it.
+
+    With several processes of ``torch.distributed`` each works for itself: call it in one of them.
 
     Files of these names are replaced when both new ones are whole. Other files in the folder are left alone.
 
@@ -101,7 +105,8 @@ def report(
     # The same seed for each reading: also of a loader that shuffles, all figures are of the same samples.
     data = Source(dataloader, checked_limit("max_batches", max_batches), seed=0)
     subject = Subject(snn, ann, data, checked_limit("detail_batches", detail_batches), show_progress)
-    found = measure(subject, entries, metrics, costs, title)
+    with ranks.alone():  # one process writes a report, and the others do not wait for it
+        found = measure(subject, entries, metrics, costs, title)
     return _write(path, found, render(found))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from numbers import Real
+from typing import Any
 
 from torch import nn
 
@@ -52,7 +53,7 @@ def checked_curve(curve: object) -> Iterable[Entry]:
 
 
 def points_of(
-    entries: Iterable[Entry], snn: Converted, own: Point, ann: nn.Module, data: Iterable, show_progress: bool
+    entries: Iterable[Entry], snn: Converted, own: Point, ann: nn.Module, data: Iterable[Any], show_progress: bool
 ) -> list[Point]:
     """
     :param entries: as :func:`entries_of` gives them

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from itertools import islice
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +58,7 @@ class Subject:
 
 @torch.no_grad()
 def measure(
-    subject: Subject, curve: Iterable, metrics: object, costs: Mapping[str, float] | None, title: str | None
+    subject: Subject, curve: Iterable[Any], metrics: object, costs: Mapping[str, float] | None, title: str | None
 ) -> Metrics:
     """
     :param subject: what the report is about

@@ -24,7 +24,7 @@ def check_libraries() -> None:
             ) from error
 
 
-def checked_folder(folder: str | os.PathLike) -> Path:
+def checked_folder(folder: str | os.PathLike[str]) -> Path:
     """
     :param folder: where a report goes
     :return: the same as a path

@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Callable
 from html import escape
+from threading import Lock
 
 from matplotlib import style
 from matplotlib.figure import Figure
@@ -19,6 +20,7 @@ INK, MUTED, GRID, PAPER, BLUE, ORANGE, GREEN = (f"#00000{i}" for i in range(1, 8
 _VARIABLES = dict(
     zip((INK, MUTED, GRID, PAPER, BLUE, ORANGE, GREEN), "ink muted grid paper blue orange green".split(), strict=True)
 )
+_ONE_AT_A_TIME = Lock()
 _STYLE = {
     "svg.fonttype": "none", "font.size": FONT, "text.color": INK, "text.parse_math": False, "axes.edgecolor": GRID,
     "axes.labelcolor": MUTED, "xtick.color": GRID, "ytick.color": GRID, "xtick.labelcolor": MUTED,
@@ -37,8 +39,9 @@ def draw(name: str, height: int, alt: str, plot: Callable[[Figure], None]) -> st
     :return: an ``<svg>`` element, which refers to nothing outside of it
     """
     text = io.StringIO()
-    # The user's own settings of matplotlib are put aside, and are back afterwards.
-    with style.context(["default", _STYLE | {"svg.hashsalt": name}]):
+    # The user's own settings of matplotlib are put aside, and are back afterwards. They are those of the whole process,
+    # and some are read when a file is written alone. So figures are drawn one at a time.
+    with _ONE_AT_A_TIME, style.context(["default", _STYLE | {"svg.hashsalt": name}]):
         figure = Figure(figsize=(WIDTH / 72, height / 72), layout="constrained")
         plot(figure)
         with warnings.catch_warnings():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -53,7 +54,7 @@ def spikes_in(code: dict[str, object]) -> int:
     return sum(abs(symbol) for neuron in code["neurons"] for symbol in neuron["train"])
 
 
-def _draw(axes: Axes, neurons: Sequence[dict[str, object]], labels: Sequence[str]) -> None:
+def _draw(axes: Axes, neurons: Sequence[dict[str, Any]], labels: Sequence[str]) -> None:
     steps = len(neurons[0]["train"])
     first = max(1, steps - _MOST_STEPS + 1)
     for symbol, colour in ((1, BLUE), (-1, ORANGE)):

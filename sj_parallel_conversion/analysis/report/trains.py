@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,8 +53,8 @@ def in_every_code(layer: dict[str, object]) -> list[dict[str, object]]:
     return [_in_code(code, layer) for code in CODES.values()]
 
 
-def _recorder(found: dict[SpikingActivation, tuple[Tensor, Tensor]]) -> Callable[[nn.Module, tuple], None]:
-    def record(module: nn.Module, args: tuple) -> None:
+def _recorder(found: dict[SpikingActivation, tuple[Tensor, Tensor]]) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+    def record(module: nn.Module, args: tuple[Any, ...]) -> None:
         node, x = module.node, args[0].clone()
         if module not in found:
             found[module] = node.spikes(node.constant(x)).cpu(), in_levels(node, x).cpu()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, fx
 
+from ... import ranks
 from ..config import ConversionConfig
 from ..data.batches import CalibrationData
 from ..data.outliers import is_usual, sizes
@@ -43,9 +44,10 @@ def da_qcfs(
         own_amplitude(snn.get_submodule(name).node)
     visitor = _RunningErrors(ann, snn, by_name)
     sweep = Sweep(ann, snn, {site.name for site in sites}, spool=data.spool)
-    for n, x in enumerate(data.batches("calibrate (DA-QCFS)")):
+    # a step takes one batch of each rank; one that has no more takes part without any
+    for n, x in enumerate(ranks.in_step(data.batches("calibrate (DA-QCFS)"))):
         visitor.momentum = min(n / (n + 1), MOMENTUM)
-        sweep.run([x], visitor)
+        sweep.run([] if x is None else [x], visitor)
 
 
 class _RunningErrors(Visitor):
@@ -57,14 +59,14 @@ class _RunningErrors(Visitor):
         if node.target not in self.sites:
             return
         site, spiking = self.sites[node.target], self.snn.get_submodule(node.target)
-        neuron, (x1,), (x0,) = spiking.node, ann_input, snn_input
-        neuron.shift.data = self._average(neuron.shift, _mean_error(site, x1, x0))
+        neuron, pairs = spiking.node, list(zip(ann_input, snn_input, strict=True))
+        neuron.shift.data = self._average(neuron.shift, _mean_error(site, pairs, neuron.shift))
         if site.known_range is not None:
             return
-        y1, y0 = self.ann.get_submodule(node.target)(x1), spiking(x0)
+        pairs = [(self.ann.get_submodule(node.target)(x1), spiking(x0)) for x1, x0 in pairs]
         if neuron.signed:  # the paper's values are >= 0; of others the magnitude lacks
-            y1, y0 = y1 * y0.sign(), y0.abs()
-        error = _mean_error(site, y1, y0)
+            pairs = [(y1 * y0.sign(), y0.abs()) for y1, y0 in pairs]
+        error = _mean_error(site, pairs, neuron.amplitude)
         # phi is what the full scale lacks; a weighted code's amplitude counts by the level
         error = error * neuron.code.levels_per_threshold(neuron.T) / neuron.code.max_level(neuron.T)
         neuron.amplitude.data = neuron.v_threshold + self._average(neuron.amplitude - neuron.v_threshold, error)
@@ -73,10 +75,12 @@ class _RunningErrors(Visitor):
         return self.momentum * old + (1 - self.momentum) * new
 
 
-def _mean_error(site: Site, target: Tensor, value: Tensor) -> Tensor:
+def _mean_error(site: Site, pairs: list[tuple[Tensor, Tensor]], like: Tensor) -> Tensor:
+    """The mean of target - value, of the shape of ``like``. There is one pair, or none if this rank has no batch."""
+    target, value = pairs[0] if pairs else (like.new_empty(0), like.new_empty(0))
     error = target - value
     if site.channel_dim != 0:  # along which the images lie
         usual = is_usual(sizes(target)) & is_usual(sizes(value))
         error = error if usual.all() else error[usual]
-    error = site.by_channel(error).mean(1)
+    error = ranks.mean_of_rows(site.by_channel(error) if pairs else error.view(1, 0).expand(like.numel(), 0))
     return error if site.channel_dim is not None else error[0]

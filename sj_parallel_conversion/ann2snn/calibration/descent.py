@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ... import ranks
 from ...parameters import exact
 from .pruning import kept_weights
 
@@ -21,29 +22,37 @@ class Descent:
 
     :param parameters: they are changed, and need gradients
     :param rate: size of a step, relative to a parameter; the attribute can be set later
+    :param shares: of the rate, one for each parameter; ``None``: 1
     """
 
-    def __init__(self, parameters: list[nn.Parameter], rate: float = 0.0) -> None:
+    def __init__(self, parameters: list[nn.Parameter], rate: float = 0.0, shares: list[float] | None = None) -> None:
         self.parameters, self.rate = parameters, rate
+        self._shares = [1.0] * len(parameters) if shares is None else shares
         self._kept = [kept_weights(p) if _is_matrix(p) and p.any() else None for p in parameters]
         self._sizes = [_size(p.detach()) or 1.0 for p in parameters]
         self._optimiser = torch.optim.Adam([{"params": [p]} for p in parameters], betas=(0.9, 0.99))
         self._averages = [p.detach().clone() for p in parameters]
         self._averaged = 0
 
-    def step(self, loss: Tensor, share: float = 1.0, average: bool = False) -> None:
+    def step(self, loss: Tensor | None, share: float = 1.0, average: bool = False, images: int = 1) -> None:
         """
-        :param loss: its gradient is followed
+        :param loss: its gradient is followed, the mean over all ranks. ``None``: this one has no images in this step
         :param share: of the rate
         :param average: whether the average includes the parameters after this step
+        :param images: how many the loss is a mean of: what it counts among those of the other ranks
         """
         self._optimiser.zero_grad()
-        loss.backward()
+        if loss is not None:
+            loss.backward()
+        if ranks.count() > 1:
+            for p in self.parameters:
+                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+            ranks.average([p.grad for p in self.parameters], 0 if loss is None else images)
         for p, kept, size in zip(self.parameters, self._kept, self._sizes, strict=True):
             if p.grad is not None:  # Adam has a constant for gradients that are small, whatever their units
                 p.grad.mul_(size if kept is None else kept * size)
-        for group, size in zip(self._optimiser.param_groups, self._sizes, strict=True):
-            group["lr"] = self.rate * size * share
+        for group, size, own in zip(self._optimiser.param_groups, self._sizes, self._shares, strict=True):
+            group["lr"] = self.rate * size * share * own
         self._optimiser.step()
         if average:
             self._averaged += 1

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from tqdm import tqdm
 
+from ... import ranks
 from ..config import ConversionConfig
 from ..data.batches import CalibrationData
 from ..data.cache import Spooled
@@ -48,16 +49,17 @@ def distil(
     :param ann: the reference
     :param snn: the calibrated network, folded or not; its weights are set
     :param data: calibration data, read once
-    :param config: the conversion's options. ``distillation_epochs=None``: three for ``calibration="weights"`` if the
-        only output is one of two axes, as classes ``[N, C]`` are, and its error worth it, otherwise none
+    :param config: the conversion's options. ``distillation_epochs=None``: three if the calibration corrects weights,
+        the only output is one of two axes, as classes ``[N, C]`` are, and its error is worth it, otherwise none
     :param judge: has images that are not among ``data``
     """
     chosen = config.distillation_epochs
-    if chosen == 0 or (chosen is None and config.calibration != "weights"):
+    if chosen == 0 or (chosen is None and not config.corrects_weights):
         return
     reason = _reason_or_none(lambda: _unfit(ann, snn, data, chosen))
     if reason is None:  # what the dataloader raises is no reason: it goes out
-        parts = data.spool.keep(part for x in data.batches("read calibration data") for part in data.parts(x, _IMAGES))
+        size = max(1, _IMAGES // ranks.count())  # a step has as many images, however many ranks there are
+        parts = data.spool.keep(part for x in data.batches("read calibration data") for part in data.parts(x, size))
         reason = _reason_or_none(lambda: _distil(ann, snn, data, config, judge, parts))
     if reason:
         warnings.warn(f"the spiking network is calibrated, but not distilled: {reason}", stacklevel=2)
@@ -89,7 +91,7 @@ def _distil(
 ) -> str:
     """:return: why the network is not distilled, though it should be, or nothing"""
     error = OutputError(ann, parts, data.spool, data.fixed_batch)
-    if not len(error):
+    if not error.usable:
         return "the ANN has no finite outputs of floats"
     return _Distillation(snn, error, judge, config.generator()).run(config.distillation_epochs, config.show_progress)
 
@@ -102,7 +104,8 @@ class _Distillation:
         self.weights = _trained_weights(snn)
         # steps are smaller than what half precision can tell apart
         half = any(w.dtype in (torch.float16, torch.bfloat16) for w in self.weights)
-        self.network, self.dtype = (copy.deepcopy(snn).float(), torch.float32) if half else (snn, None)
+        self.dtype = torch.float32 if half else None
+        self.network = copy.deepcopy(snn).float() if half else snn
         self.trained = _trained_weights(self.network)
         self.checked = spread(len(error), -(-len(error) // _CHECKED), generator)[0].tolist()
 
@@ -142,17 +145,23 @@ class _Distillation:
     def _descend(self, epochs: int, rate: float, progress: bool) -> list[Tensor]:
         """Train, with steps of ``rate`` times the weights. :return: the averages of the weights"""
         descent = Descent(self.trained, rate)
-        shuffled = [torch.randperm(len(self.error), generator=self.generator) for _ in range(epochs)]
+        most = int(ranks.largest(torch.tensor(len(self.error))))  # of the ranks; those with fewer skip some steps
+        shuffled = [torch.randperm(most, generator=self.generator) for _ in range(epochs)]
         order = torch.cat(shuffled).tolist()
         first = int(len(order) * (1 - _AVERAGED))
-        for step, part in enumerate(tqdm(order, desc="distil", disable=not progress, leave=False)):
-            descent.step(self.error.of(self.network, part, self.dtype), average=step >= first)
+        hidden = not (progress and ranks.leads())
+        for step, part in enumerate(tqdm(order, desc="distil", disable=hidden, leave=False)):
+            has_one = part < len(self.error)
+            loss = self.error.of(self.network, part, self.dtype) if has_one else None
+            images = self.error.parts[part].size if has_one else 0
+            descent.step(loss, average=step >= first, images=images)
         return descent.averages()
 
     @torch.no_grad()
     def _checked_error(self) -> float:
         errors = [float(self.error.of(self.network, part, self.dtype)) for part in self.checked]
-        return sum(errors) / len(errors)
+        total, count = ranks.total_of(sum(errors), len(errors))
+        return total / count
 
 
 def _is_classification(found: list[Tensor]) -> bool:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from functools import cached_property
+from itertools import chain
 
 import torch
 from torch import Tensor
 
+from ... import ranks
 from ..data.inputs import Batch
 
 EVERY = 8  # every eighth image, or one of fewer
@@ -22,18 +25,26 @@ class HeldOut:
 
     def __init__(self, generator: torch.Generator) -> None:
         self._generator = generator
+        self._digests: list[list[bytes]] = []
         self._numbers: list[Tensor] = []
-        self._known: dict[int, int] = {}
+        self._known: dict[bytes, int] = {}  # of all ranks, in their order
 
     def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """
         :param batches: inputs of the network
         :return: the same; when the last has been taken, :meth:`masks` are complete
         """
+        devices = []
         for batch in batches:
-            numbers = [self._known.setdefault(hash(s), len(self._known)) for s in bytes_of_samples(batch)]
-            self._numbers.append(torch.tensor(numbers, dtype=torch.long, device=batch.tensors[0].device))
+            samples = map(b"".join, bytes_of_samples(batch))
+            self._digests.append([hashlib.blake2b(sample, digest_size=8).digest() for sample in samples])
+            devices.append(batch.tensors[0].device)
             yield batch
+        for theirs in ranks.objects(self._digests):
+            for digest in chain.from_iterable(theirs):
+                self._known.setdefault(digest, len(self._known))
+        for digests, device in zip(self._digests, devices, strict=True):
+            self._numbers.append(torch.tensor([self._known[digest] for digest in digests], device=device))
 
     @cached_property
     def _held(self) -> Tensor:

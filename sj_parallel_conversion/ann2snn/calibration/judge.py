@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor, fx, nn
 
+from ... import ranks
 from ..config import ConversionConfig
 from ..data.batches import CalibrationData
 from ..data.inputs import Batch
@@ -62,14 +63,15 @@ class Judge:
         """
         whole = data.fixed_batch
         key = config.seed.to_bytes(8, "big")
-        count, lowest = _lowest(data.batches("choose held-out images"), whole, key)
+        count, lowest = _of_all_ranks(*_lowest(data.batches("choose held-out images"), whole, key))
         order = sorted(lowest)
         size = min(_MOST, count // _SHARE)
         if size < _LEAST:
             return None
-        held, images = set(order[:size]), [lowest[digest] for digest in order]
-        few = list(_joined(images[size : size + _FEW], whole))
-        error = OutputError(ann, _joined(images[:size], whole), data.spool, whole)
+        held, images = set(order[:size]), [lowest[digest].to(data.device, None) for digest in order[: size + _FEW]]
+        few = list(_joined(images[size:], whole))
+        with ranks.alone():  # all have these images
+            error = OutputError(ann, _joined(images[:size], whole), data.spool, whole)
 
         def fitted(description: str) -> Iterator[Batch]:
             for batch in data.batches(description):
@@ -83,7 +85,7 @@ class Judge:
 
     def errors(self, network: nn.Module, dtype: torch.dtype | None = None) -> Tensor:
         """The error of each held-out image; ``dtype``: of the network, if it is another than the data's."""
-        return self.error.by_image(network, dtype)
+        return ranks.gather(self.error.by_image(network, dtype, ranks.own(range(len(self.error)))))
 
     @staticmethod
     def worse(errors: Tensor, than: Tensor) -> bool:
@@ -96,18 +98,36 @@ class Judge:
         return float(difference.mean()) > max(min(noise, _GROSS * float(than.mean())), _ROUNDING)
 
 
-def _lowest(batches: Iterable[Batch], whole: bool, key: bytes) -> tuple[int, dict[bytes, Batch]]:
-    """How many distinct images there are, and those with the lowest digests: a random choice."""
-    seen: set[bytes] = set()
+def _lowest(batches: Iterable[Batch], whole: bool, key: bytes) -> tuple[dict[bytes, None], dict[bytes, Batch]]:
+    """The digests of the images, the first in its place, and the images with the lowest ones: a random choice."""
+    seen: dict[bytes, None] = {}
     lowest: dict[bytes, Batch] = {}
     for batch in batches:
         for i, digest in enumerate(digests(batch, whole, key)):
-            seen.add(digest)
+            seen[digest] = None
             if len(lowest) < _MOST + _FEW or digest < max(lowest):
                 lowest[digest] = batch if whole else batch.select(torch.tensor([i]))
                 if len(lowest) > _MOST + _FEW:
                     del lowest[max(lowest)]
-    return len(seen), lowest
+    return seen, lowest
+
+
+def _of_all_ranks(seen: dict[bytes, None], lowest: dict[bytes, Batch]) -> tuple[int, dict[bytes, Batch]]:
+    """
+    The same of the images of all ranks. The first image of each rank is not among those that may be held out, so that
+    none is left without an image to fit.
+    """
+    if ranks.count() == 1:
+        return len(seen), lowest
+    enough = sorted(seen)[: _SHARE * _MOST]  # more do not change what is held out
+    firsts = set(ranks.objects(next(iter(seen))))
+    count = len(set().union(*ranks.objects(enough)))
+    chosen = sorted(set().union(*ranks.objects(list(lowest))) - firsts)[: _MOST + _FEW]
+    mine = {digest: lowest[digest].to(torch.device("cpu"), None) for digest in chosen if digest in lowest}
+    found: dict[bytes, Batch] = {}
+    for theirs in ranks.objects(mine):
+        found = theirs | found
+    return count, found
 
 
 def digests(batch: Batch, whole: bool, key: bytes) -> list[bytes]:

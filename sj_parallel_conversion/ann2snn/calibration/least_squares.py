@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, fx
 
+from ... import ranks
 from ...neuron import SpikingNode
 from ...neuron.activations import DAQCFS, QCFS
 from ..config import ConversionConfig
@@ -51,12 +52,12 @@ def least_squares(
 
 
 class FitNeurons(Visitor):
-    """
+    r"""
     Fits each neuron when the sweep comes to it.
 
     A least-squares amplitude of a noisy level is less than the level is worth, and over many layers a signal fades,
     while the weights of the ANN expect all of it. So the amplitude is the mean of the least-squares one and of the one
-    that gives the levels the energy of the activations, :math:`\\sqrt{\\sum y^2 / \\sum k^2}`.
+    that gives the levels the energy of the activations, :math:`\sqrt{\sum y^2 / \\sum k^2}`.
     """
 
     energy = _ENERGY
@@ -117,8 +118,8 @@ class FitNeurons(Visitor):
         calibration images. That belongs to an image that is held out. The threshold was set from it.
         """
         peak = (neuron.step.detach() * max(1, round(self.max_level * self.filled))).expand(len(samples.y)).float()
-        unseen = samples.y.abs().amax(1) < _PEAK * peak
-        if not unseen.any():
+        unseen = ranks.largest_in_rows(samples.y.abs()) < _PEAK * peak
+        if not (unseen.any() and ranks.leads()):  # it is one sample, not one of each rank
             return None, None
         return torch.where(unseen, peak, 0.0).unsqueeze(1), (unseen * samples.share).unsqueeze(1)
 
@@ -152,7 +153,7 @@ def fit_neuron(
     max_level = neuron.code.max_level(neuron.T)
     per_threshold = neuron.code.levels_per_threshold(neuron.T)
     psi = 0.5 if neuron.psi is None else (neuron.psi / neuron.v_threshold).expand(len(y)).unsqueeze(1).float()
-    unit = magnitude((y if weight is None else y * (weight > 0)).abs().amax(1))
+    unit = magnitude(ranks.largest_in_rows((y if weight is None else y * (weight > 0)).abs()))
     z, y = z / unit.unsqueeze(1), y / unit.unsqueeze(1)
     step = (neuron.v_threshold / per_threshold).expand(len(y)).float() / unit
     if search:
@@ -169,6 +170,11 @@ def fit_neuron(
 
 def set_shift(neuron: SpikingNode, z1: Tensor, z0: Tensor, weight: Tensor | None, by_channel: bool) -> Tensor:
     """As :func:`fit_neuron`, the shift alone. :return: it, ``[C]``"""
-    shift = (z1 - z0).mean(1) if weight is None else ((z1 - z0) * weight).sum(1) / weight.sum(1)
+    weight = torch.ones_like(z0) if weight is None and ranks.count() > 1 else weight  # another rank may have weights
+    if weight is None:
+        shift = (z1 - z0).mean(1)
+    else:
+        error, count = ranks.total(torch.stack([((z1 - z0) * weight).sum(1), weight.sum(1)]))
+        shift = error / count
     neuron.shift.data = (shift if by_channel else shift[0]).to(neuron.shift.dtype)
     return shift

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
+
+from ... import ranks
 
 _COARSE = 20  # candidates for the full scale, from the mean activation to beyond the largest
 _FINE = (0.88, 0.92, 0.96, 1.04, 1.08, 1.12)
@@ -36,32 +40,45 @@ class LevelFit:
         best = (k * self.y).sum(1).clamp_min(0) / k.square().sum(1).clamp_min(1e-12)
         return k.mul_(best.unsqueeze(1)).sub_(self.y).square_().sum(1)
 
+    def errors(self, steps: list[Tensor]) -> Iterable[Tensor]:
+        """As :meth:`error` for each step, of the samples of all ranks, who meet once for all steps: so from sums."""
+        if ranks.count() == 1:
+            return map(self.error, steps)
+        product, norm = ranks.total(torch.stack([self._sums(step) for step in steps], 1))
+        best = product.clamp_min(0) / norm.clamp_min(1e-12)
+        return ranks.total(self.y.double().square().sum(1)) - best * (2 * product - best * norm)
+
+    def _sums(self, step: Tensor) -> Tensor:
+        k = self.levels(step)
+        return torch.stack([(k * self.y).sum(1, dtype=torch.float64), k.square_().sum(1, dtype=torch.float64)])
+
     def amplitude(self, step: Tensor, energy: float) -> Tensor:
         """The value of one level (see :func:`fit_neuron`); ``step`` where no level is ever reached."""
         k = self.levels(step)
-        norm = k.square().sum(1)
-        least_squares = (k * self.y).sum(1).clamp_min(0) / norm.clamp_min(1e-12)
-        keeping = (self.y.square().sum(1) / norm.clamp_min(1e-12)).sqrt()
+        sums = [(k * self.y).sum(1), k.square().sum(1), self.y.square().sum(1)]
+        product, norm, energy_of_y = ranks.total(torch.stack(sums))
+        least_squares = product.clamp_min(0) / norm.clamp_min(1e-12)
+        keeping = (energy_of_y / norm.clamp_min(1e-12)).sqrt()
         return torch.where(norm > 0, torch.lerp(least_squares, keeping, energy), step)
 
     def search(self, step: Tensor) -> Tensor:
         """The step with the least error, or ``step`` if no other has less by more than floats can tell."""
-        least = self.error(step) - _ROUNDING * self.y.square().sum(1)
+        (least,) = self.errors([step])
+        least = least - _ROUNDING * ranks.total(self.y.square().sum(1))
         low, high = 0.7 * self.typical + 1e-12, 1.15 * self.largest.clamp_min(1e-12)
         # geometric, so that an outlier of any size leaves candidates for the rest
-        for i in range(_COARSE):
-            step, least = self._better(low * (high / low) ** (i / (_COARSE - 1)) / self.max_level, step, least)
-        coarse = step
-        for factor in _FINE:
-            step, least = self._better(coarse * factor, step, least)
-        return step
+        coarse = [low * (high / low) ** (i / (_COARSE - 1)) / self.max_level for i in range(_COARSE)]
+        step, least = self._best(coarse, step, least)
+        return self._best([step * factor for factor in _FINE], step, least)[0]
 
-    def _better(self, candidate: Tensor, step: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
-        error = self.error(candidate)
-        return torch.where(error < least, candidate, step), torch.minimum(least, error)
+    def _best(self, candidates: list[Tensor], step: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
+        for candidate, error in zip(candidates, self.errors(candidates), strict=True):
+            step, least = torch.where(error < least, candidate, step), torch.minimum(least, error)
+        return step, least
 
 
 def _range(y: Tensor) -> tuple[Tensor, Tensor]:
     """The largest magnitude of each channel, and the mean of those that are not 0."""
     size = y.abs()
-    return size.amax(1), size.sum(1) / (size > 0).sum(1).clamp_min(1)
+    total, active = ranks.total(torch.stack([size.sum(1), (size > 0).sum(1).to(size)]))
+    return ranks.largest_in_rows(size), total / active.clamp_min(1)

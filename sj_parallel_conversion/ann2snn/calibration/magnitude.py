@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from ... import ranks
 from ..data.outliers import is_usual, sizes
 
 
@@ -23,4 +24,4 @@ def magnitude(largest: Tensor) -> Tensor:
 def magnitude_of(batches: Iterable[Tensor]) -> Tensor:
     """The :func:`magnitude` ``[]`` of values, batch by batch ``[N, ...]``, those of outliers left out."""
     size = torch.cat([sizes(x) for x in batches])
-    return magnitude(size[is_usual(size)].amax())
+    return magnitude(ranks.largest(size.where(is_usual(size), 0.0).amax()))

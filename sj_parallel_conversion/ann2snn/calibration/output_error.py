@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
+from ... import ranks
 from ...neuron.spiking_activation import SpikingActivation
 from ...parameters import exact
 from ..data.cache import Spool, Spooled
@@ -31,8 +32,11 @@ class OutputError:
 
     def __init__(self, ann: nn.Module, parts: Iterable[Batch], spool: Spool, whole: bool) -> None:
         kept = parts if isinstance(parts, Spooled) else spool.keep(parts)
-        self.parts, self.targets = _usual(spool, kept, spool.keep(outputs(ann, x) for x in kept), whole)
-        self.deviations = _deviations(self.targets) if len(self.parts) else []
+        targets = spool.keep(outputs(ann, x) for x in kept)
+        number = len(targets[0]) if len(targets) else 0
+        self.parts, self.targets = _usual(spool, kept, targets, whole)
+        self.usable = ranks.any_of(len(self.parts) > 0)  # on some rank
+        self.deviations = _deviations(self.targets, number) if self.usable else []
 
     def __len__(self) -> int:
         return len(self.parts)
@@ -42,17 +46,17 @@ class OutputError:
         return sum(error.mean() for error in self._squares(network, part, dtype)) / len(self.deviations)
 
     @torch.no_grad()
-    def by_image(self, network: nn.Module, dtype: torch.dtype | None = None) -> Tensor:
-        """The error of each image, or of each part where it is not known which output is whose."""
-        errors = []
+    def by_image(self, network: nn.Module, dtype: torch.dtype | None, parts: Iterable[int]) -> Tensor:
+        """The error of each image of ``parts``, or of each part where it is not known which output is whose."""
+        errors = [torch.empty(0)]
         with packed(network):
-            for part in range(len(self)):
+            for part in parts:
                 squares, size = self._squares(network, part, dtype), self.parts[part].size
                 by_image = all(x.dim() and len(x) == size for x in squares)
                 means = [x.flatten(1).mean(1) if by_image and x.dim() > 1 else x if by_image else x.mean().view(1)
                          for x in squares]  # fmt: skip
                 errors.append(sum(means) / len(means))
-        return exact(torch.cat(errors)).cpu()
+        return exact(torch.cat([error.cpu() for error in errors]))
 
     def _squares(self, network: nn.Module, part: int, dtype: torch.dtype | None) -> list[Tensor]:
         batch = self.parts[part]
@@ -109,15 +113,17 @@ def _sizes(targets: Iterable[list[Tensor]]) -> list[Tensor]:
     return [torch.cat(parts) for parts in zip(*by_part, strict=True)]
 
 
-def _deviations(targets: Iterable[list[Tensor]]) -> list[Tensor]:
-    """The standard deviation of each output, over all images; of a constant one its size, or 1 where that is 0."""
+def _deviations(targets: Iterable[list[Tensor]], number: int) -> list[Tensor]:
+    """
+    The standard deviation of each of ``number`` outputs, over all images; of a constant one its size, or 1 where that
+    is 0.
+    """
     sums = [torch.stack([_moments(exact(y)) for y in found]) for found in targets]
-    count, total, square = sum(sums).unbind(1)
+    count, total, square = ranks.total(sum(sums) if sums else torch.zeros(number, 3, dtype=torch.float64)).unbind(1)
     variance = square / count - (total / count).square()
     variance = torch.where(variance > 0, variance, square / count)
-    return [
-        d.to(y.device) for d, y in zip(torch.where(variance > 0, variance, 1.0).sqrt().float(), targets[0], strict=True)
-    ]
+    deviations = torch.where(variance > 0, variance, 1.0).sqrt().float()
+    return list(deviations.to(targets[0][0].device) if sums else deviations)
 
 
 def _moments(y: Tensor) -> Tensor:

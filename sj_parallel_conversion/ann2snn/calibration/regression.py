@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ... import ranks
 from ...parameters import exact
 from ..data.outliers import is_usual
 from .magnitude import magnitude_of
@@ -57,13 +58,13 @@ def fit_change(
     samples = _without_outliers(list(_samples(layer, outputs, targets, weights, held_out, generator)))
     units = magnitude_of(inputs), magnitude_of(targets)
     features = layer.weight[0].numel()
-    sums_of = Sums if features <= sum(len(sample.root) for sample in samples) else Rows
+    sums_of = Sums if features <= ranks.total_of(sum(len(sample.root) for sample in samples))[0] else Rows
     kept = kept_weights(layer.weight)
     kept = None if kept is None else from_weight(layer, kept)
     fitted, held, held_rows, centre = sums_of(), sums_of(), [], None
     for sample, u in zip(samples, inputs, strict=True):
         x = input_rows(layer, u[sample.order], sample.places).div_(units[0])
-        centre = x.mean(1, keepdim=True) if centre is None else centre
+        centre = ranks.from_first(x.mean(1, keepdim=True)) if centre is None else centre
         x.sub_(centre).mul_(sample.root)
         z, target = (y / units[1] * sample.root for y in (sample.output, sample.target))
         error = (torch.where(target > 0, target, z.clamp(max=0)) if rectified else target) - z
@@ -71,6 +72,7 @@ def fit_change(
             sums.add(x[:, rows], error[:, rows], sample.root[rows])
         # a copy, because a view would keep all rows in memory
         held_rows.append((x[:, rows].clone(), z[:, rows], target[:, rows], sample.root[rows].expand(len(x), -1, 1)))
+    fitted, held = fitted.of_all_ranks(held), held.of_all_ranks(fitted)
     if not (fitted.rows and held.rows):
         return _plain((fitted + held).solve(_DEFAULT_RIDGE, centre, kept), centre, *units)
     x, z, target, root = (torch.cat(parts, 1) for parts in zip(*held_rows, strict=True))
@@ -133,7 +135,11 @@ def _samples(
     generator: torch.Generator,
 ) -> Iterator[_Sample]:
     rows = min(_ROWS, _ELEMENTS // (layer.weight[0].numel() * getattr(layer, "groups", 1)))
-    per_image = max(1, rows // sum(len(z) for z in outputs))
+    images = sum(len(z) for z in outputs)
+    first, total = ranks.before(images)
+    per_image = max(1, rows // total)
+    skip = count_places(layer, outputs[0])
+    spread(skip, per_image, generator, rows=first)  # what the ranks before this one draw
     for z, target, weight, held in zip(outputs, targets, weights, held_out, strict=True):
         order = held.long().argsort(stable=True).to(z.device)
         places = spread(count_places(layer, z), per_image, generator, rows=len(z)).to(z.device)
@@ -141,6 +147,7 @@ def _samples(
         weight = torch.ones((), device=z.device) if weight is None else weight.expand(z.shape)[order]
         root = weight_rows(layer, weight, z, places).sqrt()
         yield _Sample(order, places, int((~held).sum()) * places.shape[1], output, target, root)
+    spread(skip, per_image, generator, rows=total - first - images)
 
 
 def _without_outliers(samples: list[_Sample]) -> list[_Sample]:
@@ -155,4 +162,4 @@ def _without_outliers(samples: list[_Sample]) -> list[_Sample]:
 
 def _loss(z: Tensor, target: Tensor, rectified: bool) -> float:
     error = torch.where(target > 0, z - target, z.clamp(min=0)) if rectified else z - target
-    return float(exact(error).square().sum())
+    return ranks.total_of(float(exact(error).square().sum()))[0]

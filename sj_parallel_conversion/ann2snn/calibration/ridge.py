@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ... import ranks
 from ...parameters import exact
 
 _STEPS, _RESIDUAL = 50, 1e-3  # at most so many of the iterative solver, or until so little is left
@@ -40,6 +41,19 @@ class Sums:
         self.errors = self.errors + exact(root.T @ error)
         self.weight = self.weight + exact(root).square().sum()
         self.rows += len(root)
+
+    def of_all_ranks(self, other: Sums) -> Sums:
+        """
+        :param other: with the same shapes, which this one lacks if it has no rows
+        :return: the sums over all ranks
+        """
+        if ranks.count() == 1:
+            return self
+        every = Sums()
+        for name in ("squares", "sums", "explained", "errors", "weight"):
+            setattr(every, name, ranks.total(getattr(self, name) if self.rows else getattr(other, name) * 0))
+        every.rows = int(ranks.total_of(self.rows)[0])
+        return every
 
     def __add__(self, other: Sums) -> Sums:
         both = Sums()
@@ -86,6 +100,17 @@ class Rows(Sums):
             # a copy, because a view would keep the rows of the other side in memory
             self.parts.append((x.clone(), error.clone(), root.expand(len(x), -1, 1)))
             self.rows += len(root)
+
+    def of_all_ranks(self, other: Rows) -> Rows:
+        """As :meth:`Sums.of_all_ranks`, with the rows of all ranks."""
+        if ranks.count() == 1:
+            return self
+        every = Rows()
+        parts = self.parts or [tuple(x[:, :0] for x in other.parts[0])]
+        joined = (torch.cat(each, 1).transpose(0, 1) for each in zip(*parts, strict=True))
+        every.parts = [tuple(ranks.gather(x).transpose(0, 1) for x in joined)]
+        every.rows = every.parts[0][0].shape[1]
+        return every
 
     def __add__(self, other: Sums) -> Rows:
         both = Rows()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from ... import ranks
 from ..data.outliers import usual_images
 from ..placement.sites import Site
 from .side_by_side import Batches
@@ -37,7 +38,8 @@ class Samples:
     ) -> None:
         self._site, self._places, self._peaks = site, places, None
         self.y, self.weight = _samples(site, ann_input, places, activation), None
-        self.share = self.y.numel() / sum(x.numel() for x in ann_input)
+        taken, there_are = ranks.total_of(self.y.numel(), sum(x.numel() for x in ann_input))
+        self.share = taken / there_are
         if site.channel_dim == 0:  # images lie along another axis than the first
             return
         usual = usual_images(ann_input, snn_input)
@@ -61,7 +63,7 @@ class Samples:
         even = torch.ones_like(self.y) if self.weight is None else self.weight
         images = (_by_image(self._site, activation(x)) for x in ann_input)
         peaks = torch.cat([torch.maximum(x.amax(2), -x.amin(2)) for x in images]).T.float()
-        counts = peaks > (self.y.abs() * (even > 0)).amax(1, keepdim=True)
+        counts = peaks > ranks.largest_in_rows(self.y.abs() * (even > 0)).unsqueeze(1)
         counts = counts if usual is None else counts & torch.cat(usual)
         if counts.any():  # a sample that is chosen evenly stands for 1 / share of them
             self._peaks = [_by_image(self._site, activation(x)).abs().argmax(2, keepdim=True) for x in ann_input]

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ... import ranks
+
 
 def spread(total: int, count: int, generator: torch.Generator, rows: int = 1) -> Tensor:
     """
@@ -30,9 +32,11 @@ def spread_over(lengths: Sequence[int], count: int, generator: torch.Generator) 
     :param lengths: of batches
     :param count: how many places to draw in all
     :param generator: where the random numbers come from
-    :return: numbers of places in each batch, spread evenly over all batches
+    :return: numbers of places in each batch, spread evenly over all batches, those of the other ranks included
     """
-    places = spread(sum(lengths), count, generator)[0]
+    first, total = ranks.before(sum(lengths))
+    places = spread(total, count, generator)[0] - first
+    places = places[(places >= 0) & (places < sum(lengths))]
     ends = torch.tensor(lengths).cumsum(0)
     parts = places.tensor_split(torch.searchsorted(places, ends)[:-1])
     return [part - (end - n) for part, end, n in zip(parts, ends.tolist(), lengths, strict=True)]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor, fx
 
+from ... import ranks
 from ..data.cache import Spool, Spooled
 from ..data.inputs import Batch
 from ..placement.sites import Site
@@ -67,12 +68,12 @@ class Sensitivity:
         if self._squares is None:
             return None
         squares = list(self._squares[name])
-        count = sum(square.numel() for square in squares)
-        floor = _FLOOR * sum(square.sum() for square in squares) / count
+        total, count = ranks.total_of(sum(square.sum() for square in squares), sum(map(Tensor.numel, squares)))
+        floor = _FLOOR * total / count
         if not 0 < floor < torch.inf:
             return None
         roots = [(square + floor).sqrt() for square in squares]
-        mean = sum(root.sum() for root in roots) / count
+        mean = ranks.total_of(sum(root.sum() for root in roots))[0] / count
         return [root / mean for root in roots]
 
     def _of_part(self, x: Batch) -> dict[str, Tensor] | None:
@@ -92,10 +93,12 @@ class Sensitivity:
         """Margins ``[N]``, of which the small ones have the larger gradients."""
         fixed = margin.detach()
         if self._temperature is None:
-            self._margins.append(fixed)
-            if sum(map(len, self._margins)) < _FEW:
+            self._margins.append(ranks.gather(fixed))
+            enough = sum(map(len, self._margins)) >= _FEW
+            if not enough and ranks.count() == 1:
                 return margin
-            self._temperature = _DANGER * torch.cat(self._margins).mean()
+            # all ranks meet at their first images alone: later they may have different numbers of them
+            self._temperature = _DANGER * torch.cat(self._margins).mean() * enough
         return margin / (1 + fixed / self._temperature).sqrt() if self._temperature > 0 else margin
 
     def _add(self, parts: list[dict[str, Tensor] | None]) -> None:

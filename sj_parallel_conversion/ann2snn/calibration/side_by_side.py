@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, fx
 from tqdm import tqdm
 
+from ... import ranks
 from ...neuron.spiking_activation import SpikingActivation
 from ..data.cache import Spool, Spooled
 from ..data.inputs import Batch
@@ -73,7 +75,7 @@ class Sweep:
         values: dict[fx.Node, tuple[Spooled, Spooled]] = {}
         count = len(inputs[0])
         inputs.reverse()
-        for node in tqdm(self._nodes, desc="calibrate layers", disable=not progress, leave=False):
+        for node in tqdm(self._nodes, desc="calibrate layers", disable=not (progress and ranks.leads()), leave=False):
             if node.op == "placeholder":
                 batches = inputs.pop()
                 values[node] = (batches, batches)
@@ -84,7 +86,7 @@ class Sweep:
                 if self._last_use.get(used, used) is node:
                     values.pop(used, None)
 
-    def _advance(self, node: fx.Node, values: dict, count: int, visitor: Visitor) -> tuple[Spooled, Spooled]:
+    def _advance(self, node: fx.Node, values: dict[str, Any], count: int, visitor: Visitor) -> tuple[Spooled, Spooled]:
         visited = node.op == "call_module" and node.target in self._at
         if visited:
             visitor.before(node, *values[node.args[0]])
@@ -103,7 +105,7 @@ class Sweep:
             return False
         return node.target in self._sites or isinstance(self._pair[1].submodules[node.target], SpikingActivation)
 
-    def _compute(self, stream: int, node: fx.Node, values: dict, batch: int) -> object:
+    def _compute(self, stream: int, node: fx.Node, values: dict[str, Any], batch: int) -> object:
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: values[n][stream][batch])
         return getattr(self._pair[stream], node.op)(node.target, args, kwargs)
 

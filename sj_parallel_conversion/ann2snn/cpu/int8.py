@@ -174,6 +174,7 @@ class Int8Layer(nn.Module):
         return super()._apply(*args, **kwargs)
 
     def extra_repr(self) -> str:
+        """What ``print`` shows of it."""
         return f"weight={list(self.weight.shape)}"
 
 

@@ -9,6 +9,8 @@ PyTorch's own compiler uses for frozen networks (``torch.ops.mkldnn``).
 from __future__ import annotations
 
 import copy
+import warnings
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,16 +27,18 @@ def prepack(snn: SpikingNetwork | PartlySpikingNetwork) -> SpikingNetwork | Part
     :return: a copy for inference whose 2-D convolutions keep their weights packed as oneDNN's kernels read them, beside
         the weights themselves, while no gradient is recorded. It runs in every execution and computes the same up to
         float rounding. An optimiser and ``load_state_dict`` may change its weights; a change behind PyTorch's back
-        (``weight.data.mul_(2)``) goes unnoticed: make it before the network is prepacked
-    :raises ConfigError: if there is no such convolution, or PyTorch has no such kernels for this machine
+        (``weight.data.mul_(2)``) goes unnoticed: make it before the network is prepacked. If there is no such
+        convolution, it is a plain copy, and a warning says so
+    :raises ConfigError: if ``snn`` is no converted network on the CPU, or PyTorch has no such kernels for this machine
     """
     check_machine("prepack", snn, hasattr(torch.ops.mkldnn, "_convolution_pointwise"))
     snn = copy.deepcopy(snn)
     parts = snn.parts.values() if isinstance(snn, PartlySpikingNetwork) else [snn]
     if not sum(prepack_convolutions(part.net) for part in parts):
-        raise ConfigError(
+        warnings.warn(
             "prepack: nothing is gained, because there is no 2-D convolution in float32, with zero padding given in "
-            "numbers, that is not packed yet"
+            "numbers, that is not packed yet",
+            stacklevel=2,
         )
     return snn.eval()
 
@@ -77,7 +81,7 @@ class PrepackedConv2d(nn.Conv2d):
     """
 
     packs = True  # False: as nn.Conv2d, for what counts torch's own operations
-    _packed: tuple[tuple, Tensor] | None = None
+    _packed: tuple[tuple[Any, ...], Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """:param x: ``[N, C, H, W]``. :return: as nn.Conv2d"""
@@ -98,7 +102,7 @@ class PrepackedConv2d(nn.Conv2d):
         # tensors of the inference mode do not count their versions
         return plain and fits and not records_gradient(*tensors) and not self.weight.is_inference()
 
-    def _packed_weight(self, form: tuple, shape: list[int]) -> Tensor:
+    def _packed_weight(self, form: tuple[Any, ...], shape: list[int]) -> Tensor:
         # The storage, too, so that its address is not used again while it is looked for.
         storage, state = self.weight.untyped_storage(), (self.weight.data_ptr(), self.weight._version)
         if self._packed is None or self._packed[0][1] != state:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ... import ranks
 from ...errors import DataError, as_data_error
 from ...torch_compat import tree_leaves
 from .cache import Spool
@@ -77,7 +79,7 @@ def _find_call(model: nn.Module, batch: object, index: int) -> Call:
     return _find_call(model, batch[0], index)
 
 
-def _from_mapping(model: nn.Module, batch: Mapping, index: int) -> Call:
+def _from_mapping(model: nn.Module, batch: Mapping[str, Any], index: int) -> Call:
     parameters = {p.name: p for p in parameters_of(model) if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     named = {key: value for key, value in batch.items() if key in parameters}
     inputs = {k: v for k, v in named.items() if k not in TARGET_KEYS or parameters[k].default is parameters[k].empty}
@@ -133,7 +135,7 @@ class CalibrationData:
 
     def __init__(
         self,
-        dataloader: Iterable,
+        dataloader: Iterable[Any],
         model: nn.Module,
         device: torch.device,
         dtype: torch.dtype | None,
@@ -141,7 +143,7 @@ class CalibrationData:
         spool: Spool | None = None,
     ) -> None:
         self._source, self._model = Source.of(dataloader), model
-        self._device, self.dtype, self._show_progress = device, dtype, show_progress
+        self.device, self.dtype, self._show_progress = device, dtype, show_progress
         self.spool = Spool(device=device) if spool is None else spool
         self._latest = "dataloader"
         self._first = model_call(model, self._source.first(), 0)
@@ -150,7 +152,7 @@ class CalibrationData:
 
     def first(self) -> Batch:
         """The first batch."""
-        return self.form.batch(self._first).to(self._device, self.dtype)
+        return self.form.batch(self._first).to(self.device, self.dtype)
 
     def example(self) -> Batch:
         """Two samples of the first batch, which show what is an axis of the batch; all where the batch is fixed."""
@@ -163,7 +165,7 @@ class CalibrationData:
         """``batch`` in parts of ``size`` samples, or whole where the model's batch size is fixed."""
         return [batch] if self.fixed_batch else list(batch.split(size))
 
-    def naming_batches(self) -> AbstractContextManager:
+    def naming_batches(self) -> AbstractContextManager[Any]:
         """Within it, what torch raises on a batch becomes a DataError that names the batch."""
         return as_data_error(lambda: f"{self._latest} cannot be run by the network")
 
@@ -173,7 +175,8 @@ class CalibrationData:
         :return: the tensors of each call
         :raises DataError: if there are none, or a batch is unusable or of another form than the first
         """
-        bar = {"desc": description, "total": self._source.length, "disable": not self._show_progress, "leave": False}
+        hidden = not (self._show_progress and ranks.leads())
+        bar = {"desc": description, "total": self._source.length, "disable": hidden, "leave": False}
         for count, batch in enumerate(tqdm(self._source, **bar)):
             try:
                 inputs = self.form.batch(model_call(self._model, batch, count))
@@ -182,7 +185,7 @@ class CalibrationData:
                     raise
                 raise DataError(f"dataloader: batch {count} differs from the first: {error}") from error
             self._latest = f"dataloader: batch {count} of shape {_shapes(inputs)}"
-            yield inputs.to(self._device, self.dtype)
+            yield inputs.to(self.device, self.dtype)
 
 
 def _shapes(batch: Batch) -> str:

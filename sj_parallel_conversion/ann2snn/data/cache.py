@@ -31,7 +31,7 @@ class Spool:
     def __init__(self, max_memory: float | None = None, device: torch.device | None = None) -> None:
         self._free = None if max_memory is None else max_memory * GIB
         self._device = torch.device("cpu") if device is None else device
-        self._folder: tempfile.TemporaryDirectory | None = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._numbers = itertools.count()
 
     def keep(self, values: Iterable[object]) -> Spooled:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ _PLAIN = (type(None), bool, int, float, str)  # constants that can be compared
 class Call(NamedTuple):
     """What a model is called with."""
 
-    args: tuple
+    args: tuple[Any, ...]
     kwargs: dict[str, object]
 
 
@@ -80,7 +80,8 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device, dtype: torch.dtype | None) -> Batch:
         """On ``device``, floating tensors in ``dtype``; ``None`` leaves theirs."""
-        moved = (x.to(device) for x in self.tensors)
+        # from pinned memory a GPU takes a batch while it still computes on the one before
+        moved = (x.to(device, non_blocking=device.type == "cuda") for x in self.tensors)
         cast = (x.to(dtype) if dtype is not None and x.is_floating_point() else x for x in moved)
         return Batch(tuple(cast), self.batched)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ... import ranks
 from ...torch_compat import tree_leaves
 
 try:
@@ -31,13 +32,15 @@ def available_memory(device: torch.device, root: Path = Path("/")) -> int:
     """
     :param device: where values are kept
     :param root: where ``proc`` and ``sys`` are
-    :return: bytes that are free there, or that this process is allowed to take, if they are fewer
+    :return: bytes that are free there, or that this process is allowed to take, if they are fewer. Ranks on one machine
+        share what is free
     """
     backend = getattr(torch, device.type, None)
     if hasattr(backend, "mem_get_info"):  # a GPU
         cached = backend.memory_reserved(device) - backend.memory_allocated(device)
         return backend.mem_get_info(device)[0] + cached
-    return max(0, min([_of_machine(root), *_of_groups(root), *_of_process(root)]))
+    free = min([_of_machine(root), *_of_groups(root)]) // ranks.on_this_machine()
+    return max(0, min([free, *_of_process(root)]))
 
 
 def _of_machine(root: Path) -> int:

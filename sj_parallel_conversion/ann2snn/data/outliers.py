@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from ... import ranks
 from ...functional.quantise import full_precision
 
 # A feature that is rare, but real, is strong in few places, or in few channels, but seldom in so few images alone.
@@ -24,9 +25,14 @@ def sizes(x: Tensor) -> Tensor:
 
 def is_usual(size: Tensor) -> Tensor:
     """
-    :param size: largest magnitudes of images, ``[..., images]``
+    :param size: largest magnitudes of images, ``[..., images]``; those of this rank, which are compared with
+        those of all
     :return: which of them are no outliers: fifty times larger than those of 98 % of the images
     """
+    return ranks.own_part(_is_usual(ranks.gather(size)), size)
+
+
+def _is_usual(size: Tensor) -> Tensor:
     images = size.shape[-1]
     if images < _FEW:
         return torch.ones_like(size, dtype=torch.bool)

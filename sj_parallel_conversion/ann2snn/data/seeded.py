@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 
@@ -22,7 +23,7 @@ class SeededLoader:
     :param seed: of what it draws from torch's global generator (of the CPU)
     """
 
-    def __init__(self, source: Iterable, seed: int) -> None:
+    def __init__(self, source: Iterable[Any], seed: int) -> None:
         self._source, self._seed = source, seed
 
     def __len__(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, islice
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,13 +14,14 @@ from torch.utils.data import Dataset, IterableDataset
 from ...errors import DataError, SJPCError
 from .memory import available_memory, size_of
 from .seeded import SeededLoader
+from .sharing import SharedFirst
 
 _MANY = 1_000  # batches of a dataloader without a length, after which a warning says that it may be endless
 _MOST_KEPT = 10_000  # batches of an iterator, after which it counts as endless
 _HINT = "If it is endless, set max_batches to the number of batches to calibrate with"
 
 
-def checked(dataloader: Iterable) -> Iterable:
+def checked(dataloader: Iterable[Any]) -> Iterable[Any]:
     """
     :param dataloader: what the user gave
     :return: the same
@@ -43,7 +45,7 @@ def checked(dataloader: Iterable) -> Iterable:
     return dataloader
 
 
-def replayable(dataloader: Iterable) -> Iterable:
+def replayable(dataloader: Iterable[Any]) -> Iterable[Any]:
     """
     :param dataloader: what the user gave
     :return: the same, or its batches, read when they are needed, if it is an iterator that can be read only once
@@ -76,14 +78,15 @@ class Source(Batches):
     :raises DataError: as :func:`replayable`
     """
 
-    def __init__(self, dataloader: Iterable, max_batches: int | None = None, seed: int | None = None) -> None:
+    def __init__(self, dataloader: Iterable[Any], max_batches: int | None = None, seed: int | None = None) -> None:
         self._loader, self._max_batches = replayable(dataloader), max_batches
         self._readable = self._loader if seed is None else SeededLoader(self._loader, seed)
         self._found: list[object] = []  # the first batch
+        self._shared: SharedFirst | None = None  # that of all ranks
         self._rest: Iterator[object] | None = None  # of the reading that has begun with it
 
     @classmethod
-    def of(cls, dataloader: Iterable) -> Batches:
+    def of(cls, dataloader: Iterable[Any]) -> Batches:
         """``dataloader`` itself, if it is one of :class:`Batches`."""
         return dataloader if isinstance(dataloader, Batches) else cls(dataloader)
 
@@ -97,25 +100,24 @@ class Source(Batches):
         return length if self._max_batches is None else min(length, self._max_batches)
 
     def first(self) -> object:
-        """The first batch, the same each time. :raises DataError: if there is none"""
-        if not self._found:
+        """The first batch, the same each time, and for all ranks. :raises DataError: if there is none"""
+        if self._shared is None:
             self._rest = self._read()
             self._found = list(islice(self._rest, 1))
-        if not self._found:
-            raise DataError("dataloader is empty: it has to give at least one batch")
-        return self._found[0]
+            self._shared = SharedFirst(self._found)
+        return self._shared.batch
 
     def __iter__(self) -> Iterator[object]:
         """:raises DataError: if there are no batches, or none any more"""
         self.first()
         rest, self._rest = self._rest, None
-        return self._read_again() if rest is None else chain(self._found, rest)
+        return self._shared.applied(self._read_again() if rest is None else chain(self._found, rest))
 
     def _read_again(self) -> Iterator[object]:
         batch = self
         for batch in self._read():
             yield batch
-        if batch is self:
+        if batch is self and self._found:
             raise DataError(
                 f"dataloader can be read only once: the {type(self._loader).__name__} gave batches at first, and none "
                 "when it was read again, as calibrations do. Give a DataLoader, a list of batches, or the iterator "
@@ -151,8 +153,9 @@ class Source(Batches):
 class _KeptBatches:
     """The batches of an iterator, which are kept as they are read: it gives them only once."""
 
-    def __init__(self, iterator: Iterator) -> None:
-        self._iterator, self._batches = iterator, []
+    def __init__(self, iterator: Iterator[Any]) -> None:
+        self._iterator = iterator
+        self._batches: list[object] = []
         self._ended = self._broken = False
         self._room = available_memory(torch.device("cpu")) / 2
 

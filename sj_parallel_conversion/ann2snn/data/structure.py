@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, is_dataclass
+from typing import Any
 
 from ...torch_compat import TreeSpec, tree_flatten, tree_unflatten
 
@@ -60,7 +61,7 @@ def flatten(value: object) -> tuple[list[object], Structure]:
 
 def _new_dataclass(kind: type, names: list[str], values: list[object]) -> object:
     # not its __init__, which may compute or refuse fields
-    new = object.__new__(kind)
+    new: Any = object.__new__(kind)
     for name, value in zip(names, values, strict=True):
         object.__setattr__(new, name, value)
     return new

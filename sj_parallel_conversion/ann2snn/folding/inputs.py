@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, fx
 
@@ -66,7 +67,7 @@ class FoldInputs:
     def _takes_scale(self, node: fx.Node) -> bool:
         return not is_kept(node) and layers.takes_output_scale(self.model.get_submodule(node.target))
 
-    def _grow(self, node: fx.Node, shape: tuple, found: list, additions: dict) -> bool:
+    def _grow(self, node: fx.Node, shape: tuple[Any, ...], found: list[Any], additions: dict[str, Any]) -> bool:
         """Whether what ``node`` computes reaches the neuron alone and can be scaled at its source, in some branches."""
         if len(node.users) != 1 or node.meta.get("shape") != shape:
             return False

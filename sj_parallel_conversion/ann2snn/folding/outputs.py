@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, fx, nn
 
@@ -143,7 +145,7 @@ class FoldOutputs:
     def _like_parameters(self, factor: Tensor) -> Tensor:
         return factor.to(next(self.model.parameters())).contiguous()
 
-    def _arguments(self, node: fx.Node) -> tuple:
+    def _arguments(self, node: fx.Node) -> tuple[Any, ...]:
         return fx.node.map_arg((node.args, node.kwargs), self.units.__getitem__)
 
     def _unit_of_values(self, node: fx.Node) -> object:

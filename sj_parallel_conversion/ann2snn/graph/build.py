@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -117,13 +118,13 @@ class _Builder:
         lifted = self._lifted(node, name, args, kwargs)
         return self._call(node, name, args, kwargs) if lifted is None else lifted
 
-    def _arguments(self, node: fx.Node) -> tuple[tuple, dict[str, object]]:
+    def _arguments(self, node: fx.Node) -> tuple[tuple[Any, ...], dict[str, object]]:
         return map_leaves((node.args, node.kwargs), self._value)
 
     def _value(self, value: object) -> object:
         return self.values[value] if isinstance(value, fx.Node) else value
 
-    def _folded(self, node: fx.Node, args: tuple, kwargs: dict[str, object]) -> object:
+    def _folded(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, object]) -> object:
         with torch.no_grad():
             result = node.target(*args, **kwargs)
         sources = leaves_of((args, kwargs))
@@ -135,7 +136,7 @@ class _Builder:
                     t.requires_grad_()
         return result
 
-    def _lifted(self, node: fx.Node, name: str | None, args: tuple, kwargs: dict[str, object]) -> object:
+    def _lifted(self, node: fx.Node, name: str | None, args: tuple[Any, ...], kwargs: dict[str, object]) -> object:
         if name is None or (name in FIRST_OF_SEVERAL and not _reads_first_alone(node)):
             return None
         schema = node.target._schema.arguments
@@ -166,15 +167,17 @@ class _Builder:
             found.append(leaf)
         return found
 
-    def _module(self, node: fx.Node, module: nn.Module, name: str, args: tuple, kwargs: dict[str, object]) -> fx.Node:
+    def _module(
+        self, node: fx.Node, module: nn.Module, name: str, args: tuple[Any, ...], kwargs: dict[str, object]
+    ) -> fx.Node:
         _remove_hooks(module)
         put(self.net, name, module)
         call = self.graph.call_module(name, args, kwargs)
         self._note(call, _first_read(node) if packet_name(node.target) in FIRST_OF_SEVERAL else node)
         return call
 
-    def _call(self, node: fx.Node, name: str | None, args: tuple, kwargs: dict[str, object]) -> object:
-        target: Callable = node.target
+    def _call(self, node: fx.Node, name: str | None, args: tuple[Any, ...], kwargs: dict[str, object]) -> object:
+        target: Callable[..., Any] = node.target
         if target is operator.getitem and not isinstance(args[0], fx.Node):
             # of a leaf or a lifted layer, which lacks what nobody reads
             return args[0][args[1]] if node.users else None
@@ -202,7 +205,7 @@ class _Builder:
         new.meta.update(x.meta)
         return new
 
-    def _cast(self, node: fx.Node, args: tuple, kwargs: dict[str, object]) -> tuple:
+    def _cast(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, object]) -> tuple[Any, ...]:
         before, after = node.args[0].meta["val"].dtype, node.meta["val"].dtype
         if before == after:
             return None, args, {}

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +50,7 @@ class Outputs:
     is_tensor: list[bool] = field(default_factory=list)
     is_one_tensor: bool = False
 
-    def take(self, value: object) -> tuple:
+    def take(self, value: object) -> tuple[Any, ...]:
         """Learn the form of ``value``. :return: its tensors"""
         leaves, self.structure = flatten(value)
         self.is_one_tensor = isinstance(value, (Tensor, torch.SymInt))
@@ -57,7 +58,7 @@ class Outputs:
         self.leaves = [None if t else leaf for leaf, t in zip(leaves, self.is_tensor, strict=True)]
         return tuple(leaf for leaf, t in zip(leaves, self.is_tensor, strict=True) if t)
 
-    def build(self, tensors: tuple) -> object:
+    def build(self, tensors: tuple[Any, ...]) -> object:
         """What the model returns, of its tensors."""
         rest = iter(tensors)
         leaves = [next(rest) if t else leaf for leaf, t in zip(self.leaves, self.is_tensor, strict=True)]
@@ -103,7 +104,7 @@ class _Root(nn.Module):
         super().__init__()
         self.model, self.run = model, run
 
-    def forward(self, *tensors: Tensor) -> tuple:
+    def forward(self, *tensors: Tensor) -> tuple[Any, ...]:
         self.run.values.meet(self.model)
         args, kwargs = self.run.form.call(tensors)
         self.run.outputs = Outputs()

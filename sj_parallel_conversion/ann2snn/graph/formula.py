@@ -80,6 +80,7 @@ class Formula(nn.Module):
         return torch.equal(self.body(points), points.relu())
 
     def extra_repr(self) -> str:
+        """What ``print`` shows of it."""
         return self.body.words()
 
     @staticmethod

@@ -5,7 +5,7 @@ Tensors of a model whose values it reads while it is captured, as in ``self.scal
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +48,7 @@ class KnownValues:
             for number, (tensor, value) in self._attributes.items():
                 self._known[number] = _Known(tensor, value.clone())
 
-    def call(self, func: Callable, args: tuple, kwargs: dict[str, object]) -> object:
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, object]) -> object:
         """What ``func`` returns; the value itself, where it reads one that is known."""
         leaves = tree_leaves((args, kwargs))
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]

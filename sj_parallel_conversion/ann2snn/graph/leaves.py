@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +63,7 @@ class LeafCall:
     is_output_tensor: list[bool] = field(default_factory=list)
     returns_tensor: bool = False
 
-    def arguments(self, tensors: list[object]) -> tuple[tuple, dict[str, object]]:
+    def arguments(self, tensors: list[object]) -> tuple[tuple[Any, ...], dict[str, object]]:
         """The arguments of the call, with ``tensors`` in their places."""
         rest = iter(tensors)
         leaves = [next(rest) if t else leaf for leaf, t in zip(self.leaves, self.is_tensor, strict=True)]
@@ -179,7 +180,11 @@ class _Marks(TorchFunctionMode):
         self._values, self._limit_sizes = values, limit_sizes
 
     def __torch_function__(
-        self, func: Callable, types: object, args: tuple = (), kwargs: dict[str, object] | None = None
+        self,
+        func: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, object] | None = None,
     ) -> object:
         kwargs = kwargs or {}
         if func == _DATA:  # of which a capture makes a constant
@@ -196,7 +201,7 @@ class _Marks(TorchFunctionMode):
         return result
 
 
-def _call_function(function: Callable, x: Tensor, *args: object, **kwargs: object) -> Tensor:
+def _call_function(function: Callable[..., Any], x: Tensor, *args: object, **kwargs: object) -> Tensor:
     bounds, name = OWN_FUNCTIONS[function], function.__name__
     if getattr(Tensor, name, None) is function:  # a method, which is the same as a function of torch
         function = getattr(torch, name)
@@ -220,11 +225,11 @@ def _functions_kept_whole(root: nn.Module) -> Iterator[None]:
             namespace[name] = function
 
 
-def _is_key(value: object, wrapped: dict[Callable, Callable]) -> bool:
+def _is_key(value: object, wrapped: dict[Callable[..., Any], Callable[..., Any]]) -> bool:
     return hasattr(type(value), "__code__") and value in wrapped
 
 
-def _as_operator(function: Callable) -> Callable:
+def _as_operator(function: Callable[..., Any]) -> Callable[..., Any]:
     thread = threading.get_ident()
 
     @functools.wraps(function)

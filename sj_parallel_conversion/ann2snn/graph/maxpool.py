@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -11,7 +12,7 @@ from .operations import module_of, operator_of
 
 
 def max_pool_steps(
-    model: fx.GraphModule, node: fx.Node, args: tuple, kwargs: dict[str, object], steps: list[Tensor]
+    model: fx.GraphModule, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, object], steps: list[Tensor]
 ) -> list[Tensor]:
     """
     :param model: a captured network

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, fx, nn
 
@@ -67,7 +69,7 @@ class _InputRanges(fx.Interpreter):
         self.extra_traceback = False
         self.ranges: dict[str, tuple[float, float]] = {}
 
-    def call_module(self, target: str, args: tuple, kwargs: dict[str, object]) -> object:
+    def call_module(self, target: str, args: tuple[Any, ...], kwargs: dict[str, object]) -> object:
         """As in ``fx.Interpreter``."""
         if isinstance(self.submodules[target], Formula):
             low, high = args[0].aminmax()

@@ -23,4 +23,5 @@ class Normalisation(nn.Module):
         return self.body(*values)
 
     def extra_repr(self) -> str:
+        """What ``print`` shows of it."""
         return self.body.words()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -20,7 +21,7 @@ class PlainGraph(fx.GraphModule):
         functions = [node.target for node in self.graph.nodes if node.op == "call_function"]
         return " ".join(getattr(f, "__name__", str(f)).partition(".")[0] for f in functions)
 
-    def __reduce__(self) -> tuple[Callable, tuple]:
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         nodes = [
             (
                 node.op,
@@ -35,7 +36,7 @@ class PlainGraph(fx.GraphModule):
         state = {key: value for key, value in self.__dict__.items() if key not in ("_graph", "_code")}
         return _load, (state, nodes)
 
-    def __reduce_ex__(self, protocol: int) -> tuple[Callable, tuple]:
+    def __reduce_ex__(self, protocol: int) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return self.__reduce__()
 
 
@@ -47,8 +48,9 @@ class _Reference(str):
     """The name of a node."""
 
 
-def _load(state: dict[str, object], nodes: list[tuple]) -> PlainGraph:
-    graph, known = fx.Graph(), {}
+def _load(state: dict[str, object], nodes: list[tuple[Any, ...]]) -> PlainGraph:
+    known: dict[Any, fx.Node] = {}
+    graph = fx.Graph()
     for op, name, target, args, kwargs, meta in nodes:
         target = operator_named(target) if isinstance(target, _Operator) else target
         node = graph.create_node(op, target, _decode(args, known), _decode(kwargs, known), name)

@@ -34,11 +34,11 @@ class RecognisedQCFS(QCFS):
 
 @torch.no_grad()
 def recognise(formula: Formula, largest: float) -> QCFS | Formula:
-    """
+    r"""
     :param formula: an activation
     :param largest: the largest input of the calibration data
     :return: a :class:`RecognisedQCFS` if it is a quantiser with L levels above zero,
-        :math:`\\theta / L \\, \\mathrm{clip}(\\lfloor (x L + \\psi) / \\theta \\rfloor, 0, L)`, otherwise ``formula``
+        :math:`\theta / L \, \mathrm{clip}(\lfloor (x L + \psi) / \theta \rfloor, 0, L)`, otherwise ``formula``
     """
     if formula.example and max(formula.example) > 1:
         return formula  # constants that differ by channel

@@ -7,6 +7,7 @@ import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -86,6 +87,7 @@ class FunctionActivation(nn.Module):
         return self.function(x, *self.arguments, **self.named)
 
     def extra_repr(self) -> str:
+        """What ``print`` shows of it."""
         return getattr(self.function, "__name__", repr(self.function))
 
 
@@ -153,7 +155,7 @@ def register_activation(
         OWN_FUNCTIONS[function] = (float(lower), float(upper))
 
 
-def _spellings(function: Callable) -> list[Callable]:
+def _spellings(function: Callable[..., Any]) -> list[Callable[..., Any]]:
     """The function, and the tensor method that is the same function of torch."""
     name = function.__name__
     is_torch = getattr(torch, name, None) is function and hasattr(Tensor, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ class Signature:
     outputs: Outputs
     sample: Batch
 
-    def batch(self, args: tuple, kwargs: dict[str, object]) -> Batch:
+    def batch(self, args: tuple[Any, ...], kwargs: dict[str, object]) -> Batch:
         """
         :param args: what the network is called with
         :param kwargs: the same, by name
@@ -46,7 +47,7 @@ class Signature:
         self.sizes.check(batch)
         return batch
 
-    def sequence(self, args: tuple, kwargs: dict[str, object], time_steps: int) -> Batch:
+    def sequence(self, args: tuple[Any, ...], kwargs: dict[str, object], time_steps: int) -> Batch:
         """As :meth:`batch`, where each tensor has a time axis ``[T, ...]`` in front."""
         batch = self._batch(args, kwargs)
         for name, x, sample in zip(self.form.tensor_names, batch.tensors, self.sample.tensors, strict=True):
@@ -64,7 +65,7 @@ class Signature:
         batch = Batch(tensors, self.sample.batched).to(device, dtype)
         return batch if self.sizes.fixed_batch else batch.extended(self.sizes.smallest_batch - 1)
 
-    def build(self, tensors: tuple) -> object:
+    def build(self, tensors: tuple[Any, ...]) -> object:
         """What the ANN returns, of its tensors."""
         return tensors[0] if self.outputs.is_one_tensor else self.outputs.build(tensors)
 
@@ -73,7 +74,7 @@ class Signature:
         leaves, structure = flatten(value)
         return structure.unflatten([change(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves])
 
-    def _batch(self, args: tuple, kwargs: dict[str, object]) -> Batch:
+    def _batch(self, args: tuple[Any, ...], kwargs: dict[str, object]) -> Batch:
         if self.form.is_one_tensor and len(args) == 1 and not kwargs:  # quick, and plain for torch.compile
             if not isinstance(args[0], Tensor):
                 raise DataError(f"the network takes one tensor, got {type(args[0]).__name__}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch.export import ExportedProgram
@@ -30,7 +31,7 @@ class Sizes:
     conditions: list[tuple[str, list[str]]]
     batch: str | None
     smallest_batch: int = 1
-    _accepted: set[tuple] = field(default_factory=set, repr=False, compare=False)
+    _accepted: set[tuple[Any, ...]] = field(default_factory=set, repr=False, compare=False)
 
     @property
     def fixed_batch(self) -> bool:

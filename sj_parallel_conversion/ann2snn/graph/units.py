@@ -9,6 +9,7 @@ whatever the unit, as in padding.
 from __future__ import annotations
 
 import operator
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -63,7 +64,7 @@ def reads_values(model: fx.GraphModule, node: fx.Node) -> bool:
     return not operation(model, node).shape_only
 
 
-def passed(model: fx.GraphModule, node: fx.Node, args: tuple, kwargs: dict[str, object]) -> object | None:
+def passed(model: fx.GraphModule, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, object]) -> object | None:
     """
     :param model: a graph with recorded shapes
     :param node: an operation for which :func:`may_pass` is true

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ class PartData:
     :param device: where the model is; ``None``: where its parameters are
     """
 
-    def __init__(self, model: nn.Module, dataloader: Iterable, device: torch.device | str | None) -> None:
+    def __init__(self, model: nn.Module, dataloader: Iterable[Any], device: torch.device | str | None) -> None:
         self._model, self._source = model, Source.of(dataloader)
         self._device, self._dtype = placement(model, device)
 
@@ -143,7 +144,9 @@ def refuse_written_inputs(model: nn.Module, names: list[str], data: PartData) ->
         module = model.get_submodule(name)
         hooks.append(_listen(module, given[name].append))
 
-        def compare(module: nn.Module, args: tuple, kwargs: dict[str, object], y: object, name: str = name) -> None:
+        def compare(
+            module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, object], y: object, name: str = name
+        ) -> None:
             if not _close((args, kwargs), tuple(given[name].pop())):
                 writing.add(name)
 
@@ -163,7 +166,7 @@ def refuse_written_inputs(model: nn.Module, names: list[str], data: PartData) ->
         )
 
 
-def _run_with(hooks: list, model: nn.Module, call: Call) -> object:
+def _run_with(hooks: list[Any], model: nn.Module, call: Call) -> object:
     try:
         return run_model(model, call)
     finally:
@@ -192,7 +195,7 @@ def run_model(model: nn.Module, call: Call) -> object:
 
 
 def _listen(module: nn.Module, keep: Callable[[Call], object]) -> object:
-    def hook(module: nn.Module, args: tuple, kwargs: dict[str, object]) -> None:
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, object]) -> None:
         keep(Call(*tree_map(_copy, (args, kwargs))))
 
     # after the module's own: what they change is part of the call

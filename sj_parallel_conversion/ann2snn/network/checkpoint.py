@@ -40,7 +40,7 @@ class RecordedNetwork(Recorded):
                 stacklevel=2,
             )
         differences = self.differences(state_dict, prefix)
-        if {"weights", "keep"} & differences.keys() or not _has_neurons(nodes, state_dict, prefix):
+        if {"weights", "keep", "frame_tau"} & differences.keys() or not _has_neurons(nodes, state_dict, prefix):
             refuse(self, differences, prefix)
         for name, node in nodes.items():
             node.check_state_dict(state_dict, name)

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import ConfigError, ConversionError, DataError
 from ...neuron.spiking_activation import SpikingActivation
-from ...torch_compat import tree_leaves, tree_map
-from ..data.inputs import Call, placement
+from ..data.inputs import Call
 from ..graph import plain_copy
-from ..graph.side_effects import undone
-from .calls import PartData, SubmoduleInputs, first_calls, refuse_written_inputs, with_graded_inputs
 from .options import NetworkOptions, RemovedOptionError, common_value
 from .origin import set_weights, weights_of
 from .spiking_network import SpikingNetwork
 from .standing_for import OF_ANY_MODULE, StandingFor
-from .submodules import find_submodules
 
 
 class SpikingSubmodule(StandingFor, nn.Module):
@@ -93,7 +90,7 @@ class PartlySpikingNetwork(NetworkOptions, nn.Module):
     @execution.setter
     def execution(self, value: str) -> None:
         for name, snn in self.parts.items():
-            with _naming_part(name):
+            with naming_part(name):
                 snn.check_execution(value)
         for snn in self.parts.values():
             snn.execution = value
@@ -109,7 +106,7 @@ class PartlySpikingNetwork(NetworkOptions, nn.Module):
     @backend.setter
     def backend(self, value: str) -> None:
         for name, snn in self.parts.items():
-            with _naming_part(name):
+            with naming_part(name):
                 snn.check_backend(value)
         for snn in self.parts.values():
             snn.backend = value
@@ -141,7 +138,7 @@ class PartlySpikingNetwork(NetworkOptions, nn.Module):
             if name not in theirs or theirs[name].shape != value.shape:
                 raise ConversionError(f"load_ann: this ANN has no {name!r} of shape {list(value.shape)}")
         for name, snn in self.parts.items():
-            with _naming_part(name):
+            with naming_part(name):
                 if name not in dict(plain.named_modules()):
                     raise ConversionError("load_ann: this ANN has no such module")
                 parts[name] = weights_of(snn, plain.get_submodule(name))
@@ -169,7 +166,7 @@ class PartlySpikingNetwork(NetworkOptions, nn.Module):
         """The places where neurons stand."""
         return [neuron for snn in self.parts.values() for neuron in snn.neurons()]
 
-    def _refuse_sequences(self, args: tuple, kwargs: dict[str, object]) -> None:
+    def _refuse_sequences(self, args: tuple[Any, ...], kwargs: dict[str, object]) -> None:
         pairs = [*zip(args, self.sample.args, strict=False)]
         pairs += [(x, self.sample.kwargs[name]) for name, x in kwargs.items() if name in self.sample.kwargs]
         for x, seen in pairs:
@@ -190,51 +187,6 @@ class PartlySpikingNetwork(NetworkOptions, nn.Module):
                 "call. Its parts have one: snn.parts[name].step_mode"
             )
         super().__setattr__(name, value)
-
-
-@torch.no_grad()
-def convert_submodules(
-    ann: nn.Module,
-    patterns: Sequence[str],
-    dataloader: Iterable,
-    device: torch.device | str | None,
-    convert: Callable[[nn.Module, Iterable, torch.device | str | None, bool, str], SpikingNetwork],
-    layers_alone: bool = False,
-) -> PartlySpikingNetwork:
-    """
-    :param ann: the model; it is left as it was
-    :param patterns: the submodules, as in :func:`find_submodules`
-    :param dataloader: calibration data for the whole model
-    :param device: where the result goes; ``None`` means where ``ann`` is
-    :param convert: ``(submodule, its calls, device, whether other layers compute its inputs, what stands before its
-        names) -> SNN``
-    :param layers_alone: whether submodules without an activation can be converted
-    :return: a copy of ``ann`` with spiking networks in these places
-    :raises ConversionError: if a submodule cannot be converted; the message names it
-    """
-    model = plain_copy(ann).eval()
-    device, _ = placement(model, device)
-    model.to(device)
-    with undone(model):
-        data = PartData(model, dataloader, device)
-        first = data.first()
-        sample = shape_of_sample(first)
-        names = find_submodules(model, patterns, first_calls(model, first), layers_alone)
-        refuse_written_inputs(model, names, data)
-        graded, parts = with_graded_inputs(model, names, data.first()), {}
-        if layers_alone and not any(map(_is_float, tree_leaves(tuple(first)))):
-            graded = set(names)  # what a model makes of token ids is a choice of rows, and graded
-        for name in names:
-            inputs = SubmoduleInputs(model, name, data)
-            with _naming_part(name):
-                parts[name] = convert(model.get_submodule(name), inputs, device, name in graded, f"{name}.")
-    for name, snn in parts.items():
-        replace_everywhere(model, model.get_submodule(name), snn)
-    return PartlySpikingNetwork(model, sample).eval()
-
-
-def _is_float(value: object) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point()
 
 
 def replace_everywhere(model: nn.Module, original: nn.Module, snn: SpikingNetwork) -> None:
@@ -265,23 +217,11 @@ def _replaced(value: object, original: nn.Module, part: nn.Module, depth: int = 
 
 
 @contextmanager
-def _naming_part(name: str) -> Iterator[None]:
+def naming_part(name: str) -> Iterator[None]:
+    """Errors within it name the submodule."""
     try:
         yield
     except (ConfigError, ConversionError, DataError) as error:
         if str(error).startswith("submodule"):
             raise
         raise type(error)(f"submodule {name!r}: {error}") from error
-
-
-def shape_of_sample(call: Call) -> Call:
-    """
-    :param call: what a model is called with: batches ``[N, ...]``, or lists of images
-    :return: the same for one sample, on the device ``meta``, where tensors have a shape and no values
-    """
-
-    def first(x: object) -> object:
-        return x[:1] if isinstance(x, Tensor) and x.dim() else x[:1] if isinstance(x, list) else x
-
-    named = (tuple(map(first, call.args)), {name: first(x) for name, x in call.kwargs.items()})
-    return Call(*tree_map(lambda x: torch.empty_like(x, device="meta") if isinstance(x, Tensor) else x, named))

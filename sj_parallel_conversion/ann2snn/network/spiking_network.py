@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 
 from ...compat import MemoryModule
 from ...errors import ConfigError, DataError, as_data_error
+from ...functional import amplify_frames, pack_frames
 from ...kernels import BACKENDS
 from ...neuron import SerialNode
 from ...neuron.spiking_activation import SpikingActivation
@@ -22,7 +23,7 @@ from .integer_inputs import as_numbers, is_constant
 from .options import EXECUTIONS, STEP_BY_STEP, NetworkOptions, common_value
 from .origin import Origin, set_weights, weights_of
 from .standing_for import StandingFor
-from .time_axis import Steps, TimeAxisRunner, mean_input, mean_over_time
+from .time_axis import Steps, TimeAxisRunner, mean_over_time
 
 _WINDOW_DEPENDS_ON = ("_step_mode", "_execution", "training")
 
@@ -37,9 +38,8 @@ class SpikingNetwork(NetworkOptions, StandingFor, RecordedNetwork, MemoryModule)
       reset takes ``x`` as the input of the whole window; after T steps a new window begins.
     - ``"m"``: ``snn(x_seq)`` with ``x_seq`` ``[T, N, ...]`` returns the output sequence ``[T, N, ...]``.
 
-    A window of step mode ``"s"`` is computed at its first call. Loading a state dict, moving the network, and a change
-    of ``step_mode``, ``execution`` or ``training`` begin a new one, as do copies and pickles; weights that an optimiser
-    changes take effect with the next window.
+    A window of step mode ``"s"`` is computed at its first call. Loading a state dict, moving or copying the network,
+    and a change of ``step_mode``, ``execution`` or ``training`` begin a new one. Weights that are changed wait for it.
 
     :param net: the graph, with a :class:`SpikingActivation` in the place of each activation
     :param config: the options of the conversion
@@ -204,7 +204,7 @@ class SpikingNetwork(NetworkOptions, StandingFor, RecordedNetwork, MemoryModule)
     def multi_step_forward(self, *args: object, **kwargs: object) -> object:
         """
         :param args: ``[T, N, ...]``, which may differ from step to step; what the ANN's forward takes, each tensor with
-            a time axis in front
+            a time axis in front. The network answers for their mean, in which frame t weighs ``frame_tau^(T-t)``
         :param kwargs: the same, by name
         :return: ``y_seq`` ``[T, N, ...]`` (or the ANN's dict or tuple of such)
         :raises DataError: if the first axis is not T, the input cannot be run, or token ids change over time
@@ -218,7 +218,8 @@ class SpikingNetwork(NetworkOptions, StandingFor, RecordedNetwork, MemoryModule)
             if is_constant(x_seq):
                 return x_seq[0]
             x_seq = as_numbers(self.net, number, self.signature.form.tensor_names[number], x_seq)
-        return Steps(list(x_seq), mean_input(x_seq))
+        tau = self.config.frame_tau
+        return Steps(amplify_frames(x_seq, tau), pack_frames(x_seq, tau))
 
     def decode(self, y_seq: object) -> object:
         """
@@ -247,9 +248,10 @@ class SpikingNetwork(NetworkOptions, StandingFor, RecordedNetwork, MemoryModule)
         return self.predict(*args, **kwargs)
 
     def extra_repr(self) -> str:
+        """What ``print`` shows of it."""
         return f"time_steps={self.time_steps}, mode={self.config.mode}, execution={self.execution}"
 
-    def _run(self, batch: Batch, inputs: tuple[Tensor | Steps, ...]) -> tuple:
+    def _run(self, batch: Batch, inputs: tuple[Tensor | Steps, ...]) -> tuple[object, ...]:
         """The tensors of the output sequence for inputs that are :class:`Steps` or the same at each step."""
         with self._naming_input(batch):
             if self.execution != "packed":
@@ -262,7 +264,7 @@ class SpikingNetwork(NetworkOptions, StandingFor, RecordedNetwork, MemoryModule)
             check_steps(type(self).__name__, y_seq, self.time_steps)
         return mean_over_time(y_seq)
 
-    def _naming_input(self, batch: Batch) -> AbstractContextManager:
+    def _naming_input(self, batch: Batch) -> AbstractContextManager[object]:
         if torch.compiler.is_dynamo_compiling():  # torch 2.6 compiles no context manager that is written as a generator
             return nullcontext()
 

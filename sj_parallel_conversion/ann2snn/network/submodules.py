@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import nn
@@ -40,7 +41,7 @@ def find_submodules(
     return [name for name, _ in model.named_modules(remove_duplicate=False) if _is_outermost(model, name, found)]
 
 
-def convertible_submodules(model: nn.Module, dataloader: Iterable | None = None) -> list[str]:
+def convertible_submodules(model: nn.Module, dataloader: Iterable[Any] | None = None) -> list[str]:
     """
     :param model: any module
     :param dataloader: calibration data for the model, of which the first batch is run; it cannot be left out
@@ -60,7 +61,7 @@ def convertible_submodules(model: nn.Module, dataloader: Iterable | None = None)
     return found
 
 
-def with_suggestions(error: ConversionError, model: nn.Module, dataloader: Iterable) -> ConversionError:
+def with_suggestions(error: ConversionError, model: nn.Module, dataloader: Iterable[Any]) -> ConversionError:
     """
     :param error: why the model cannot be converted as a whole
     :param model: the model

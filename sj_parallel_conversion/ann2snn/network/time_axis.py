@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from ...functional.quantise import finite_start
 from ...hooks import has_hooks
 from ...neuron.spiking_activation import SpikingActivation
 from ..graph.folded import ResidualAdd
@@ -36,14 +36,6 @@ def mean_over_time(x_seq: object) -> object:
     return x_seq.mean(0, dtype=None if x_seq.is_floating_point() else torch.get_default_dtype())
 
 
-def mean_input(x_seq: Tensor) -> Tensor:
-    """The mean over time of an input of the network, of floats; where it is the same at each step, exactly that."""
-    if x_seq.stride(0) == 0:
-        return x_seq[0]
-    start = finite_start(x_seq)
-    return start + (x_seq - start).mean(0)
-
-
 class Steps:
     """
     A value that has one form at each time-step.
@@ -53,7 +45,7 @@ class Steps:
     :param rest: the form at a step at which no neuron fires, where serial neurons need it
     """
 
-    def __init__(self, steps: list, mean: object = None, rest: object = None) -> None:
+    def __init__(self, steps: list[Any], mean: object = None, rest: object = None) -> None:
         self.steps, self.rest = steps, rest
         if mean is not None:
             self.mean = mean
@@ -75,11 +67,11 @@ class Symbols(Steps):
     :param rest: as of :class:`Steps`
     """
 
-    def __init__(self, symbols: list, worth: list[float], mean: object, rest: object) -> None:
+    def __init__(self, symbols: list[Any], worth: list[float], mean: object, rest: object) -> None:
         self.symbols, self.worth, self.mean, self.rest = symbols, worth, mean, rest
 
     @cached_property
-    def steps(self) -> list:
+    def steps(self) -> list[Any]:
         """Each spike times what it counts for."""
         return [_times(s, worth) for s, worth in zip(self.symbols, self.worth, strict=True)]
 
@@ -116,7 +108,7 @@ class TimeAxisRunner(fx.Interpreter):
         self._products = {n for n in net.graph.nodes if execution == "stepwise" and n not in self._in_steps
                           and factors(net, n)}  # fmt: skip
 
-    def run_sequence(self, inputs: tuple) -> tuple:
+    def run_sequence(self, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         """
         :param inputs: for each input of the network a :class:`Steps`, or a value that is the same at each step
         :return: the outputs, with a time axis in front of each tensor
@@ -168,7 +160,7 @@ class TimeAxisRunner(fx.Interpreter):
             return Steps(list(neuron.amplify(train)), level, rest)
         return Symbols(list(train), [self._T * w for w in neuron.code.weights(self._T)], level, rest)
 
-    def _pool(self, node: fx.Node, x: Steps, at_mean: tuple) -> Steps:
+    def _pool(self, node: fx.Node, x: Steps, at_mean: tuple[Any, ...]) -> Steps:
         steps = x.symbols if isinstance(x, Symbols) else x.steps
         pooled = max_pool_steps(self.module, node, *at_mean, [*steps, x.rest] if self._serial else steps)
         rest, value = pooled[-1] if self._serial else None, self._call(node, at_mean)
@@ -176,7 +168,7 @@ class TimeAxisRunner(fx.Interpreter):
             return Symbols(pooled[: self._T], x.worth, value, rest)
         return Steps(pooled[: self._T], value, rest)
 
-    def _product(self, node: fx.Node, args: tuple, kwargs: dict[str, object]) -> Steps:
+    def _product(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, object]) -> Steps:
         """
         The increments of a running product, ``A_t B_t - A_(t-1) B_(t-1)``, of the sums of what has come up to each
         step. A factor without a time axis has come whole at each step.
@@ -192,7 +184,7 @@ class TimeAxisRunner(fx.Interpreter):
         steps = torch.stack(running).diff(dim=0, prepend=torch.zeros_like(running[0]).unsqueeze(0)) / self._T
         return Steps(list(steps), self._call(node, _at((args, kwargs), lambda value: value.mean)))
 
-    def _moved(self, node: fx.Node, args: tuple, kwargs: dict[str, object]) -> Symbols | None:
+    def _moved(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, object]) -> Symbols | None:
         """The symbols that ``node`` moves, or joins from several trains; ``None`` if it does something else."""
         tensors: list[Symbols] = []
         fx.node.map_aggregate((args, kwargs), lambda v: tensors.append(v) if _holds_floats(v) else None)
@@ -216,7 +208,7 @@ class TimeAxisRunner(fx.Interpreter):
         steps = [current(s, worth) for s, worth in zip(x.symbols, x.worth, strict=True)]
         return Steps(steps, rest=current(x.rest, 1) if self._serial else None)
 
-    def _at_rest(self, node: fx.Node, args: tuple, kwargs: dict[str, object]) -> object:
+    def _at_rest(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, object]) -> object:
         return self._call(node, _at((args, kwargs), lambda value: value.rest)) if self._serial else None
 
     def _injected_once(self, x: Steps) -> Tensor:
@@ -225,7 +217,7 @@ class TimeAxisRunner(fx.Interpreter):
         x_seq[0] += self._T * x.rest
         return x_seq
 
-    def _call(self, node: fx.Node, arguments: tuple) -> object:
+    def _call(self, node: fx.Node, arguments: tuple[Any, ...]) -> object:
         return getattr(self, node.op)(node.target, *arguments)
 
     def _with_time(self, value: object) -> object:
@@ -248,6 +240,6 @@ def _is_synapse(module: nn.Module | None) -> bool:
 
 
 def _contains_steps(arguments: object) -> bool:
-    found = []
+    found: list[Any] = []
     _at(arguments, found.append)
     return bool(found)

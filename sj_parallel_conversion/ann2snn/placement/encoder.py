@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx
 
+from ... import ranks
 from ...errors import ConfigError
 from ...neuron.activations import SpikingIdentity
 from ...neuron.spiking_activation import SpikingActivation
@@ -63,7 +64,7 @@ def place_encoders(
         for site in sites:
             sizes[site.name].append(site.by_channel(batch.tensors[numbers[site.name]].abs()).amax(1))
     for site in sites:
-        v_max = torch.stack(sizes[site.name]).amax(0)
+        v_max = ranks.largest(torch.stack(sizes[site.name]).amax(0))
         v_max = torch.where(v_max > 0, v_max, 1.0)  # a channel that is always 0 stays 0 whatever its threshold
         v_max = v_max if site.channel_dim is not None else v_max[0]
         node = make_node(site, config.node_type, config.time_steps, v_max)

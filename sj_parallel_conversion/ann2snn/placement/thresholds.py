@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from ... import ranks
 from ...errors import ConversionError, DataError
 from ...neuron.activations import DAQCFS
 from ...parameters import exact
@@ -49,7 +51,7 @@ def observe(
     chosen = {s.name: torch.full_like(maxima[s.name], s.known_range) for s in sites if s.known_range is not None}
     others = [site for site in sites if site.name not in chosen]
     if robust:
-        maxima |= _usual_maxima(model, others, data, images)
+        maxima |= _usual_maxima(model, others, data, maxima, images)
     highest = max(1, round(max_level * filled))
     scale = max_level / highest
     if threshold == "max":
@@ -108,17 +110,23 @@ def _maxima(
         images[site.name].append(sizes(output))
 
     _run(model, sites, data, "largest activations", see)
+    maxima = {name: ranks.largest(value) for name, value in maxima.items()}
     of_layer = {site.name: maxima[site.name][0] for site in sites if site.channel_dim is None}
     return maxima | of_layer, {name: torch.cat(found) for name, found in images.items()}
 
 
 def _usual_maxima(
-    model: fx.GraphModule, sites: list[Site], data: CalibrationData, images: dict[str, Tensor]
+    model: fx.GraphModule,
+    sites: list[Site],
+    data: CalibrationData,
+    highest: dict[str, Tensor],
+    images: dict[str, Tensor],
 ) -> dict[str, Tensor]:
     """For each site with outliers among the ``images``, the largest magnitude of each channel in the others."""
     usual = {site.name: is_usual(images[site.name]) for site in sites if _may_have_outliers(site)}
-    broken = [site for site in sites if site.name in usual and not usual[site.name].all()]
-    seen, maxima = dict.fromkeys(usual, 0), {}
+    broken = [site for site in sites if site.name in usual and ranks.any_of(not usual[site.name].all())]
+    maxima: dict[str, Any] = {}
+    seen = dict.fromkeys(usual, 0)
 
     def see(site: Site, output: Tensor) -> None:
         mask = usual[site.name][seen[site.name] :][: len(output)]
@@ -130,6 +138,9 @@ def _usual_maxima(
 
     if broken:
         _run(model, broken, data, "largest activations", see)
+    for site in broken:  # a rank may have no usual image
+        none = torch.zeros_like(highest[site.name].reshape(-1))
+        maxima[site.name] = ranks.largest(maxima.get(site.name, none))
     channels = {site.name: site.channel_dim for site in broken}
     return {name: value if channels[name] is not None else value[0] for name, value in maxima.items()}
 
@@ -188,7 +199,7 @@ def _histograms(
         counts[site.name] = counts[site.name] + new if site.name in counts else new
 
     _run(model, sites, data, "activation histograms", see)
-    return counts
+    return {name: ranks.total(found) for name, found in counts.items()}
 
 
 def _edges(like: Tensor) -> Tensor:

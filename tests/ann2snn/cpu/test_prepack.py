@@ -139,10 +139,17 @@ def test_torch_compile_sees_plain_convolutions(name: str) -> None:
 def test_wrong_inputs() -> None:
     with pytest.raises(sjpc.ConfigError, match="prepack takes a converted network, got Linear"):
         sjpc.prepack(nn.Linear(1, 1))
-    with pytest.raises(sjpc.ConfigError, match="no 2-D convolution in float32"):
-        sjpc.prepack(convert("mlp")[0])
-    with pytest.raises(sjpc.ConfigError, match="no 2-D convolution in float32"):
-        sjpc.prepack(convert("conv 2d")[0].double())
+
+
+@torch.no_grad()
+def test_nothing_to_pack() -> None:
+    mlp, x = convert("mlp")
+    for snn in (mlp, convert("conv 2d")[0].double(), sjpc.prepack(convert("conv 2d")[0])):
+        with pytest.warns(UserWarning, match="no 2-D convolution in float32"):
+            packed = sjpc.prepack(snn)
+        assert packed is not snn
+        if snn is mlp:
+            assert torch.equal(packed.predict(x), mlp.predict(x))
 
 
 @pytest.mark.parametrize("optimiser", [torch.optim.SGD, torch.optim.AdamW])

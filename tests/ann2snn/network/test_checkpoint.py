@@ -51,6 +51,7 @@ OTHER = [
     ({"shortcut": "membrane"}, "shortcut='membrane'", "shortcut='spikes'"),
     ({"input_encoding": "spikes"}, "input_encoding='spikes'", "input_encoding='analogue'"),
     ({"spiking_inputs": True}, "spiking_inputs=True", "spiking_inputs=False"),
+    ({"frame_tau": 2.0}, "frame_tau=2.0", "frame_tau=1.0"),
 ]
 
 

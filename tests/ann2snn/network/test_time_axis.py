@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import sj_parallel_conversion as sjpc
-from sj_parallel_conversion.ann2snn.network.time_axis import Steps, TimeAxisRunner, mean_input, mean_over_time
+from sj_parallel_conversion.ann2snn.network.time_axis import Steps, TimeAxisRunner, mean_over_time
+from sj_parallel_conversion.functional import pack_frames
 
 
 def convert(ann: nn.Module, x: Tensor, T: int = 4) -> sjpc.SpikingNetwork:
@@ -126,9 +127,9 @@ def test_frames_that_reach_the_output() -> None:
 def test_means() -> None:
     x = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
     x_seq = x.unsqueeze(0).repeat(7, 1, 1)
-    assert torch.equal(mean_input(x_seq), x) and torch.equal(mean_input(x.expand(7, 3, 5)), x)
+    assert torch.equal(pack_frames(x_seq, 1), x) and torch.equal(pack_frames(x.expand(7, 3, 5), 1), x)
     frames = torch.randn(7, 3, 5)
-    torch.testing.assert_close(mean_input(frames), frames.mean(0))
+    torch.testing.assert_close(pack_frames(frames, 1), frames.mean(0))
     assert torch.equal(mean_over_time(x.expand(7, 3, 5)), x)
     assert mean_over_time(3) == 3
     assert torch.equal(mean_over_time(torch.ones(7, 2, dtype=torch.long)), torch.ones(2, dtype=torch.long))
