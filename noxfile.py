@@ -159,3 +159,16 @@ def models(session: nox.Session) -> None:
     # ultralytics writes its settings where this points, and else into the user's home.
     env = {"PYTHONPATH": os.pathsep.join(filter(None, path)), "YOLO_CONFIG_DIR": str(folder)}
     session.run(sys.executable, "benchmarks/models.py", *session.posargs, env=env, external=True)
+
+
+@nox.session
+def mutation(session: nox.Session) -> None:
+    """How many faults that are put into the code the tests notice: benchmarks/mutation.py. It takes an hour or more."""
+    folder = Path(".nox", "mutation").absolute()
+    if not folder.is_dir():
+        pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--target", str(folder)]
+        session.run(*pip, "cosmic-ray", "parso", "stevedore", "attrs", "coverage", external=True)
+    path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(folder)]))
+    env = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    command = ["benchmarks/mutation.py", "--record", str(folder / "tests.json"), *session.posargs]
+    session.run(sys.executable, *command, env=env, external=True)

@@ -27,7 +27,7 @@ from statistics import median
 
 import torch
 from benchmark_rivals import rivals
-from conversion_cost import lite0
+from efficientnet_lite import lite0
 from helpers.models import cifar_resnet
 from helpers.rate_coding import rate_coded, rate_coded_multi_step, settings
 from node_forms import FORMS

@@ -27,7 +27,7 @@ def rivals(ann: nn.Module, snn: sjpc.SpikingNetwork, x: Tensor, folder: Path) ->
     if not _installed("onnx", "onnxscript", "onnxruntime"):
         return found
     file = folder / "ann.onnx"
-    torch.onnx.export(ann, (x,), file, input_names=["x"], dynamo=True, verbose=False)
+    torch.onnx.export(ann, (x,), file, input_names=["x"], dynamo=True, external_data=False, verbose=False)
     int8 = _quantised(file, x)
     sjpc.export_onnx(snn, folder / "integers.onnx", integers=True)
     found["ANN, ONNX Runtime, float"] = onnx_runtime(file)

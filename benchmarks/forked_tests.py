@@ -10,7 +10,6 @@ import importlib.machinery
 import json
 import os
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ import pytest
 import torch
 
 LIMIT = 60  # seconds of the processor for a fork
+LONGEST = 2  # and for a test
 EXAMPLES = 10  # of each hypothesis test
 
 
@@ -45,7 +45,7 @@ class Recording:
         tests = [name for name, files in self.lines.items() if line in files.get(path, ())]
         tests = tests or [name for name, files in self.lines.items() if path in files]
         total, current, length = 0.0, [], 3.0
-        for name in sorted(tests, key=self.seconds.get):
+        for name in sorted((name for name in tests if self.seconds[name] < LONGEST), key=self.seconds.get):
             total += self.seconds[name]
             if total > limit and current:
                 break
@@ -78,7 +78,7 @@ class Plugin:
 
 
 class Recorder(Plugin):
-    """Which lines each test runs, and for how long."""
+    """Which lines each test runs, and for how long. Tests that take too long, or fail as they are, are left out."""
 
     def __init__(self, package: str) -> None:
         import coverage
@@ -92,8 +92,11 @@ class Recorder(Plugin):
         self.coverage.erase()
         self.coverage.start()
         start = time.process_time()
+        self.recording.seconds[item.nodeid] = 0.0
+        signal.setitimer(signal.ITIMER_PROF, LONGEST)
         result = yield
-        self.recording.seconds[item.nodeid] = time.process_time() - start
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        self.recording.seconds[item.nodeid] += time.process_time() - start
         self.coverage.stop()
         data = self.coverage.get_data()
         self.recording.lines[item.nodeid] = {os.path.relpath(f): data.lines(f) for f in data.measured_files()}
@@ -101,8 +104,7 @@ class Recorder(Plugin):
 
     @pytest.hookimpl
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.failed:  # it would kill every mutant
-            sys.stderr.write(f"fails without a mutant: {report.nodeid}\n")
+        if report.failed or report.skipped:  # those that fail would kill every mutant
             self.recording.seconds[report.nodeid] = float("inf")
 
 
@@ -142,6 +144,10 @@ def _processor_seconds(process: int) -> float:
     return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
 
 
+def _too_long(*args: object) -> None:
+    raise TimeoutError
+
+
 def record(tests: list[str], package: str) -> Recording:
     """
     :param tests: files or folders
@@ -153,6 +159,7 @@ def record(tests: list[str], package: str) -> Recording:
 
         def run() -> int:
             recorder = Recorder(package)
+            signal.signal(signal.SIGPROF, _too_long)
             pytest.main(["-q", "-p", "no:cacheprovider", *tests], plugins=[recorder])
             file.write_text(json.dumps(vars(recorder.recording)))
             return 0
@@ -165,7 +172,7 @@ def passes(path: str, code: str, tests: list[str]) -> bool:
     """
     :param path: of a file
     :param code: what it is to hold
-    :param tests: names of pytest
+    :param tests: names of pytest; files and folders stand for the quick ones in them
     :return: whether all of them pass then, in time
     """
 
@@ -179,6 +186,7 @@ def passes(path: str, code: str, tests: list[str]) -> bool:
 
         loader.get_code = get_code
         files = list(dict.fromkeys(name.partition("::")[0] for name in tests))
-        return pytest.main(["-x", "-q", "-p", "no:cacheprovider", *files], plugins=[Plugin(tests)])
+        order = tests if any("::" in name for name in tests) else None
+        return pytest.main(["-x", "-q", "-p", "no:cacheprovider", *files], plugins=[Plugin(order)])
 
     return _in_fork(run, LIMIT) == 0

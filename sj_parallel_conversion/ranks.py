@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
@@ -164,7 +164,7 @@ def objects(value: T) -> list[T]:
     if count() == 1:
         return [value]
     _meet("objects")
-    found: list = [None] * count()
+    found: list[Any] = [None] * count()
     _waiting(lambda: distributed.all_gather_object(found, value))
     return found
 
@@ -268,7 +268,7 @@ def _meet(what: str, failure: str | None = None) -> None:
     _waiting(lambda: distributed.all_reduce(head, distributed.ReduceOp.MAX))
     failed, high, low = head.tolist()
     if failed:
-        reasons: list = [None] * count()
+        reasons: list[Any] = [None] * count()
         _waiting(lambda: distributed.all_gather_object(reasons, failure))
         found = "; ".join(f"process {i}: {reason}" for i, reason in enumerate(reasons) if reason is not None)
         raise RankError(f"it has failed in another process, so it ends in this one as well. {found}")

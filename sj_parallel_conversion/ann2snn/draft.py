@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
@@ -25,7 +25,7 @@ from .placement.sites import Site, find_sites, make_node
 from .placement.thresholds import observe
 
 # What :func:`observe` has found: by the data, the options, and the names of the sites.
-Known = dict[tuple, dict[str, Tensor]]
+Known = dict[tuple[Any, ...], dict[str, Tensor]]
 
 
 class Built(NamedTuple):

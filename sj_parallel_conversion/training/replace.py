@@ -100,7 +100,7 @@ def replace_activations(
 def _with_activations(
     ann: nn.Module,
     activation: Callable[..., nn.Module],
-    dataloader: Iterable | None,
+    dataloader: Iterable[Any] | None,
     options: StartOptions,
     unset: bool,
     kwargs: dict[str, object],

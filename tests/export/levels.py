@@ -35,10 +35,10 @@ def currents_and_levels(path: Path, folder: Path, *inputs: Tensor) -> list[tuple
 
 class WithLevels(fx.Interpreter):
     """
-    The network on torch, whose neurons emit given levels. :attr:`errors` has the relative difference of the current of
+    The network on torch, whose neurons make given levels. :attr:`errors` has the relative difference of the current of
     each neuron from a given one.
 
-    :param snn: a folded network
+    :param snn: a converted network
     :param given: of :func:`currents_and_levels`
     """
 
@@ -53,7 +53,25 @@ class WithLevels(fx.Interpreter):
         if node not in self.given:
             return super().run_node(node)
         (x,), _ = self.fetch_args_kwargs_from_env(node)
-        current, level = map(torch.from_numpy, self.given[node])
-        self.errors.append(((x - current).abs().max() / x.abs().max()).item())
-        assert torch.equal(self.submodules[node.target](current), level)
-        return level
+        neuron = _WithLevel(self.submodules[node.target], *map(torch.from_numpy, self.given[node]))
+        y = neuron.run(x)
+        self.errors.append(neuron.error)
+        return y
+
+
+class _WithLevel(fx.Interpreter):
+    """A neuron that makes a given level: it rounds a given current down."""
+
+    def __init__(self, neuron: fx.GraphModule, current: Tensor, level: Tensor) -> None:
+        super().__init__(neuron)
+        self.current, self.level, self.error = current, level, 0.0
+
+    def run_node(self, node: fx.Node) -> object:
+        name = str(node.target)
+        if "floor" in name:
+            (x,), _ = self.fetch_args_kwargs_from_env(node)
+            self.error = ((x - self.current).abs().max() / x.abs().max()).item()
+            return self.current.floor()
+        y = super().run_node(node)
+        assert "clamp" not in name or torch.equal(y, self.level)
+        return y

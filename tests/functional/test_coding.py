@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sj_parallel_conversion.errors import ConfigError
-from sj_parallel_conversion.functional import CODES, decode, encode, encode_bytes
+from sj_parallel_conversion.functional import CODES, decode, encode, encode_bytes, greedy_digits
 from sj_parallel_conversion.functional.coding import MAX_WEIGHTED_STEPS
 
 WEIGHTED = ["binary", "signed_digit"]
@@ -183,3 +183,21 @@ def test_bytes_of_many_levels_in_any_layout(code_name: str, T: int) -> None:
         assert decode(train, code, torch.float64).dtype == torch.float64
     few = encode(levels.flatten()[:5], code, T)
     assert torch.equal(few, encode(levels, code, T).flatten(1)[:, :5])
+
+
+def test_greedy_digits_are_those_of_the_level_below() -> None:
+    charges = torch.tensor([-3.0, 0.0, 0.5, 1.0, 2.999, 5.5, 7.0, 100.0, torch.nan])
+    train = greedy_digits(charges, CODES["binary"].weights(3))
+    expected = encode(charges.nan_to_num(0.0).floor().clamp(0, 7), CODES["binary"], 3)
+    assert torch.equal(train[:, :-1], expected[:, :-1]) and train[:, -1].isnan().all()
+
+
+@pytest.mark.parametrize("T", [15, 16, 20, MAX_WEIGHTED_STEPS])
+def test_long_signed_trains(T: int) -> None:
+    """Where a borrow goes through many places, those of the largest shifts too."""
+    code = CODES["signed_digit"]
+    levels = torch.randint(-(2**T) + 1, 2**T, (3000,), generator=torch.Generator().manual_seed(T))
+    levels = torch.cat([levels, 2**T - 1 - 2 ** torch.arange(T), 2 ** torch.arange(T) * 3 // 2]).float()
+    train = encode(levels, code, T)
+    assert torch.equal(decode(train, code), levels)
+    assert (train.abs().sum(0) <= encode(levels.abs(), CODES["binary"], T).sum(0)).all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 from torch import fx
 
@@ -58,7 +59,8 @@ def find_blocks(model: fx.GraphModule, neurons: Collection[str]) -> list[Block]:
     place = {node: i for i, node in enumerate(model.graph.nodes)}
     last_use = {node: max((place[user] for user in node.users), default=-1) for node in nodes}
     first = next(i for i, node in enumerate(nodes) if node.target in neurons)
-    parts, current, changed = [nodes[:first]], [], set()
+    changed: set[Any] = set()
+    parts, current = [nodes[:first]], []
     for node in nodes[first:]:
         current.append(node)
         if node.target in neurons or not changed.isdisjoint(node.all_input_nodes):

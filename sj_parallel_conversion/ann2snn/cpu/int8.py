@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -31,7 +32,7 @@ from .prepack import PrepackedConv2d, check_machine, prepack_convolutions
 
 _MAX_LEVEL = 255
 _EIGHT_BITS, _SEVEN_BITS = 127, 64  # the largest weights
-_CURRENTS = (torch.float32, "none", [], "")  # what kernels give: their dtype, and what follows the sum
+_CURRENTS: tuple[Any, ...] = (torch.float32, "none", [], "")  # what kernels give: their dtype, and what follows the sum
 
 
 def to_int8(snn: SpikingNetwork) -> SpikingNetwork:
@@ -156,7 +157,7 @@ def _pack_linear(weight: Tensor, levels: Tensor) -> Tensor:
     return torch.ops.onednn.qlinear_prepack(weight, list(levels.shape))
 
 
-def _product(levels: Tensor, *weights: Tensor | None, result: tuple = _CURRENTS) -> Tensor:
+def _product(levels: Tensor, *weights: Tensor | None, result: tuple[Any, ...] = _CURRENTS) -> Tensor:
     return torch.ops.onednn.qlinear_pointwise(levels, 1.0, 0, *weights, 1.0, 0, *result)
 
 
@@ -190,14 +191,14 @@ class Int8Layer(nn.Module):
         self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().float().clone())
         self._packed: tuple[Tensor, Tensor, Tensor] | None = None
 
-    def _result(self) -> tuple:
+    def _result(self) -> tuple[Any, ...]:
         """What the kernels give: currents, or levels if the neuron behind takes them and nobody listens."""
         for site in self.neuron:
             if site.packed and not any(map(has_hooks, (self, site, site.node))):
                 return torch.uint8, "hardtanh", [0.0, float(site.node.code.max_level(site.node.T))], ""
         return _CURRENTS
 
-    def _weights(self, levels: Tensor, result: tuple) -> tuple[Tensor | None, ...]:
+    def _weights(self, levels: Tensor, result: tuple[Any, ...]) -> tuple[Tensor | None, ...]:
         """What the kernels take: the packed weight, its scales and zero points, and the bias."""
         if self._packed is None:
             weight, scale = self.weight, self.scale

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -69,7 +70,7 @@ class _Body:
     def x(self) -> fx.Node:
         return self.graph.placeholder(f"x{len(self.graph.nodes)}")
 
-    def call(self, function: Callable, *args: object) -> fx.Node:
+    def call(self, function: Callable[..., Any], *args: object) -> fx.Node:
         return self.graph.call_function(function, args)
 
     def shares(self, scores: fx.Node) -> Normalisation:
@@ -185,7 +186,7 @@ def _place(
 
 
 def _before(
-    node: fx.Node, function: Callable, *args: object, shape: tuple[int, ...], name: str | None = None
+    node: fx.Node, function: Callable[..., Any], *args: object, shape: tuple[int, ...], name: str | None = None
 ) -> fx.Node:
     """A new operation in front of ``node``."""
     with node.graph.inserting_before(node):

@@ -90,6 +90,10 @@ class ModelInParts:
         return PartlySpikingNetwork(model, self._sample).eval()
 
 
+def _is_float(value: object) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
 def shape_of_sample(call: Call) -> Call:
     """
     :param call: what a model is called with: batches ``[N, ...]``, or lists of images
