@@ -83,10 +83,10 @@ class FoldOutputs:
     def _cancels(self, node: fx.Node) -> bool:
         """Whether the unit of ``node`` does not matter: it is a factor of a product, and of what that is divided by."""
         product = next((user for user in node.users if operator_of(user) in ("matmul", "bmm")), None)
-        (division,) = [user for user in node.users if user is not product] if len(node.users) == 2 else (None,)
-        if product is None or not isinstance(division and module_of(self.model, division), Normalisation):
+        others = [user for user in node.users if user is not product]
+        if product is None or len(others) != 1 or not isinstance(module_of(self.model, others[0]), Normalisation):
             return False
-        return product.args[0] is node and product.args[1] is not node and division.args == (product, node)
+        return product.args[0] is node and product.args[1] is not node and others[0].args == (product, node)
 
     def _is_layer(self, node: fx.Node) -> bool:
         if node.op != "call_module" or is_kept(node):  # what a level is worth stays outside of a kept layer
