@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *(ROOT / f / "README.md" for f in ("examples", "benchmarks"))])
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-CODE = re.compile(r"^```(\w*)\n(.*?)^```$", re.S | re.M)
+CODE = re.compile(r"^```([\w{}-]*)\n(.*?)^```$", re.S | re.M)  # a language, or a directive of Sphinx
 START = ("install", "first-conversion", "save-and-load")
 TRANSLATED = [("README.md", "README_cn.md"), *((f"docs/start/{page}.md", f"docs/cn/{page}.md") for page in START)]
 
