@@ -105,7 +105,3 @@ def shape_of_sample(call: Call) -> Call:
 
     named = (tuple(map(first, call.args)), {name: first(x) for name, x in call.kwargs.items()})
     return Call(*tree_map(lambda x: torch.empty_like(x, device="meta") if isinstance(x, Tensor) else x, named))
-
-
-def _is_float(value: object) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point()
