@@ -66,7 +66,8 @@ def test_samples_of_a_neuron_are_pairs(calibration: str, monkeypatch: pytest.Mon
     seen = {}
 
     def fit(neuron: object, z1: torch.Tensor, z0: torch.Tensor, y: torch.Tensor, *rest: object) -> None:
-        seen.update(z1=z1, z0=z0, y=y)
+        if not seen:  # cheaper calibrations are looked at afterwards
+            seen.update(z1=z1, z0=z0, y=y)
 
     monkeypatch.setattr(least_squares, "fit_neuron", fit)
     monkeypatch.setattr(least_squares, "_SAMPLES", 500)
