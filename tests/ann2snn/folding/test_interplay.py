@@ -151,8 +151,8 @@ def test_inspect_takes_what_is_left_of_units_for_no_operation() -> None:
     snn = convert(Forked().eval(), IMAGES)
     report = sjpc.inspect(snn, show=False)
     assert any(isinstance(module, Rescale) for module in snn.net.modules())
-    assert [row.operation for row in report.analogue] == ["softmax"]
-    assert [row.kind for row in report.rows] == ["layer", "node", "layer", "analogue"]
+    assert [row.operation for row in report.normalisations] == ["softmax"] and not report.analogue
+    assert [row.kind for row in report.rows] == ["layer", "node", "layer", "normalisation"]
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -17,6 +17,7 @@ import sj_parallel_conversion as sjpc
 from sj_parallel_conversion.ann2snn import graph
 from sj_parallel_conversion.ann2snn.graph import registry
 from sj_parallel_conversion.ann2snn.graph.formula import Formula
+from sj_parallel_conversion.neuron.activations import SpikingShare
 
 KINDS = {
     "relus": RELUS,
@@ -121,7 +122,9 @@ def test_every_row_and_its_bounds(row: registry.Activation) -> None:
     arguments = {nn.Threshold: (-0.5, 0.25), sjpc.QCFS: (4,), sjpc.DAQCFS: (4,)}.get(row.module, ())
     module = row.module(*arguments).eval()
     lower, upper = registry.bounds(module)
-    y = module(torch.linspace(-200, 200, 400_001).view(-1, 1))
+    # shares are within these bounds before their neuron
+    ends = (0.0, 1.0) if row.module is SpikingShare else (-200.0, 200.0)
+    y = module(torch.linspace(*ends, 400_001).view(-1, 1))
     assert y.min() >= lower and y.max() <= upper
     assert registry.is_rectifier(module) == (row.module in (nn.ReLU, nn.ReLU6, sjpc.ClipReLU))
     if -math.inf < lower < 0:
