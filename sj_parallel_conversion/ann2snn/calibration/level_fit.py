@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ... import ranks
+from ...parameters import exact
 
 _COARSE = 20  # candidates for the full scale, from the mean activation to beyond the largest
 _FINE = (0.88, 0.92, 0.96, 1.04, 1.08, 1.12)
@@ -48,7 +49,7 @@ class LevelFit:
             return map(self.error, steps)
         product, norm = ranks.total(torch.stack([self._sums(step) for step in steps], 1))
         best = product.clamp_min(0) / norm.clamp_min(1e-12)
-        return ranks.total(self.y.double().square().sum(1)) - best * (2 * product - best * norm)
+        return ranks.total(exact(self.y).square().sum(1)) - best * (2 * product - best * norm)
 
     def _sums(self, step: Tensor) -> Tensor:
         k = self.levels(step)
