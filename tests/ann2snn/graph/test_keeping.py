@@ -113,7 +113,7 @@ def test_an_operation_that_would_stay_analogue_may_be_kept_in_a_strict_conversio
     with pytest.raises(sjpc.ConversionError, match="sort"):
         sjpc.ParallelConverter([torch.randn(4, 6)], **options).convert(model)
     snn = sjpc.ParallelConverter([torch.randn(4, 6)], keep=["3"], **options).convert(model)
-    assert [row.name for row in sjpc.inspect(snn, show=False).kept] == ["3"]
+    assert [row.name for row in sjpc.inspect(snn, show=False).kept] == ["3.sort"]
 
 
 def test_a_layer_behind_kept_ones_gets_spikes_if_asked() -> None:
