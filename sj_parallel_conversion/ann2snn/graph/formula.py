@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ...torch_compat import is_random, packet_name
-from .plain import PlainGraph, put, value_of
+from .plain import PlainGraph, called, put, value_of
 
 _WIDER = 8.0  # that many times the range of its inputs is looked at
 _POINTS = 4097
@@ -81,7 +81,7 @@ class Formula(nn.Module):
 
     def extra_repr(self) -> str:
         """What ``print`` shows of it."""
-        return self.body.words()
+        return called(self.body)
 
     @staticmethod
     def of(model: fx.GraphModule, source: fx.Node, nodes: tuple[fx.Node, ...]) -> Formula:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from .plain import PlainGraph
+from .plain import PlainGraph, called
 
 
 class Normalisation(nn.Module):
@@ -24,4 +24,4 @@ class Normalisation(nn.Module):
 
     def extra_repr(self) -> str:
         """What ``print`` shows of it."""
-        return self.body.words()
+        return called(self.body)

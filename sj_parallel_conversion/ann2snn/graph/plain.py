@@ -16,11 +16,6 @@ _KEPT = ("shape", "is_floating_point", "path", "kept")  # of what is noted at a 
 class PlainGraph(fx.GraphModule):
     """An ``fx.GraphModule`` that pickles node by node; torch's own runs its code on proxies when it is loaded."""
 
-    def words(self) -> str:
-        """The names of its operations, in the order in which they run."""
-        functions = [node.target for node in self.graph.nodes if node.op == "call_function"]
-        return " ".join(getattr(f, "__name__", str(f)).partition(".")[0] for f in functions)
-
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         nodes = [
             (
@@ -46,6 +41,12 @@ class _Operator(str):
 
 class _Reference(str):
     """The name of a node."""
+
+
+def called(body: PlainGraph) -> str:
+    """The names of its operations, in the order in which they run. (A method would stand before a user's module.)"""
+    functions = [node.target for node in body.graph.nodes if node.op == "call_function"]
+    return " ".join(getattr(f, "__name__", str(f)).partition(".")[0] for f in functions)
 
 
 def _load(state: dict[str, object], nodes: list[tuple[Any, ...]]) -> PlainGraph:
