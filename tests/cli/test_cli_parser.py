@@ -26,7 +26,8 @@ VALUES = {
     "per_channel": (False, None), "fold": (False, None), "show_progress": (False, None), "backend": ("torch", "torch"),
     "input_encoding": ("spikes", "spikes"), "spiking_inputs": (True, None), "strict": (True, None),
     "max_batches": (2, "2"), "max_memory": (0.5, "0.5"), "distillation_epochs": (1, "1"), "shortcut": ("spikes",) * 2,
-    "free_sizes": (False, "false"), "seed": (5, "5"), "keep": (["a.*", "b"], "a.* b"), "output_neurons": (False, None),
+    "free_sizes": (False, "false"), "distributed": (False, "false"),
+    "seed": (5, "5"), "keep": (["a.*", "b"], "a.* b"), "output_neurons": (False, None),
     "filled_levels": (0.5, "0.5"), "frame_tau": (2.0, "2"),
 }  # fmt: skip
 
