@@ -38,6 +38,7 @@ def test_defaults() -> None:
         "output_neurons": True,
         "filled_levels": 1.0,
         "frame_tau": 1.0,
+        "distributed": None,
     }
 
 
