@@ -124,12 +124,22 @@ def profile(convert: Callable[[], object], lines: int) -> None:
     pstats.Stats(found).strip_dirs().sort_stats("tottime").print_stats(lines)
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def network_parser(description: str | None, images: int) -> argparse.ArgumentParser:
+    """
+    :param description: of the script
+    :param images: how many, unless told
+    :return: a parser of what :func:`network` takes
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path, required=True, help="folder with the images")
     parser.add_argument("--network", choices=NETWORKS, default="resnet20")
-    parser.add_argument("--images", type=int, default=1024, metavar="N")
+    parser.add_argument("--images", type=int, default=images, metavar="N")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Print the table."""
+    parser = network_parser(__doc__, images=1024)
     parser.add_argument("--batch-size", type=int, default=32, metavar="N")
     parser.add_argument("--calibrations", nargs="+", default=["none", "least_squares", "weights"], metavar="NAME")
     parser.add_argument("--mode", default="parallel")

@@ -10,15 +10,13 @@ included, against that of all rows. That is a bound: a convolution also has to f
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from statistics import median
 
 import torch
-from conversion_cost import NETWORKS, network
+from conversion_cost import network, network_parser
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -91,10 +89,7 @@ def gain(layer: nn.Conv2d, shape: tuple[int, ...], share: float) -> float:
 @torch.no_grad()
 def main(argv: list[str] | None = None) -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-root", type=Path, required=True, help="folder with the images")
-    parser.add_argument("--network", choices=NETWORKS, default="resnet20")
-    parser.add_argument("--images", type=int, default=32, metavar="N")
+    parser = network_parser(__doc__, images=32)
     parser.add_argument("--time-steps", type=int, default=8, metavar="T")
     parser.add_argument("--calibration", default="none")
     args = parser.parse_args(argv)

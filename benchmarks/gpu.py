@@ -3,11 +3,18 @@
     python benchmarks/gpu.py --json gpu.json      # needs a CUDA GPU; for the kernels CuPy, for the tests pytest
     python benchmarks/gpu.py --tiny               # small sizes, on a CPU too: shows that the script works
 
-In this order, as long as there is time: the GPU tests; each kernel's bandwidth against that of a copy on the same card
-(counted are the bytes that have to move: the currents once, a static input has one step; the output once); ResNet-50 as
-ANN, compiled ANN, packed network, packed network in a CUDA graph and with real trains, in three dtypes and both memory
-formats; SpikingJelly's multi-step IF neurons in the same network, on each implementation that it has; parallel, serial
-and IF neurons alone; conversions. What fails is a line that says why. So is what there was no time for.
+It goes on in this order, as long as there is time.
+
+1. The GPU tests.
+2. Each kernel's bandwidth, beside that of a copy on the same card. The bytes that have to move are counted: input and
+   output once each. A static input has one step.
+3. ResNet-50, in three dtypes and both memory formats. It runs as ANN, compiled ANN, packed network, packed network in a
+   CUDA graph, and with real trains.
+4. The same network with SpikingJelly's multi-step IF neurons, on each implementation that SpikingJelly has.
+5. Parallel, serial and IF neurons alone.
+6. Conversions.
+
+What fails is a line that says why. So is what there was no time for.
 """
 
 from __future__ import annotations

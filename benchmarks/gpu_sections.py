@@ -154,7 +154,7 @@ def kernels(sizes: Sizes) -> Iterator[Line]:
             node = node_type(T, torch.rand(64) + 0.5, backend=backend).to(sizes.device)
             for name, (run, read) in workloads(node, x).items():
                 moved = (read + run().nbytes) / milliseconds(run, sizes)
-                what = f"{node_type.__name__}, {name}, {_name(dtype)}, T={T}"
+                what = f"{node_type.__name__}, {name}, {dtype}, T={T}"
                 yield Line("kernels", what, moved / 1e6, "GB/s", moved / copied)
 
 
@@ -209,7 +209,7 @@ def networks(sizes: Sizes) -> Iterator[Line]:
         if sizes.device == "cpu":  # where a compiler takes longer than all else
             runs = {name: run for name, run in runs.items() if "compiled" not in name}
         layout_name = "" if layout is torch.contiguous_format else ", channels last"
-        yield from measured(f"{batch} x {sizes.image}, {_name(dtype)}{layout_name}", runs, sizes)
+        yield from measured(f"{batch} x {sizes.image}, {dtype}{layout_name}", runs, sizes)
 
 
 @torch.no_grad()
@@ -285,12 +285,8 @@ def conversions(sizes: Sizes) -> Iterator[Line]:
         convert(ann)
         if sizes.device == "cuda":
             torch.cuda.synchronize()
-        seconds = time.perf_counter() - start
-        yield Line(f"conversion, {sum(map(len, data))} images", calibration, seconds, "s", seconds / passed)
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+        took = time.perf_counter() - start
+        yield Line(f"conversion, {sum(map(len, data))} images", calibration, took, "s", took / passed)
 
 
 def _has_cupy() -> bool:

@@ -5,9 +5,17 @@ the direction of its movement.
 
 Each T runs in fresh processes, so that its memory can be told; the fastest of a few counts. Nothing is downloaded.
 
-    python examples/train_spikepack.py                      # SpikePack, T = 2 and T = 8
+SpikePack at T = 2 and T = 8, or another mode:
+
+    python examples/train_spikepack.py
     python examples/train_spikepack.py --mode css
-    python examples/train_spikepack.py --execution spikes   # for comparison: through the trains
+
+Through the trains, for comparison:
+
+    python examples/train_spikepack.py --execution spikes
+
+The task of events:
+
     python examples/train_spikepack.py --task saccades --time-steps 4 8 16 --epochs 6 --repeats 1
 """
 

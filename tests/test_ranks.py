@@ -203,7 +203,8 @@ def test_they_find_what_one_process_finds(world: int, many: dict[int, list[dict]
         assert torch.equal(found["max"][name], x), name  # maxima, exactly
     # with "weights"; of four, one of which has no data, the sampled places are others, and here better ones
     assert found["error"] < 1.05 * one["error"] and (world == 4 or found["error"] > 0.95 * one["error"])
-    assert found.get("reconstruction error", 0.0) < 1.2 * one["reconstruction error"]  # other images in each step
+    if world == 2:
+        assert found["reconstruction error"] < 1.2 * one["reconstruction error"]  # other images in each step
     # with an empty share the order of the images is another, and so are the sampled places
     for what in ("none", "least_squares", "weights", "thresholds") if world == 2 else ("none",):
         for name, x in one[what].items():

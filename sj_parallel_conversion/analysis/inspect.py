@@ -38,10 +38,9 @@ class Row:
     A layer, a neuron or an operation.
 
     :param name: its name in the ANN
-    :param kind: ``"node"`` (a spiking neuron), ``"layer"`` (a synapse), ``"product"`` (of two values that are made of
-        spikes), ``"pooling"``, ``"scale"`` (a BatchNorm that is not folded, a product with a constant: part of the
-        neurons' input), ``"normalisation"`` (a function of a group of decoded values), ``"analogue"``, or ``"kept"``
-        (by the option ``keep``)
+    :param kind: ``"node"``: a spiking neuron. ``"layer"``: a synapse. ``"product"``: of two values that are made of
+        spikes. ``"pooling"``. ``"scale"``: part of the neurons' input, such as a BatchNorm that is not folded.
+        ``"normalisation"``: a function of a group of decoded values. ``"analogue"``. ``"kept"``: by the option ``keep``
     :param operation: class of the module, or name of the function
     :param receives: what comes in: ``"spikes"``, ``"input"`` (the network's), ``"current"`` (a layer's graded output),
         ``"analogue"``, or several of them

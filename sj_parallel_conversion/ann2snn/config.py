@@ -83,8 +83,8 @@ class ConversionConfig:
     :param input_encoding: ``"analogue"``: the first layer sees the input itself, as a current that is the same at each
         step; ``"spikes"``: a neuron of the mode's code stands before it. Its thresholds span the largest inputs of the
         calibration data, by channel, and a level is a pair of trains, one for each sign (symbols -1, 0, 1)
-    :param spiking_inputs: whether a neuron with signed spikes is placed wherever a layer other than the first, or a
-        product of two values as in attention, would receive a graded value, such as another layer's output
+    :param spiking_inputs: whether layers other than the first receive spikes alone, and products of two values (as in
+        attention), too. Where they would receive a graded value, a neuron with signed spikes is placed
     :param max_batches: how many batches of the calibration data are read; ``None``: all. An endless dataloader needs it
     :param max_memory: GiB of values that a conversion may keep in memory, all its caches together; what is more waits
         in temporary files. ``None``: half of the memory that is free where the network is, the machine's (or what its

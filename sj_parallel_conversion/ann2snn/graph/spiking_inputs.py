@@ -49,8 +49,8 @@ def _swap(pool: fx.Node, activation: fx.Node) -> None:
 
 def give_layers_spikes(model: fx.GraphModule, graded_input: bool = False) -> None:
     """
-    Where a layer, or a product of two changing values, would receive something else than spikes, or than the network's
-    input, put a :class:`SpikingIdentity` in front of it: after a linear bottleneck or a normalisation, say. One serves
+    Put a :class:`SpikingIdentity` in front of each layer and each product of two changing values that would receive a
+    graded value: after a linear bottleneck or a normalisation, say. The network's input is no such value. One serves
     all that receive the same value. Attention is written out first, and normalisations become modules.
 
     :param model: a captured network with shapes; changed in place
@@ -90,8 +90,8 @@ def _graded(signals: Signals, values: Iterable[fx.Node]) -> list[fx.Node]:
 
 def _origin(model: fx.GraphModule, value: fx.Node, products: set[fx.Node]) -> fx.Node:
     """
-    Where the values of a factor are made, if on their way they are only moved and scaled, and all that is made of them
-    are factors: there a channel is a channel, and one neuron serves queries, keys and values.
+    Where the values of a factor are made. There a channel is a channel, and one neuron serves queries, keys and values.
+    On the way from there values may only be moved and scaled. Nothing else may read them than factors of products.
     """
     origin = value
     while (source := _source(model, value)) is not None:
