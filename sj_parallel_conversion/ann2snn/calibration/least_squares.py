@@ -57,7 +57,7 @@ class FitNeurons(Visitor):
 
     A least-squares amplitude of a noisy level is less than the level is worth, and over many layers a signal fades,
     while the weights of the ANN expect all of it. So the amplitude is the mean of the least-squares one and of the one
-    that gives the levels the energy of the activations, :math:`\sqrt{\sum y^2 / \\sum k^2}`.
+    that gives the levels the energy of the activations, :math:`\sqrt{\sum y^2 / \sum k^2}`.
     """
 
     energy = _ENERGY
