@@ -15,8 +15,8 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from helpers.rate_coding import rate_coded_multi_step, settings
-from spikingjelly.activation_based import functional, neuron
+from helpers.rate_coding import rate_coded, rate_coded_multi_step, settings
+from spikingjelly.activation_based import ann2snn, functional, neuron
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, ResNet, resnet50
 
@@ -214,30 +214,28 @@ def networks(sizes: Sizes) -> Iterator[Line]:
 
 @torch.no_grad()
 def rival(sizes: Sizes) -> Iterator[Line]:
-    """The network with SpikingJelly's IF neurons in step mode "m", in this process; the ratio is to our trains."""
+    """The network with SpikingJelly's IF neurons, in this process; the ratio is to our trains."""
     T, batch = sizes.rival_steps, max(sizes.batches)
     ann = sizes.make().eval().to(sizes.device)
     x = torch.randn(batch, 3, sizes.image, sizes.image, device=sizes.device)
+    # 0.0.0.0.14 leaves layers as they are, and those take no time axis.
+    step_mode, run = ("m", rate_coded_multi_step) if hasattr(ann2snn, "RateCodingRecipe") else ("s", rate_coded)
 
-    def theirs(cupy: bool) -> Callable[[], object]:
+    def theirs() -> Callable[[], object]:
         _, convert = next(settings([(x[:2], torch.zeros(2))]))
         snn = convert(copy.deepcopy(ann)).eval().to(sizes.device)
-        functional.set_step_mode(snn, "m")
-        if cupy:
-            functional.set_backend(snn, "cupy", neuron.BaseNode)
-        return partial(rate_coded_multi_step, snn, T, x)
+        functional.set_step_mode(snn, step_mode)
+        return partial(run, snn, T, x)
 
-    runs = {f"ours, spikes, T={T}": lambda: partial(converted(ann, sizes, T, "spikes").predict, x)}
-    runs[f"SpikingJelly, step mode 'm', T={T}, {os.environ.get(IMPLEMENTATION, 'as it is')}"] = partial(theirs, False)
-    if hasattr(functional, "set_backend") and sizes.device == "cuda":  # 0.0.0.0.14
-        runs[f"SpikingJelly, step mode 'm', T={T}, cupy"] = partial(theirs, True)
+    name = f"SpikingJelly, step mode '{step_mode}', T={T}, {os.environ.get(IMPLEMENTATION, 'as it is')}"
+    runs = {f"ours, spikes, T={T}": lambda: partial(converted(ann, sizes, T, "spikes").predict, x), name: theirs}
     yield from measured(f"{batch} x {sizes.image}, beside SpikingJelly", runs, sizes)
 
 
 def rivals(sizes: Sizes) -> Iterator[Line]:
     """:func:`rival`, each implementation of SpikingJelly's in a process of its own."""
     yield from rival(sizes)
-    if sizes.device != "cuda" or hasattr(functional, "set_backend"):
+    if sizes.device != "cuda" or not hasattr(ann2snn, "RateCodingRecipe"):
         return
     for name in RIVALS:
         command = [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), "--sections", "rival", "--json", "-"]

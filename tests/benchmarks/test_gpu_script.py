@@ -22,7 +22,7 @@ def test_all_sections_on_tiny_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     sections = {line.section for line in lines}
     assert {"GPU tests", "kernels", "2 x 32, torch.float32", "one layer of neurons, T=4"} <= sections
     assert {line.what for line in lines if line.section == "2 x 32, torch.float16"} >= {"ANN", "packed", "spikes, T=4"}
-    assert any("SpikingJelly, step mode 'm'" in line.what for line in lines)
+    assert any(line.what.startswith("SpikingJelly, step mode") for line in lines)
     assert all(line.value > 0 for line in lines)
 
 
