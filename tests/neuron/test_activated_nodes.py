@@ -141,3 +141,28 @@ def test_pickle_deepcopy_and_state_dict(node_type: type) -> None:
 def test_refused(make: object, named: str) -> None:
     with pytest.raises(sjpc.ConfigError, match=named):
         make()
+
+
+class Rounded(nn.Module):
+    """A quantiser as users write them: values of 1.5 k / 4, with a shift of 0.1 that is not half a level."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.clamp(torch.floor((x + 0.1) / 1.5 * 4) / 4, 0, 1) * 1.5
+
+
+def test_a_formula_gives_the_level_whatever_psi_is() -> None:
+    node = sjpc.ParallelConversionNode(4, 1.5, psi=0.1).requires_grad_(False)
+    node.formula = Rounded()
+    x = torch.linspace(-1, 3, 300)
+    assert torch.equal(node.level(x), (Rounded()(x) * 4 / 1.5).round())
+    assert torch.equal(node.decoded(x), Rounded()(x))
+    assert torch.equal(node.decode(node(x.expand(4, -1))), Rounded()(x))
+    half_a_level_more = sjpc.ParallelConversionNode(4, 1.5, psi=0.1 + 1.5 / 2)
+    half_a_level_more.formula = Rounded()
+    assert torch.equal(half_a_level_more.level(x), node.level(x))
+
+
+@pytest.mark.parametrize("node_type", NODES)
+def test_the_activation_may_have_parameters_of_another_size(node_type: type) -> None:
+    node = node_type(4, torch.ones(3), activation=nn.Sequential(nn.PReLU(), nn.LayerNorm(2)))
+    assert node.v_threshold.shape == (3,)

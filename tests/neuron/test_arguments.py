@@ -47,6 +47,12 @@ def test_serial_is_a_flag(node_type: type, value: object) -> None:
     assert node.serial is True
 
 
+def folded(node: sjpc.neuron.SpikingNode) -> sjpc.neuron.SpikingNode:
+    """The node behind a layer that holds its threshold, shift and initial charge."""
+    node.folded_input = True
+    return node
+
+
 def test_serial_needs_no_activation_at_any_time() -> None:
     node = TSANode(4, activation=nn.SiLU())
     with pytest.raises(sjpc.ConfigError, match="cannot apply an activation"):
@@ -78,6 +84,20 @@ def test_packed_is_a_flag(value: object) -> None:
     with pytest.raises(sjpc.ConfigError, match="packed must be True or False"):
         act.packed = value
     assert act.packed is True
+
+
+def test_what_stands_where_nothing_is_given() -> None:
+    assert sjpc.SpikingActivation(TSANode(4)).packed is False
+    assert all(node_type(4).closed_form for node_type in (sjpc.ParallelConversionNode, SpikePackNode, TSANode))
+    assert not any(node_type(4, serial=True).closed_form for node_type in (SpikePackNode, TSANode))
+    for node_type in (sjpc.ParallelConversionNode, SpikePackNode, TSANode):
+        x = torch.linspace(-1, 9, 40)
+        before = x.clone()
+        for node in (node_type(4), folded(node_type(4))):
+            node.requires_grad_(False).decoded(x)
+            node.level(x), node(x.expand(4, -1))
+            assert torch.equal(x, before)  # the input stays, unless it may be overwritten
+            node.decoded(before.clone(), overwrite=True)
 
 
 @pytest.mark.parametrize("node", [None, nn.ReLU(), TSANode], ids=str)

@@ -113,6 +113,12 @@ def test_psi() -> None:
     assert sjpc.QCFS(4).psi is None and sjpc.QCFS(4).v_threshold.item() == 8.0
 
 
+def test_default_corrections_are_none() -> None:
+    x = some(4, 3)
+    assert torch.equal(sjpc.DAQCFS(4, THETA)(x), sjpc.DAQCFS(4, THETA, 0.0, 0.0, THETA / 2)(x))
+    assert torch.equal(sjpc.DAQCFS(4, THETA)(x), sjpc.QCFS(4, THETA)(x))
+
+
 @pytest.mark.parametrize("make", ACTIVATIONS)
 @pytest.mark.parametrize("shape", [(2, 4), (2, 4, 3), (3,)])
 def test_wrong_channels(make, shape: tuple[int, ...]) -> None:

@@ -141,3 +141,29 @@ def test_pickle_and_deepcopy(node_type: type) -> None:
 def test_bad_arguments(make: object, named: str) -> None:
     with pytest.raises(sjpc.ConfigError, match=named):
         make()
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("T", [1, 2, 4, 6])
+def test_serial_tsa_that_has_seen_all_makes_the_level_of_the_closed_form(T: int, signed: bool) -> None:
+    constants = {"shift": torch.tensor([0.3, -0.45]), "psi": torch.tensor([0.1, 0.33])}
+    closed, serial = (sjpc.TSANode(T, 0.5, signed=signed, serial=s, silent_steps=T, **constants) for s in (False, True))
+    x_seq = (torch.rand(400, 2) * 0.5 * (2**T - 1)).expand(T, -1, -1)
+    expected = decode(closed(x_seq), closed.code)
+    assert torch.equal(decode(serial(serial.constant(x_seq[0])), serial.code), expected)
+    assert expected.unique().numel() > T
+    folded = copy.deepcopy(serial)
+    folded.folded_input = True  # the layer before holds threshold, psi and shift; half a level rounds
+    total = torch.rand(400, 2) * (2**T - 1)
+    levels = decode(folded(folded.constant(total + 0.5)), folded.code)
+    assert torch.equal(levels, (total + 0.5).floor().clamp(max=levels.max()))
+
+
+@pytest.mark.parametrize("node_type", NODES)
+def test_constant_input(node_type: type) -> None:
+    x = torch.rand(3, 2)
+    for serial in (False, True):
+        given_x = node_type(5, serial=serial).constant(x)
+        assert given_x.shape == (5, 3, 2)
+        torch.testing.assert_close(given_x.mean(0), x)
+    assert node_type(5).constant(x).data_ptr() == x.data_ptr()  # no copy
