@@ -159,7 +159,7 @@ def fit_neuron(
     if search:
         highest = max(1, round(max_level * filled))
         step = LevelFit(z, y, highest, -highest if neuron.signed else 0, weight, psi).search(step)
-    fit = LevelFit(z, y, max_level, -max_level if neuron.signed else 0, weight, psi)
+    fit = LevelFit(z, y, max_level, neuron.min_level, weight, psi)
     own_amplitude(neuron)
     for parameter, value in (
         (neuron.v_threshold, step * unit * per_threshold),

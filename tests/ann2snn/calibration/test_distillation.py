@@ -55,10 +55,11 @@ def test_only_weights_behind_spikes_change() -> None:
     assert changed == {"net.2.weight", "net.6.weight"}
 
 
-def test_the_ann_and_the_flags_stay() -> None:
+@pytest.mark.parametrize("fold", [False, True])
+def test_the_ann_and_the_flags_stay(fold: bool) -> None:
     ann, x = network(), images()
     before = copy.deepcopy(ann.state_dict())
-    plain, distilled = (convert(ann, [x], distillation_epochs=epochs) for epochs in (0, 3))
+    plain, distilled = (convert(ann, [x], fold=fold, distillation_epochs=epochs) for epochs in (0, 3))
     assert all(torch.equal(value, before[name]) for name, value in ann.state_dict().items())
     flags = [{name: p.requires_grad for name, p in snn.named_parameters()} for snn in (plain, distilled)]
     assert flags[0] == flags[1]

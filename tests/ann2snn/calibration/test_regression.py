@@ -150,3 +150,13 @@ def test_a_changed_layer_has_weights_of_its_own() -> None:
     apply_change(head, torch.ones(1, 6, 7))
     assert torch.equal(embedding.weight, before)
     torch.testing.assert_close(head.weight, before + 1)
+
+
+def test_without_a_generator_torch_s_own_is_left_alone() -> None:
+    torch.manual_seed(0)
+    layer, u = nn.Conv2d(2, 3, 3), torch.randn(64, 2, 80, 80)  # so many places that some are drawn
+    y = layer(u).detach()
+    before = torch.get_rng_state()
+    held = held_out([u])
+    changes = [fit_change(layer, [u], [y], [1.5 * y], [None], rectified=False, held_out=held) for _ in range(2)]
+    assert torch.equal(*changes) and torch.equal(before, torch.get_rng_state())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 import warnings
 
 import pytest
@@ -11,6 +12,9 @@ from torch import Tensor, nn
 
 import sj_parallel_conversion as sjpc
 from sj_parallel_conversion.ann2snn.calibration.judge import Judge
+from sj_parallel_conversion.ann2snn.calibration.least_squares import FitNeurons
+from sj_parallel_conversion.ann2snn.calibration.regression import fit_change
+from sj_parallel_conversion.ann2snn.calibration.weights import CorrectWeights
 
 
 class Block(nn.Module):
@@ -132,6 +136,41 @@ def test_hooks_that_change_an_output_are_part_of_the_network(calibration: str, f
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("how", ["sum", "two layers", "input branch first"])
+def test_neurons_are_fitted_to_the_currents_of_the_corrected_layers(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, seen, original = images(24), {}, FitNeurons.before
+
+    def before(self: FitNeurons, node: torch.fx.Node, ann_input: list[Tensor], snn_input: list[Tensor]) -> None:
+        if node.target in self.sites:
+            seen[node.target] = torch.cat(list(snn_input)).clone()
+        original(self, node, ann_input, snn_input)
+
+    monkeypatch.setattr(FitNeurons, "before", before)
+    snn = convert(Block(how).requires_grad_(False), x, fold=False)
+    currents = {}
+    for name in seen:
+        neuron = snn.net.get_submodule(name)
+        neuron.register_forward_pre_hook(lambda _, args, name=name: currents.update({name: args[0]}))
+    snn.execution = "packed"
+    snn.predict(x)
+    assert len(seen) >= 3
+    for name, value in seen.items():
+        torch.testing.assert_close(currents[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_only_what_a_rectifier_follows_is_fitted_to_its_positive_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = {}
+
+    def spy(layer: nn.Module, *args: object) -> Tensor | None:
+        seen[tuple(layer.weight.shape)] = args[4]
+        return fit_change(layer, *args)
+
+    monkeypatch.setattr(sys.modules[CorrectWeights.__module__], "fit_change", spy)
+    sizes = [nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 7), nn.ReLU(), nn.Linear(7, 9), nn.GELU(), nn.Linear(9, 1)]
+    convert(nn.Sequential(*sizes).requires_grad_(False), images(24))
+    assert seen == {(7, 8): True, (9, 7): False, (1, 9): False}
+
+
 def test_copies_of_few_images_do_no_harm() -> None:
     torch.manual_seed(3)
     sizes = [(3, 32), (32, 32), (32, 32)]
