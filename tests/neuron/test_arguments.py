@@ -53,6 +53,20 @@ def folded(node: sjpc.neuron.SpikingNode) -> sjpc.neuron.SpikingNode:
     return node
 
 
+@pytest.mark.parametrize("amplitude", [None, 1.2])
+@pytest.mark.parametrize("folded_input", [False, True])
+@pytest.mark.parametrize("folded_output", [False, True])
+def test_what_folding_makes_ineffective_asks_for_no_gradient(
+    folded_input: bool, folded_output: bool, amplitude: float | None
+) -> None:
+    node = TSANode(4, 1.5, psi=0.3, amplitude=amplitude)
+    node.folded_input, node.folded_output = folded_input, folded_output
+    node.freeze_folded()
+    node.decoded(torch.rand(3, requires_grad=True)).sum().backward()
+    effective = {name for name, p in node.named_parameters() if p.grad is not None}
+    assert {name for name, p in node.named_parameters() if p.requires_grad} == effective
+
+
 def test_serial_needs_no_activation_at_any_time() -> None:
     node = TSANode(4, activation=nn.SiLU())
     with pytest.raises(sjpc.ConfigError, match="cannot apply an activation"):
@@ -90,6 +104,8 @@ def test_what_stands_where_nothing_is_given() -> None:
     assert sjpc.SpikingActivation(TSANode(4)).packed is False
     assert all(node_type(4).closed_form for node_type in (sjpc.ParallelConversionNode, SpikePackNode, TSANode))
     assert not any(node_type(4, serial=True).closed_form for node_type in (SpikePackNode, TSANode))
+    assert TSANode(4).supported_backends == ("torch", "cupy")
+    assert TSANode(4, serial=True).supported_backends == ("torch",)
     for node_type in (sjpc.ParallelConversionNode, SpikePackNode, TSANode):
         x = torch.linspace(-1, 9, 40)
         before = x.clone()

@@ -117,6 +117,10 @@ def test_default_corrections_are_none() -> None:
     x = some(4, 3)
     assert torch.equal(sjpc.DAQCFS(4, THETA)(x), sjpc.DAQCFS(4, THETA, 0.0, 0.0, THETA / 2)(x))
     assert torch.equal(sjpc.DAQCFS(4, THETA)(x), sjpc.QCFS(4, THETA)(x))
+    assert {act.v_threshold.item() for act in (sjpc.QCFS(4), sjpc.DAQCFS(4), sjpc.ClipReLU())} == {8.0}
+    maps = some(4, 3, 2)
+    for make in (sjpc.ClipReLU, lambda *args: sjpc.QCFS(4, *args), lambda *args: sjpc.DAQCFS(4, *args)):
+        assert torch.equal(make(THETA)(maps)[:, 1:2], make(THETA[1:2])(maps[:, 1:2]))
 
 
 @pytest.mark.parametrize("make", ACTIVATIONS)
