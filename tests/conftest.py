@@ -12,6 +12,7 @@ import spikingjelly
 import torch
 from helpers.cifar10 import load_images, load_resnet
 from hypothesis import HealthCheck, settings
+from shared_captures import share
 from upstream import Snapshot, snapshot
 
 import sj_parallel_conversion as sjpc
@@ -43,7 +44,11 @@ def pytest_report_header() -> str:
     return f"spikingjelly: {release} ({folder}), torch: {torch.__version__}"
 
 
+OF_CAPTURES = ("tests/ann2snn/graph/", "tests/ann2snn/test_threads.py")  # here every model is captured anew
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    share(not item.nodeid.startswith(OF_CAPTURES))
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
 

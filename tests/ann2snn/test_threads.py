@@ -218,7 +218,7 @@ def test_inference_beside_captures_is_rounded_as_alone() -> None:
     flags, ended = set(), threading.Event()
 
     def watch() -> None:
-        while not ended.is_set():
+        while not ended.wait(0.0005):
             flags.add(torch.backends.mkldnn.enabled)
 
     watcher = threading.Thread(target=watch)
