@@ -91,15 +91,6 @@ def _without_logs() -> Iterator[None]:
 
 
 @contextmanager
-def _without_cudnn() -> Iterator[None]:
-    before = torch.backends.cudnn.set_flags(False)
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.set_flags(*before)
-
-
-@contextmanager
 def _patched() -> Iterator[None]:
     """
     Within it, three functions of torch are others.
@@ -114,7 +105,7 @@ def _patched() -> Iterator[None]:
     from torch.fx.experimental.symbolic_shapes import DimConstraints
 
     places = [
-        (_trace, "_ignore_backend_decomps", _without_cudnn),
+        (_trace, "_ignore_backend_decomps", functools.partial(torch.backends.cudnn.flags, enabled=False)),
         (torch._meta_registrations, "div_rtn", operator.floordiv),
         (DimConstraints, "solve", lambda self: None),
     ]

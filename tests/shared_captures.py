@@ -1,9 +1,9 @@
 """
 Captures that several tests need are made once. Most of the time of a small network's conversion is its capture.
 
-A capture depends on the model, on the first batch, on a few options and on what is registered. Where all of that is the
-same as before, to the bit, a test gets a copy of the graph. Models that cannot be pickled are captured each time, and so
-are all models in tests of captures.
+A capture depends on the model, on the first batch, on a few options and on what is registered. Where all of that is
+the same as before, to the bit, a test gets a copy of the graph. Models that cannot be pickled are captured each time,
+and so are all models in tests of captures.
 """
 
 from __future__ import annotations
