@@ -87,14 +87,14 @@ LEAVES = [Branching, Sorting, Unchanged]
 @pytest.mark.parametrize("kind", LEAVES)
 @torch.no_grad()
 def test_what_cannot_be_captured_is_whole(kind: type[nn.Module]) -> None:
-    ann = Around(kind()).eval()
+    ann, tokens = Around(kind()).eval(), TOKENS[:2, :2]  # torch thinks long about the order of many values
     if kind is not Unchanged:
         with pytest.raises(sjpc.ConversionError, match="register_leaf"):
-            captured(ann, TOKENS)
+            captured(ann, tokens)
     sjpc.register_leaf(kind)
-    model, _ = captured(ann, TOKENS)
+    model, _ = captured(ann, tokens)
     assert type(model.get_submodule("inner")) is kind and model.get_submodule("inner") is not ann.inner
-    for x in (TOKENS, TOKENS[:3], -TOKENS):
+    for x in (TOKENS, TOKENS[:3], -tokens):
         for twin in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
             assert torch.equal(twin(x)[0], ann(x))
 
