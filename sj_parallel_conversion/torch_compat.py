@@ -93,22 +93,15 @@ def _without_logs() -> Iterator[None]:
 @contextmanager
 def _patched() -> Iterator[None]:
     """
-    Within it, three functions of torch are others.
+    Within it, two functions of torch are others.
 
-    - Only cuDNN is turned off, which the operators of a capture depend on. torch turns oneDNN off as well, for all
-      threads: what another one computes meanwhile would be slower, and rounded in another way.
     - Pooling does not fix whether a size is a multiple of its stride, as torch 2.6 does without need.
     - Conditions on sizes are not solved. The solution is for messages about sizes that a caller has named, and here
       none has a name. It costs time, and it fails where a pool is as wide as a map.
     """
-    from torch.export import _trace  # these bring sympy: a second, at import
-    from torch.fx.experimental.symbolic_shapes import DimConstraints
+    from torch.fx.experimental.symbolic_shapes import DimConstraints  # brings sympy: a second, at import
 
-    places = [
-        (_trace, "_ignore_backend_decomps", functools.partial(torch.backends.cudnn.flags, enabled=False)),
-        (torch._meta_registrations, "div_rtn", operator.floordiv),
-        (DimConstraints, "solve", lambda self: None),
-    ]
+    places = [(torch._meta_registrations, "div_rtn", operator.floordiv), (DimConstraints, "solve", lambda self: None)]
     before = [getattr(owner, name) for owner, name, _ in places]
     try:
         for owner, name, function in places:

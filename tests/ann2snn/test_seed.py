@@ -94,5 +94,8 @@ def test_conversions_beside_each_other_draw_what_they_draw_alone(ann: nn.Module,
     for thread in threads:
         thread.join()
     for seed, network in results.items():
-        assert equal(network, convert(seed)), seed
+        # torch turns oneDNN off for the whole process while it captures, so that the other thread's sums are rounded in
+        # another way. Other random numbers change values by per cents.
+        for value, alone in zip(network, convert(seed), strict=True):
+            torch.testing.assert_close(value, alone, rtol=1e-5, atol=1e-6)
     assert len(results) == 2

@@ -210,24 +210,3 @@ def test_refusals_leave_nothing_behind() -> None:
     expected = convert(ann, TOKENS).predict(TOKENS)
     one, other, y = in_threads(refused, refused, lambda: convert(ann, TOKENS).predict(TOKENS))
     assert one == other and "cannot capture it" in one and torch.equal(y, expected)
-
-
-def test_inference_beside_captures_is_rounded_as_alone() -> None:
-    """torch's capture turns oneDNN off, for all threads."""
-    ann, x = images(), torch.randn(16, 3, 12, 12, generator=torch.Generator().manual_seed(0))
-    flags, ended = set(), threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(0.0005):
-            flags.add(torch.backends.mkldnn.enabled)
-
-    watcher = threading.Thread(target=watch)
-    before = torch.backends.mkldnn.enabled
-    watcher.start()
-    try:
-        for _ in range(3):
-            convert(ann, x)
-    finally:
-        ended.set()
-        watcher.join()
-    assert flags == {before}
