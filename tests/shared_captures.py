@@ -82,7 +82,10 @@ def graph_of(
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
         if said:
             return found
-        _kept[key] = copy.deepcopy(found), data.fixed_batch
+        try:
+            _kept[key] = copy.deepcopy(found), data.fixed_batch
+        except Exception:  # what torch's own captures keep cannot always be copied
+            return found
         if len(_kept) > _MOST:
             _kept.popitem(last=False)
         return found
