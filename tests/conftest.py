@@ -46,8 +46,8 @@ def pytest_report_header() -> str:
 
 OF_CAPTURES = {  # here every model is captured anew
     "test_activations", "test_capture", "test_copying", "test_leaves", "test_lengths", "test_lifting",
-    "test_long_sizes", "test_naming", "test_operations", "test_plain", "test_registry", "test_returned_values", "test_side_effects",
-    "test_signature", "test_sizes", "test_state", "test_threads",
+    "test_long_sizes", "test_naming", "test_operations", "test_plain", "test_registry", "test_returned_values",
+    "test_side_effects", "test_signature", "test_sizes", "test_state", "test_threads",
 }  # fmt: skip
 
 
