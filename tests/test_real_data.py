@@ -161,7 +161,7 @@ def test_accuracy_of_the_papers_calibration(
     images, labels = cifar_test
     before = {key: value.clone() for key, value in resnet20.state_dict().items()}
     options = {"threshold": "max", "calibration": "da_qcfs", "show_progress": False}
-    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*cifar_train), batch_size=8)
+    loader = list(cifar_train[0][:1024].split(8))  # all 4,096 give as much
     snn = sjpc.ParallelConverter(loader, time_steps=T, **options).convert(resnet20)
     assert all(torch.equal(before[key], value) for key, value in resnet20.state_dict().items())
     logits = in_batches(snn.predict, images)
@@ -194,7 +194,7 @@ def test_spikes_equal_counts_with_max_pooling(cifar_train: tuple[Tensor, Tensor]
 def test_serial_css(resnet20: nn.Module, cifar_train: tuple[Tensor, Tensor], cifar_test: tuple[Tensor, Tensor]) -> None:
     """Digit by digit through twenty layers, each neuron up to a level off: nearly always the closed form's class."""
     options = {"mode": "css", "time_steps": 6, "calibration": "weights", "show_progress": False}
-    snn = sjpc.ParallelConverter(list(cifar_train[0][:1024].split(32)), **options).convert(resnet20)
+    snn = sjpc.ParallelConverter(list(cifar_train[0][:256].split(32)), **options).convert(resnet20)
     images = cifar_test[0]
     closed = in_batches(snn.predict, images).argmax(1)
     snn.execution = "serial"
