@@ -171,6 +171,14 @@ def test_only_what_a_rectifier_follows_is_fitted_to_its_positive_part(monkeypatc
     assert seen == {(7, 8): True, (9, 7): False, (1, 9): False}
 
 
+@pytest.mark.parametrize("show_progress", [False, True])
+def test_the_bar_of_layers_is_drawn_if_it_is_asked_for(
+    show_progress: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    convert(Block("sum").requires_grad_(False), images(24), show_progress=show_progress)
+    assert ("calibrate layers" in capsys.readouterr().err) == show_progress
+
+
 def test_copies_of_few_images_do_no_harm() -> None:
     torch.manual_seed(3)
     sizes = [(3, 32), (32, 32), (32, 32)]
