@@ -86,7 +86,7 @@ def _peaks(site: Site, x: Tensor, activation: Callable[[Tensor], Tensor]) -> Ten
 def _by_image(site: Site, x: Tensor) -> Tensor:
     """``x`` as ``[N, C, places]``; C = 1 where the channels are unknown."""
     if site.channel_dim is None:
-        return x.reshape(len(x), 1, -1)
+        return x.unsqueeze(-1).flatten(1).unsqueeze(1)
     return x.movedim(site.channel_dim, 1).unsqueeze(-1).flatten(2)
 
 

@@ -14,7 +14,7 @@ from ...torch_compat import is_pointwise, is_random
 from .formula import Formula
 from .known import known_activation
 from .naming import Names
-from .operations import POOLING, is_affine, is_kept, module_of, operation, operator_of
+from .operations import POOLING, is_affine, is_kept, is_size, module_of, operation, operator_of
 from .plain import put
 from .registry import bounds
 
@@ -187,7 +187,7 @@ def _is_activation(model: fx.GraphModule, group: _Group) -> bool:
     if names <= _ARITHMETIC and not squares and not together and not _multiplies_itself(group):
         return False
     # What is computed of the network's input before the first layer is a preparation of it.
-    return not _is_preparation(group.source)
+    return not _is_preparation(model, group.source)
 
 
 def _is_square(node: fx.Node) -> bool:
@@ -211,9 +211,9 @@ def _multiplies_itself(group: _Group) -> bool:
     return any(operator_of(n) in _BENDING for n in group.nodes) and any(len(_varying(n, group)) == 2 for n in products)
 
 
-def _is_preparation(node: fx.Node) -> bool:
+def _is_preparation(model: fx.GraphModule, node: fx.Node) -> bool:
     while node.op == "call_function" and node.all_input_nodes:
-        sources = [n for n in node.all_input_nodes if n.op != "get_attr"]
+        sources = [n for n in node.all_input_nodes if n.op != "get_attr" and not is_size(model, n)]
         if len(sources) != 1:
             return False
         (node,) = sources

@@ -22,7 +22,7 @@ from ...torch_compat import (
 from .capture import Capture, CaptureError
 from .constants import Constants
 from .following import cast, construct
-from .leaves import LeafCall, is_leaf_operator, tensor_leaf
+from .leaves import LeafCall, is_leaf_operator, operator_name, tensor_leaf
 from .lifting import FIRST_OF_SEVERAL, lift
 from .naming import Names, argument_name, first_name, innermost
 from .plain import PlainGraph, leaves_of, map_leaves, put, varies
@@ -103,7 +103,7 @@ class _Builder:
     # operations
 
     def _visit(self, node: fx.Node) -> object:
-        name = packet_name(node.target)
+        name = operator_name(node.target)
         if name in _CHECKS:
             return None
         if node.op == "get_attr" or (name is None and isinstance(node.target, HigherOrderOperator)):

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from ...torch_compat import hint, real_tensors, run_on_fakes, tree_leaves
+from ...torch_compat import hint, packet_name, real_tensors, run_on_fakes, tree_leaves
 from ..data.structure import Structure, flatten
+from . import max_pool1d
 from .known_values import KnownValues
 from .long_sizes import check_sizes
 from .registry import LEAVES, OWN_FUNCTIONS, FunctionActivation
@@ -124,11 +125,17 @@ def _shaped_like_a_run(call: LeafCall, tensors: list[Tensor]) -> object:
 
 _library = _define_operator()
 OPERATOR = getattr(torch.ops, _library.ns).leaf.default
+_MAX_POOL_1D = max_pool1d.define(_library)
 
 
 def is_leaf_operator(target: object) -> bool:
     """Whether a function of a captured graph is the operator of leaves."""
     return target is OPERATOR
+
+
+def operator_name(target: object) -> str | None:
+    """The name of an ATen operator, or of one that stands for it, without its overload; ``None`` for another."""
+    return "max_pool1d" if target is _MAX_POOL_1D else packet_name(target)
 
 
 def tensor_leaf(value: object, index: int) -> Tensor:
@@ -195,6 +202,9 @@ class _Marks(TorchFunctionMode):
                 return _call(_DROPOUTS[func](arguments.get("p", 0.5)).eval(), None, arguments["input"])
         if func in OWN_FUNCTIONS and not any(isinstance(leaf, Tensor) for leaf in tree_leaves((args[1:], kwargs))):
             return _call_function(func, *args, **kwargs)
+        pool = max_pool1d.settings(args, kwargs) if func in max_pool1d.SPELLINGS else None
+        if pool is not None:
+            func, args, kwargs = _MAX_POOL_1D, pool, {}
         result = self._values.call(func, args, kwargs)
         if self._limit_sizes:
             check_sizes(result)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sj_parallel_conversion as sjpc
+from sj_parallel_conversion.ann2snn.calibration.samples import Samples
 from sj_parallel_conversion.ann2snn.calibration.sampling import spread, spread_over
 from sj_parallel_conversion.ann2snn.placement.sites import Site
 
@@ -108,3 +109,14 @@ def test_weights_of_the_errors_are_of_the_same_places(monkeypatch: pytest.Monkey
     visitor.before(node, batches, batches)
     ((z1, weight),) = seen
     torch.testing.assert_close(weight[:, :300], 3 * z1[:, :300])
+
+
+@pytest.mark.parametrize("channel_dim", [None, 1])
+def test_a_batch_without_a_peak(channel_dim: int | None) -> None:
+    """The largest value of the second batch was sampled, those of the first were not."""
+    batches = [torch.ones(2, 3, 4) * torch.tensor([2.0, 3.0]).view(2, 1, 1), torch.ones(2, 3, 4)]
+    site = Site("relu", torch.nn.ReLU(), channel_dim)
+    places = [torch.tensor([], dtype=torch.long), torch.tensor([0])]
+    samples = Samples(site, batches, batches, site.activation, places)
+    assert samples.y.tolist() == [[1.0, 2.0, 3.0]] * (3 if channel_dim else 1)
+    assert torch.equal(samples.of(batches), samples.y)

@@ -243,6 +243,21 @@ def test_preparations_of_the_input_are_no_sites() -> None:
     assert [site.target for site in graph.activation_sites(model)] == ["2"]
 
 
+class Spectrogram(nn.Module):
+    """As torchaudio's. The reshapes ask for the sizes of the input, which are no further inputs of the preparation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.reshape(-1, x.shape[-1])
+        spectrum = torch.stft(flat, 16, 8, window=torch.ones(16), return_complex=True)
+        return spectrum.reshape(x.shape[0], -1, spectrum.shape[-1]).abs().pow(2.0)
+
+
+def test_spectrograms_are_no_sites() -> None:
+    ann = nn.Sequential(Spectrogram(), nn.Conv1d(9, 4, 3), nn.ReLU())
+    model, _ = captured(ann, torch.randn(4, 1, 128))
+    assert [site.target for site in graph.activation_sites(model)] == ["2"]
+
+
 @pytest.mark.parametrize(
     "model",
     [
