@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +12,7 @@ from . import compat
 from .ann2snn.converter import check_device, run_recipe
 from .ann2snn.recipe import ParallelConversionRecipe
 from .errors import ConfigError
+from .user_warnings import warn
 
 
 def accept_modes(init: Callable[..., Any], modes: list[str]) -> Callable[..., Any]:
@@ -73,10 +73,9 @@ def _recipe(choice: object, given: dict[str, object], options: dict[str, object]
     # what is left are the options of rate coding: code that changes nothing but the mode still passes them
     ignored = [name for name in given if name not in (compat.DIALECT.argument, "device", "dataloader")]
     if ignored:
-        warnings.warn(
+        warn(
             f"{', '.join(ignored)}: option of SpikingJelly's rate coding, without effect if "
-            f"{compat.DIALECT.argument}={choice!r}",
-            stacklevel=3,
+            f"{compat.DIALECT.argument}={choice!r}"
         )
     data = {"dataloader": given["dataloader"]} if "dataloader" in given else {}
     return ParallelConversionRecipe(mode=choice, **data, **options)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import warnings
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -13,6 +12,7 @@ from .ann2snn.converter import ParallelConverter
 from .ann2snn.recipe import ParallelConversionRecipe
 from .converter_modes import accept_modes
 from .errors import RegistrationError
+from .user_warnings import warn
 
 # The names that each of SpikingJelly's modules gets.
 NAMES: dict[ModuleType, dict[str, type]] = {
@@ -119,8 +119,7 @@ def _warn_of(taken: list[tuple[ModuleType, str]], modes: list[str]) -> None:
     ours = [f"sj_parallel_conversion.{name}" for _, name in taken]
     ours += [f"sj_parallel_conversion.ParallelConverter(dataloader, mode={mode!r})" for mode in modes]
     if theirs:
-        warnings.warn(
+        warn(
             f"SpikingJelly already has {', '.join(theirs)}, from another plugin or a newer release. These names keep "
-            f"their meaning there. For those of sj_parallel_conversion write {', '.join(ours)}",
-            stacklevel=3,
+            f"their meaning there. For those of sj_parallel_conversion write {', '.join(ours)}"
         )

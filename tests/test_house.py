@@ -14,8 +14,8 @@ PACKAGE = Path(__file__).parents[1] / "sj_parallel_conversion"
 # Lowest first. A module may import from its own room and from those before it. A folder is one room; that of the
 # package and that of ann2snn hold rooms, so there only the __init__ is one.
 ROOMS = (
-    "version", "errors", "ranks", "atomic_file", "hooks", "torch_inplace", "torch_compat", "compat", "parameters",
-    "functional", "kernels", "neuron",
+    "version", "errors", "user_warnings", "ranks", "atomic_file", "hooks", "torch_inplace", "torch_compat", "compat",
+    "parameters", "functional", "kernels", "neuron",
     "ann2snn.config", "ann2snn.data", "ann2snn.graph", "ann2snn.placement", "ann2snn.calibration", "ann2snn.folding",
     "ann2snn.network", "ann2snn.cpu", "ann2snn.__init__", "analysis", "ann2snn.draft", "ann2snn.choice",
     "ann2snn.prepared", "ann2snn.recipe", "ann2snn.converter", "suggestion",

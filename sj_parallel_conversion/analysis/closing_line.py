@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
-
 from ..ann2snn.graph.activations import is_site
 from ..ann2snn.graph.outputs import output_values
 from ..ann2snn.network.parts import PartlySpikingNetwork
 from ..ann2snn.network.spiking_network import SpikingNetwork
 from ..errors import SJPCError
+from ..user_warnings import warn
 from .inspect import Inspection, inspect
 
 _FEW = 3  # a line names so many
@@ -31,7 +30,7 @@ def report(snn: SpikingNetwork | PartlySpikingNetwork, show: bool) -> None:
         print(" ".join(filter(None, parts)))
     if found is not None and _share_of_others(found) < _MOST:
         share = f"{found.share_after_input:.0%} of the multiply-accumulates behind the first layers"
-        warnings.warn(f"only {share} became accumulates. {_analogue(snn, found)}", stacklevel=4)
+        warn(f"only {share} became accumulates. {_analogue(snn, found)}")
 
 
 def _neurons(snn: SpikingNetwork | PartlySpikingNetwork) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +14,7 @@ from tqdm import tqdm
 from .. import ranks
 from ..ann2snn.data.source import checked
 from ..errors import ConfigError, DataError, as_data_error
+from ..user_warnings import warn
 from .answers import Network, main_tensor, synchronise, targets_of
 from .macs import samples_in
 
@@ -211,7 +211,7 @@ class _Scores:
             )
         if message is not None:
             self._warned = True
-            warnings.warn(f"evaluate: {message}", stacklevel=6)
+            warn(f"evaluate: {message}")
 
     def result(self) -> Evaluation:
         """:return: all of it"""

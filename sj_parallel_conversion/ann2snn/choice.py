@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -10,6 +9,7 @@ from dataclasses import replace
 from torch import Tensor, fx
 
 from .. import ranks
+from ..user_warnings import warn
 from .calibration import CHEAPER
 from .calibration.judge import Judge, Selection
 from .config import ConversionConfig
@@ -60,11 +60,10 @@ class Choice:
                 best, chosen, errors = found, cheaper, judge.errors(found.net)
         if chosen is not config:
             asked, kept = config.calibration, chosen.calibration
-            warnings.warn(
+            warn(
                 f"calibration={asked!r} does worse than {kept!r} here: on {len(errors)} held-out images the relative "
                 f"squared error of the outputs is {float(first.mean()):.3g} instead of {float(errors.mean()):.3g}. So "
-                f"the network is that of calibration={kept!r}. More calibration images may help",
-                stacklevel=2,
+                f"the network is that of calibration={kept!r}. More calibration images may help"
             )
         return best, chosen
 

@@ -20,6 +20,7 @@ from ..ann2snn.network import SpikingNetwork
 from ..atomic_file import as_path, replacing
 from ..errors import ConfigError, FileError, MissingExtraError
 from ..torch_compat import axes_that_stay_free
+from ..user_warnings import warn
 from .integer_graph import IntegerTranslation
 from .names import input_names, output_names
 from .onnx_errors import failing_layer
@@ -102,10 +103,9 @@ def _exported(module: fx.GraphModule, signature: Signature, culprit: Callable[[]
             return _export(module, example.tensors, dynamic_shapes=free, **names)
         except Exception as error:  # what is exported cannot always be optimised: parts of a free size, for one
             program = _export(module, example.tensors, dynamic_shapes=free, optimize=False, **names)
-            warnings.warn(
+            warn(
                 f"the ONNX file is written without onnxscript's optimisation, which fails: {_reason(error)}. It gives "
-                "the same values, and a runtime optimises it when it loads it",
-                stacklevel=3,
+                "the same values, and a runtime optimises it when it loads it"
             )
             return program
     except Exception as error:

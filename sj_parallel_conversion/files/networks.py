@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import fields
 
@@ -18,6 +17,7 @@ from ..atomic_file import as_path
 from ..errors import ConfigError, FileError
 from ..kernels import check_backend
 from ..neuron import SerialNode, SpikingActivation
+from ..user_warnings import warn
 from . import container
 from .modules import ModuleReader, encode_modules
 from .rest import decode_rest, encode_rest
@@ -56,10 +56,9 @@ def save(snn: SpikingNetwork | PartlySpikingNetwork, path: str | os.PathLike[str
         needed = _registered(structure)
         container.write(path, structure, stored)
     if needed:
-        warnings.warn(
+        warn(
             f"{path}: the network holds {', '.join(needed)}, whose code is not in the file. A reader has to import and "
-            "register it (sj_parallel_conversion.register_leaf or register_activation) before loading",
-            stacklevel=2,
+            "register it (sj_parallel_conversion.register_leaf or register_activation) before loading"
         )
 
 
@@ -153,7 +152,7 @@ def _on_torch_without_cupy(record: Record) -> Record:
         try:
             check_backend("load", "cupy")
         except ConfigError as error:
-            warnings.warn(f"the neurons of the network run on torch. {error}", stacklevel=4)
+            warn(f"the neurons of the network run on torch. {error}")
             for each in on_cupy:
                 each["backend"] = "torch"
     return record

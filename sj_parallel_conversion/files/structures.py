@@ -7,7 +7,6 @@ Tuples, lists, dicts and ordered dicts come back as they are. The model's own ty
 
 from __future__ import annotations
 
-import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from ..ann2snn.data.structure import Structure, flatten
 from ..errors import FileError
+from ..user_warnings import warn
 from .values import DTYPES, decode, encode, need, no_more
 
 
@@ -56,10 +56,9 @@ class Classes:
     def warn(self) -> None:
         """Say which types are not there."""
         for name, other in self.replaced.items():
-            warnings.warn(
+            warn(
                 f"the network takes or returns {other} in the place of {name}: its class is not in the file. Give it, "
-                f"load(path, classes=[{name.rpartition('.')[2]}])",
-                stacklevel=3,
+                f"load(path, classes=[{name.rpartition('.')[2]}])"
             )
 
 

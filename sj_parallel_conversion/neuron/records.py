@@ -7,13 +7,13 @@ It is a uint8 tensor of JSON, because whatever holds state dicts can hold tensor
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import StateDictError
+from ..user_warnings import warn
 
 Record = dict[str, object]
 _KEY = "_extra_state"  # torch's name for what is no parameter and no buffer
@@ -81,9 +81,8 @@ def _read(state_dict: Mapping[str, object], prefix: str) -> Record:
             return record
     except (ValueError, TypeError, RuntimeError, OverflowError):
         pass
-    warnings.warn(
+    warn(
         f"the {_KEY!r} entries of the state dict cannot be read, so that nothing shows whether its tensors mean the "
-        "same here. When you change a state dict, change its floating-point tensors alone",
-        stacklevel=2,
+        "same here. When you change a state dict, change its floating-point tensors alone"
     )
     return {}

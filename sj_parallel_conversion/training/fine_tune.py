@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from ..ann2snn.network import PartlySpikingNetwork, SpikingNetwork
 from ..atomic_file import as_path
 from ..errors import ConfigError, as_data_error
 from ..parameters import as_integer
+from ..user_warnings import warn
 from .distance import Loss, distance_from, loss_of
 from .tuning_checkpoint import TuningCheckpoint
 from .tuning_data import TuningData
@@ -114,10 +114,9 @@ def fine_tune(
             result = tuner.run(epochs, patience, rate, state, show_progress and ranks.leads())
             ranks.check_same(snn.state_dict, "fine_tune")
     if result.best == 0 and result.losses[0] != 0:
-        warnings.warn(
+        warn(
             "fine_tune has not made the network better on held-out samples, so it is as it was. Try a smaller "
-            "learning_rate, more data or more epochs",
-            stacklevel=2,
+            "learning_rate, more data or more epochs"
         )
     return result
 

@@ -21,6 +21,7 @@ from ..ann2snn.data.source import Source
 from ..ann2snn.graph.side_effects import undone
 from ..errors import ConfigError, ConversionError, DataError, SJPCError
 from ..neuron.activations import DAQCFS, QCFS, ClipReLU
+from ..user_warnings import warn
 from .interceptor import ActivationInPlace, ActivationPerCall, Calls, Interceptor, calls_for_its_caller
 from .making import check_arguments, make_activation
 from .relus import SPELLINGS, ReLUCall, is_relu, modules_of, named, names_in, prepare_layers_of_torch, upper_of
@@ -87,10 +88,9 @@ def replace_activations(
     with ranks.together(distributed, "replace_activations"):
         result, others = _with_activations(ann, activation, dataloader, options, unset, kwargs)
     if unset and not measured:
-        warnings.warn(
+        warn(
             "replace_activations without data: thresholds start at the default of 8.0, whatever the activations are. "
-            "Give dataloader=..., or v_threshold=...",
-            stacklevel=2,
+            "Give dataloader=..., or v_threshold=..."
         )
     if others is not None:
         _warn_of_others(others)
@@ -251,10 +251,9 @@ def _warn_of_others(others: dict[str, set[str]]) -> None:
     stay = [f"{name} calls {', '.join(sorted(functions))}" for name, functions in others.items()]
     if stay:
         more = f", and {len(stay) - 5} more" if len(stay) > 5 else ""
-        warnings.warn(
+        warn(
             f"not replaced, as these activations are no ReLUs: {'; '.join(stay[:5])}{more}. A conversion puts neurons "
-            "there that were not trained, so its logits are not exactly those of the network",
-            stacklevel=3,
+            "there that were not trained, so its logits are not exactly those of the network"
         )
 
 

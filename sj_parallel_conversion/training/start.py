@@ -22,6 +22,7 @@ from ..ann2snn.placement.thresholds import observe
 from ..errors import ConfigError, SJPCError, as_data_error
 from ..neuron.activations import DAQCFS, QCFS, ClipReLU
 from ..parameters import as_integer, check_flag
+from ..user_warnings import warn
 
 _TRAINABLE = (QCFS, DAQCFS, ClipReLU)
 
@@ -113,10 +114,9 @@ def start_from_data(
             activation.v_threshold = nn.Parameter(v_threshold.to(activation.v_threshold))
         if not waiting:
             return
-    warnings.warn(
+    warn(
         f"the data do not reach {', '.join(waiting)}: thresholds start there at the default of 8.0. Set them by hand, "
-        "or give v_threshold=...",
-        stacklevel=5,
+        "or give v_threshold=..."
     )
 
 

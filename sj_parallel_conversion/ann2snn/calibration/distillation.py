@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import warnings
 from collections.abc import Callable, Iterator
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, fx, nn
 from tqdm import tqdm
 
 from ... import ranks
+from ...user_warnings import warn
 from ..config import ConversionConfig
 from ..data.batches import CalibrationData
 from ..data.cache import Spooled
@@ -62,7 +62,7 @@ def distil(
         parts = data.spool.keep(part for x in data.batches("read calibration data") for part in data.parts(x, size))
         reason = _reason_or_none(lambda: _distil(ann, snn, data, config, judge, parts))
     if reason:
-        warnings.warn(f"the spiking network is calibrated, but not distilled: {reason}", stacklevel=2)
+        warn(f"the spiking network is calibrated, but not distilled: {reason}")
 
 
 def _reason_or_none(step: Callable[[], str | None]) -> str | None:

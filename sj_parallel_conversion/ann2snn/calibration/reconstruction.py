@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Iterable
 
@@ -13,6 +12,7 @@ from tqdm import tqdm
 from ... import ranks
 from ...hooks import has_hooks
 from ...neuron.activations import DAQCFS, QCFS
+from ...user_warnings import warn
 from ..config import ConversionConfig
 from ..data.batches import CalibrationData
 from ..data.cache import Spooled
@@ -66,7 +66,7 @@ def reconstruct(
         )
     if reason:
         snn.load_state_dict(state)
-        warnings.warn(f"the network is that of calibration='weights', without reconstruction: {reason}", stacklevel=2)
+        warn(f"the network is that of calibration='weights', without reconstruction: {reason}")
 
 
 class _Reconstruction:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, fx
 
 from ... import ranks
+from ...user_warnings import warn
 from ..data.cache import Spool, Spooled
 from ..data.inputs import Batch
 from ..placement.sites import Site
@@ -83,10 +83,7 @@ class Sensitivity:
             raise
         except RuntimeError as error:
             reason = str(error).partition("\n")[0]
-            warnings.warn(
-                f"calibration='weights' lets all errors count alike, because the ANN has no gradient: {reason}",
-                stacklevel=2,
-            )
+            warn(f"calibration='weights' lets all errors count alike, because the ANN has no gradient: {reason}")
             return None
 
     def _weighted(self, margin: Tensor) -> Tensor:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-import warnings
 
 from torch import Tensor, fx, nn
 
 from ...hooks import has_hooks
+from ...user_warnings import warn
 from ..config import ConversionConfig
 from ..data.batches import CalibrationData
 from ..graph import is_kept, is_rectifier, shortcut_site
@@ -96,11 +96,10 @@ class CorrectWeights(FitNeurons):
         if 2 * count <= len(self.sites):
             return
         names = ", ".join(self.out_of_reach[:3]) + (f" and {count - 3} more" if count > 3 else "")
-        warnings.warn(
+        warn(
             f"calibration='weights' corrects no layer before {count} of {len(self.sites)} neurons ({names}): no "
             "convolution or linear layer reaches them through additions alone, or it has hooks. There the network is "
-            "calibrated as with 'least_squares'",
-            stacklevel=2,
+            "calibrated as with 'least_squares'"
         )
 
     def _correct(

@@ -9,7 +9,6 @@ PyTorch's own compiler uses for frozen networks (``torch.ops.mkldnn``).
 from __future__ import annotations
 
 import copy
-import warnings
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from ...errors import ConfigError
 from ...hooks import records_gradient
+from ...user_warnings import warn
 from ..network.parts import PartlySpikingNetwork
 from ..network.spiking_network import SpikingNetwork
 
@@ -35,10 +35,9 @@ def prepack(snn: SpikingNetwork | PartlySpikingNetwork) -> SpikingNetwork | Part
     snn = copy.deepcopy(snn)
     parts = snn.parts.values() if isinstance(snn, PartlySpikingNetwork) else [snn]
     if not sum(prepack_convolutions(part.net) for part in parts):
-        warnings.warn(
+        warn(
             "prepack: nothing is gained, because there is no 2-D convolution in float32, with zero padding given in "
-            "numbers, that is not packed yet",
-            stacklevel=2,
+            "numbers, that is not packed yet"
         )
     return snn.eval()
 

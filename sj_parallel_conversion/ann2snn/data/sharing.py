@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from ... import ranks
 from ...errors import DataError
 from ...torch_compat import tree_leaves, tree_map
+from ...user_warnings import warn
 
 
 class SharedFirst:
@@ -30,10 +30,9 @@ class SharedFirst:
             raise DataError("dataloader is empty: it has to give at least one batch")
         self.batch: object = own[0] if ranks.count() == 1 else ranks.object_of(_on_cpu(own), giver)[0]
         if len(sizes) > 1 and found.count(found[0]) == len(sizes) and ranks.leads():
-            warnings.warn(
+            warn(
                 "all processes have the same first batch, so they seem to read the same data, and take as long as one. "
-                "Give each its share, as with torch.utils.data.DistributedSampler",
-                stacklevel=2,
+                "Give each its share, as with torch.utils.data.DistributedSampler"
             )
         waiting = [rank for rank, size in enumerate(sizes) if not size]
         kept = sizes[giver] - len(waiting)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, islice
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from ...errors import DataError, SJPCError
+from ...user_warnings import warn
 from .memory import available_memory, size_of
 from .seeded import SeededLoader
 from .sharing import SharedFirst
@@ -147,7 +147,7 @@ class Source(Batches):
         if count == _MOST_KEPT and isinstance(self._loader, _KeptBatches):
             raise DataError(f"{read}, which are kept, because it is an iterator and can be read only once. {_HINT}")
         if count == _MANY:
-            warnings.warn(f"{read} without coming to its end. {_HINT}", stacklevel=2)
+            warn(f"{read} without coming to its end. {_HINT}")
 
 
 class _KeptBatches:

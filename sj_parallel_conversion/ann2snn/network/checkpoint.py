@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Mapping
 
 import torch
 
 from ...neuron import SpikingNode
 from ...neuron.records import Record, Recorded, has_record, refuse
+from ...user_warnings import warn
 from ..graph import is_kept
 
 _SHORTCUT = re.compile(r"_shortcut(_\d+)?\.node$")  # the name of the second neuron of a membrane shortcut
@@ -34,10 +34,9 @@ class RecordedNetwork(Recorded):
         named = self.named_modules(prefix=prefix.removesuffix("."))
         nodes = {f"{name}.": module for name, module in named if isinstance(module, SpikingNode)}
         if _thresholds(state_dict, prefix) and not has_record(state_dict, prefix):
-            warnings.warn(
+            warn(
                 "the state dict does not say with which options it was saved, as those of earlier versions. Load it "
-                "with strict=False, and only where the network was converted with the same options",
-                stacklevel=2,
+                "with strict=False, and only where the network was converted with the same options"
             )
         differences = self.differences(state_dict, prefix)
         if {"weights", "keep", "frame_tau"} & differences.keys() or not _has_neurons(nodes, state_dict, prefix):
