@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import uuid
 from collections.abc import Iterator
@@ -31,8 +32,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
     :param path: the file; a link stays a link
     :return: the new file, which is empty
+    :raises FileNotFoundError: if its folder does not exist
     """
     path = Path(os.path.realpath(path))
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "there is no such folder", str(path.parent))
     new = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex}.tmp")
     try:
         new.touch(exist_ok=False)

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ..ann2snn.cpu.int8 import Int8Conv2d, Int8Linear
-from ..ann2snn.data.batches import TARGET_KEYS, model_call
-from ..ann2snn.data.inputs import Call, InputForm, placement
+from ..ann2snn.data.batches import model_call
+from ..ann2snn.data.inputs import TARGET_KEYS, Call, InputForm, placement
 from ..ann2snn.network.parts import PartlySpikingNetwork
 from ..ann2snn.network.spiking_network import SpikingNetwork
 from ..compat import MemoryModule, MultiStepModule, StepModeContainer

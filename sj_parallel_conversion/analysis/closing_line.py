@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from ..ann2snn.graph.activations import is_site
 from ..ann2snn.graph.outputs import output_values
 from ..ann2snn.network.parts import PartlySpikingNetwork
@@ -11,6 +13,7 @@ from ..user_warnings import warn
 from .inspect import Inspection, inspect
 
 _FEW = 3  # a line names so many
+_PRODUCTS = {"matmul", "bmm", "mul", "einsum", "scaled_dot_product_attention"}
 _MOST = 0.5  # of the multiply-accumulates behind the first layers
 
 
@@ -59,9 +62,10 @@ def _analogue(snn: SpikingNetwork | PartlySpikingNetwork, found: Inspection | No
     if chosen:
         texts.append(f"{_some(chosen)} stay{'s' * (len(chosen) == 1)} analogue, as output_neurons=False asks.")
     if analogue:
+        kinds = {row.operation for row in found.analogue if row.name not in outputs}
         texts.append(
             f"{_some(analogue)} stay{'s' * (len(analogue) == 1)} analogue: sj_parallel_conversion.inspect(snn) lists "
-            "them, and register_activation makes a function of one value known."
+            f"them{_remedies(kinds)}."
         )
     groups = [f"{row.name} ({row.operation})" for row in found.normalisations]
     if groups:
@@ -69,6 +73,16 @@ def _analogue(snn: SpikingNetwork | PartlySpikingNetwork, found: Inspection | No
     if graded:
         texts.append(f"{_some(graded)} receive{'s' * (len(graded) == 1)} no spikes: spiking_inputs=True changes that.")
     return " ".join(texts)
+
+
+def _remedies(operations: set[str]) -> str:
+    """What can be done about operations that stay analogue; nothing can be done about a recurrent layer."""
+    texts = []
+    if operations & _PRODUCTS:
+        texts.append("spiking_inputs=True puts neurons on the factors of a product")
+    if any(not hasattr(nn, name) for name in operations - _PRODUCTS):
+        texts.append("register_activation makes a function of one value known")
+    return "".join(f", {text}" for text in texts)
 
 
 def _kept(found: Inspection | None) -> str:

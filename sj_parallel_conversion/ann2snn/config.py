@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
+from difflib import get_close_matches
 from numbers import Real
 from typing import Any
 
@@ -186,7 +187,9 @@ class ConversionConfig:
         known = [field.name for field in fields(cls)]
         unknown = [name for name in options if name not in known]
         if unknown:
-            raise ConfigError(f"unknown option {unknown[0]!r}. The options are: {', '.join(known)}")
+            near = ["time_steps"] if unknown[0] == "T" else get_close_matches(unknown[0], known)
+            hint = f" Near: {', '.join(near)}." if near else ""
+            raise ConfigError(f"unknown option {unknown[0]!r}.{hint} The options are: {', '.join(known)}")
         return cls(**options)
 
     @property

@@ -7,6 +7,7 @@ import warnings
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import sj_parallel_conversion as sjpc
 
@@ -70,3 +71,33 @@ def test_names_fixed_sizes(capsys: pytest.CaptureFixture[str]) -> None:
 def test_counts_parts(capsys: pytest.CaptureFixture[str]) -> None:
     convert(nn.Sequential(spiking(), nn.Identity()), True, submodules=["0"])
     assert "2 layers of neurons in 1 part, T = 8" in capsys.readouterr().out
+
+
+class Attends(nn.Module):
+    """Attention, and a recurrent layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(6, 6), nn.Linear(6, 6), nn.GRU(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.b(x))
+        return self.c(F.scaled_dot_product_attention(self.a(x), y, y))[0]
+
+
+def test_says_what_can_be_done_about_analogue_operations(capsys: pytest.CaptureFixture[str]) -> None:
+    converter = sjpc.ParallelConverter([torch.randn(8, 3, 6)], threshold="max", calibration="none")
+    with pytest.warns(UserWarning, match="became accumulates"):
+        converter.convert(Attends())
+    line = capsys.readouterr().out
+    assert "c (GRU) stay analogue" in line and "on the factors of a product." in line
+    assert "register_activation" not in line
+    with pytest.warns(UserWarning, match="became accumulates"):
+        converter.convert(nn.Sequential(nn.Linear(6, 6), nn.ReLU(), Cumulates(), nn.Linear(6, 6)))
+    line = capsys.readouterr().out
+    assert "register_activation makes a function of one value known." in line and "of a product" not in line
+
+
+class Cumulates(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.cummax(2).values

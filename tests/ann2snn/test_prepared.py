@@ -129,12 +129,18 @@ def test_options_of_the_preparation_are_refused(prepared: sjpc.PreparedANN, opti
 
 
 def test_errors_are_those_of_a_conversion(prepared: sjpc.PreparedANN) -> None:
-    with pytest.raises(sjpc.ConfigError, match="unknown option 'step'"):
+    with pytest.raises(sjpc.ConfigError, match=r"unknown option 'step'\. The options are"):
         prepared.convert(step=3)
+    with pytest.raises(sjpc.ConfigError, match=r"unknown option 'time_step'\. Near: time_steps\. The options are"):
+        prepared.convert(time_step=3)
+    with pytest.raises(sjpc.ConfigError, match=r"unknown option 'T'\. Near: time_steps\."):
+        prepared.convert(T=3)
     with pytest.raises(sjpc.ConfigError, match="time_steps must be an integer >= 1"):
         prepared.convert(time_steps=0)
     with pytest.raises(sjpc.DataError, match="dataloader=None"):
         converter(None).prepare(Counting())
+    with pytest.raises(sjpc.DataError, match=r"dataloader is a model \(Counting\)"):
+        converter(Counting()).prepare(Counting())
     with pytest.raises(sjpc.ConfigError, match="keep: 'nowhere' matches no layer"):
         converter([DATA], keep=["nowhere"]).prepare(Counting())
 

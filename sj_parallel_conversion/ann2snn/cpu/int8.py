@@ -54,8 +54,8 @@ def to_int8(snn: SpikingNetwork) -> SpikingNetwork:
     if not found:
         raise ConfigError(
             f"to_int8: no 2-D convolution and no linear layer reads levels from 0 to {_MAX_LEVEL}, and others have no "
-            "int8 kernels. Convert with fold=True (the default), a ReLU network in float32, and fewer time_steps (8 at "
-            "most for weighted codes)"
+            "int8 kernels. If the network has such layers: convert with fold=True (the default), a ReLU network in "
+            "float32, and fewer time_steps (8 at most for weighted codes)"
         )
     max_level = int(snn.config.node_type.code.max_level(snn.time_steps))
     for name in found:

@@ -14,7 +14,7 @@ from ... import ranks
 from ...errors import DataError, as_data_error
 from ...torch_compat import tree_leaves
 from .cache import Spool
-from .inputs import Batch, Call, InputForm, parameters_of
+from .inputs import TARGET_KEYS, Batch, Call, InputForm, parameters_of
 from .source import Source
 
 # What the input is called in mappings, the most telling name first.
@@ -22,11 +22,6 @@ _INPUT_KEYS = (
     "image", "images", "pixel_values", "img", "input_ids", "input_values", "input_features", "input", "inputs", "x",
     "data", "features",
 )  # fmt: skip
-# Arguments of forward that are targets: with them a model computes a loss.
-TARGET_KEYS = {
-    "label", "labels", "target", "targets", "y", "class_labels", "mask_labels", "next_sentence_label",
-    "start_positions", "end_positions", "decoder_labels",
-}  # fmt: skip
 _ELEMENTS = 2**21  # of an input at once: 13 images of 224 x 224, whatever the batch size of the dataloader
 
 

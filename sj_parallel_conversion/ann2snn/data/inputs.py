@@ -12,6 +12,12 @@ from torch import Tensor, nn
 from ...errors import DataError
 from .structure import flatten
 
+# Arguments of forward that are targets: with them a model computes a loss.
+TARGET_KEYS = {
+    "label", "labels", "target", "targets", "y", "class_labels", "mask_labels", "next_sentence_label",
+    "start_positions", "end_positions", "decoder_labels",
+}  # fmt: skip
+
 _PLAIN = (type(None), bool, int, float, str)  # constants that can be compared
 
 
@@ -185,6 +191,8 @@ class InputForm:
         reason = f"unknown argument {extra[0]!r}" if extra else f"argument {missing[0]!r} is missing" if missing else (
             f"an argument is built otherwise; there are {', '.join(_leaf_names(named))}"
         )
+        if extra and extra[0] in TARGET_KEYS:
+            reason = f"the network takes no targets, and was given {extra[0]!r}"
         raise DataError(
             f"{reason}. The network was converted with {', '.join(self.names)}; give these, or convert with "
             "calibration batches that have all that you need"

@@ -7,7 +7,7 @@ from itertools import chain, islice
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset
 
 from ...errors import DataError, SJPCError
@@ -36,6 +36,11 @@ def checked(dataloader: Iterable[Any]) -> Iterable[Any]:
         raise DataError(
             f"dataloader is a Dataset ({type(dataloader).__name__}), which yields samples without the batch axis; give "
             "torch.utils.data.DataLoader(dataset, batch_size=64)"
+        )
+    if isinstance(dataloader, nn.Module):
+        raise DataError(
+            f"dataloader is a model ({type(dataloader).__name__}). The converter takes the data, and its convert takes "
+            "the model: ParallelConverter(dataloader).convert(model)"
         )
     readable = isinstance(dataloader, Iterable) or hasattr(dataloader, "__getitem__")
     if isinstance(dataloader, (Tensor, Mapping, str, type)) or not readable:

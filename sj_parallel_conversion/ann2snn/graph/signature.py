@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,7 +78,8 @@ class Signature:
     def _batch(self, args: tuple[Any, ...], kwargs: dict[str, object]) -> Batch:
         if self.form.is_one_tensor and len(args) == 1 and not kwargs:  # quick, and plain for torch.compile
             if not isinstance(args[0], Tensor):
-                raise DataError(f"the network takes one tensor, got {type(args[0]).__name__}")
+                hint = "; write **batch for a dict of arguments" if isinstance(args[0], Mapping) else ""
+                raise DataError(f"the network takes one tensor, got {type(args[0]).__name__}{hint}")
             batch = Batch(args, self.form.batched)
         else:
             batch = self.form.batch(Call(args, kwargs))

@@ -98,8 +98,8 @@ class Sizes:
             words = words.replace(name, where.get(name, name))
         given = ", ".join(f"{where.get(name, name)} is {values[name]}" for name in names)
         raise DataError(
-            f"{given}, and the ANN computes something else for such a size (the network holds where {words}). Convert "
-            "with calibration data of the size that you need"
+            f"{given}, and the captured network holds only where {words}. Convert with calibration data of the size "
+            "that you need"
         )
 
     def __getstate__(self) -> dict[str, object]:

@@ -99,6 +99,7 @@ def test_spellings_of_one_call(known: str, given: Call) -> None:
         ("one", Call((), {}), "argument 'x' is missing"),
         ("one", Call((X,), {"x": X}), "argument 'x' is given twice"),
         ("one", Call((X,), {"shift": X}), "unknown argument 'shift'"),
+        ("one", Call((X,), {"labels": X}), "takes no targets, and was given 'labels'"),
         ("one", Call((3.0,), {}), "argument 'x' is 3.0, and the network was converted with a tensor"),
         ("two", Call((X,), {}), "argument 'mask' is None, and the network was converted with a tensor"),
         ("constants", Call((X,), {"flag": True}), "argument 'scale' is 2.0, and the network was converted with 3.0"),

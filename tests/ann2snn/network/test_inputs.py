@@ -53,6 +53,7 @@ def copies(snn: sjpc.SpikingNetwork) -> list[sjpc.SpikingNetwork]:
         ("s", None, "takes one tensor, got NoneType"),
         ("s", IMAGES.numpy(), "takes one tensor, got ndarray"),
         ("s", [IMAGES], "takes one tensor, got list"),
+        ("s", {"x": IMAGES}, r"got dict; write \*\*batch for a dict of arguments"),
         ("m", IMAGES, r"needs an input \[T=4, N, 3, 12, 12\], got shape \[4, 3, 12, 12\].*snn\.predict\(x\)"),
         ("m", SEQUENCE[:3], r"got shape \[3, 4, 3, 12, 12\]"),
         ("m", SEQUENCE[None], r"got shape \[1, 4, 4, 3, 12, 12\]"),
