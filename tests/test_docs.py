@@ -94,11 +94,6 @@ def test_start_tutorials_and_reference_run_in_an_empty_folder(tmp_path: Path) ->
         assert (tmp_path / picture).stat().st_size > 5000 and f"images/tutorials/{picture})" in page.read_text()
 
 
-def test_the_page_on_events_runs() -> None:
-    names: dict[str, object] = {}
-    for block in python_blocks(DOCS / "howto" / "event-data.md"):
-        exec(block, names)
-    assert names["y"].shape == names["last"].shape == (16, 4) and names["both"].shape == (16, 8)
 
 
 def test_all_code_can_be_parsed() -> None:
