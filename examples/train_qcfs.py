@@ -196,6 +196,7 @@ def run(args: argparse.Namespace) -> nn.Module:
             torch.save(qat.state_dict(), args.output)
     compare(ann if args.weights else None, qat, sets, args)
     if distributed.is_initialized():
+        distributed.barrier()  # no process leaves before the others are done
         distributed.destroy_process_group()
     return qat
 
