@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from functools import cache
+from typing import SupportsIndex, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +23,10 @@ def check_flag(owner: str, name: str, value: object) -> None:
 
 def as_integer(value: object) -> int | None:
     """``value`` as an int, if it is an integer of any kind, such as ``numpy.int64``; ``None`` otherwise."""
-    try:  # True is an integer to Python
-        return None if isinstance(value, bool) or getattr(value, "dtype", None) is torch.bool else operator.index(value)
+    if isinstance(value, bool) or getattr(value, "dtype", None) is torch.bool:  # True is an integer to Python
+        return None
+    try:
+        return operator.index(cast(SupportsIndex, value))
     except TypeError:
         return None
 

@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from itertools import islice
 from typing import Any, TypeVar
 
 import torch
@@ -184,12 +185,12 @@ def in_step(items: Iterable[T]) -> Iterator[T | None]:
     if count() == 1:
         yield from items
         return
-    iterator, end = iter(items), object()
+    iterator = iter(items)
     while True:
-        item = next(iterator, end)
-        if not any_of(item is not end):
+        found = list(islice(iterator, 1))
+        if not any_of(bool(found)):
             return
-        yield None if item is end else item
+        yield found[0] if found else None
 
 
 def average(tensors: Sequence[Tensor], weight: float) -> None:

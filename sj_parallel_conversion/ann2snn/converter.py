@@ -22,10 +22,10 @@ class ParallelConverter:
 
     :param dataloader: calibration data; labels are not used. Batches may be ``x``, ``(x, y)``, ``(x, y, ...)``,
         ``(x,)`` or ``{"image": x}``
-    :param mode: ``"parallel"``: the neuron and its code
-    :param time_steps: T
+    :param mode: the neuron and its code: ``"parallel"``, ``"spikepack"`` or ``"css"``
+    :param time_steps: T, the number of time-steps
     :param threshold: ``"mse"``, ``"max"`` or a percentile such as ``"99.9%"``
-    :param calibration: a row of :data:`~sj_parallel_conversion.ann2snn.calibration.CALIBRATIONS`
+    :param calibration: ``"none"``, ``"da_qcfs"``, ``"least_squares"``, ``"weights"`` or ``"reconstruction"``
     :param device: where the spiking network goes; ``None`` means where the ANN is
     :param show_progress: whether progress bars are drawn
     :param options: further fields of :class:`~sj_parallel_conversion.ann2snn.config.ConversionConfig`

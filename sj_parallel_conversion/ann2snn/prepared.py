@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
+from typing import TypeVar
 
 import torch
 from torch import fx, nn
@@ -26,6 +27,7 @@ from .network.model_in_parts import ModelInParts, Part
 from .network.parts import PartlySpikingNetwork
 from .network.spiking_network import SpikingNetwork
 
+Network = TypeVar("Network", bound=SpikingNetwork | PartlySpikingNetwork)
 # Options that the capture and the reading of the data have used.
 OF_THE_PREPARATION = ("distributed", "free_sizes", "keep", "max_batches", "max_memory", "seed")
 
@@ -222,7 +224,7 @@ def check_for_parts(config: ConversionConfig) -> None:
         )
 
 
-def finished(convert: Callable[[], nn.Module], config: ConversionConfig) -> nn.Module:
+def finished(convert: Callable[[], Network], config: ConversionConfig) -> Network:
     """
     :param convert: makes a network; all ranks make the same one
     :param config: the conversion's options

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -122,7 +122,7 @@ def _own(place: str, options: ModelOptions) -> nn.Module:
 _KINDS = {"torchvision": _torchvision, "timm": _timm, "hf": _transformers}
 
 
-def _made(factory: Callable[..., nn.Module], name: str, options: ModelOptions) -> nn.Module:
+def _made(factory: object, name: str, options: ModelOptions) -> nn.Module:
     if not callable(factory):
         raise ConfigError(f"model {name!r} is of type {type(factory).__name__}, and neither a model nor what makes one")
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from typing import Any
 
 from ..errors import ConfigError, SJPCError, StateDictError
 from .commands import COMMANDS
@@ -27,7 +28,7 @@ def run(words: list[str]) -> int:
             traceback = call.traceback
             call.function(**call.arguments)
     except SystemExit as stop:  # --help, --version and --print_config
-        return stop.code or 0
+        return stop.code if isinstance(stop.code, int) else _WRONG_USE if stop.code else 0
     except KeyboardInterrupt:
         return _complain("interrupted", _INTERRUPTED)
     except BrokenPipeError:  # a reader such as `head` has enough
@@ -66,5 +67,5 @@ def _one_line(text: object) -> str:
     return " ".join(str(text).split())
 
 
-def _show_warning(message: Warning | str, *_: object) -> None:
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     print(f"sjpc: warning: {_one_line(message)}", file=sys.stderr)

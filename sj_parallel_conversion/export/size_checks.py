@@ -27,10 +27,11 @@ def check_sizes(graph: fx.Graph, sizes: Sizes, tensors: list[fx.Node]) -> None:
             if isinstance(expected, str) and expected not in known:
                 known[expected] = size
                 continue
-            holds = graph.call_function(operator.eq, (size, known.get(expected, expected)))
+            wanted = expected if isinstance(expected, int) else known[expected]
+            holds = graph.call_function(operator.eq, (size, wanted))
             reason = f"has to be {expected}" if isinstance(expected, int) else "has to be that of another input"
             graph.call_function(check_at_run_time, (holds, f"{name}.shape[{axis}] {reason}"))
-    batch = known.get(sizes.batch)
+    batch = None if sizes.batch is None else known.get(sizes.batch)
     if batch is not None and sizes.smallest_batch > 1:
         holds = graph.call_function(operator.ne, (batch, 1))
         graph.call_function(check_at_run_time, (holds, "the network takes batches of two samples or more"))

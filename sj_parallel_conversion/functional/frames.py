@@ -16,7 +16,7 @@ from .quantise import finite_start, full_precision
 
 def check_frame_tau(tau: object) -> None:
     """:raises ConfigError: if ``tau`` is no base of frames' weights"""
-    if isinstance(tau, bool) or not isinstance(tau, Real) or not 1 <= tau < float("inf"):
+    if isinstance(tau, bool) or not isinstance(tau, Real) or not 1 <= float(tau) < float("inf"):
         raise ConfigError(
             f"frame_tau must be a number >= 1 (1: all frames count alike, 2: as the spikes of SpikePack), got {tau!r}"
         )

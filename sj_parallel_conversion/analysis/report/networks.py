@@ -14,7 +14,8 @@ Converted = SpikingNetwork | PartlySpikingNetwork
 
 def parts_of(snn: Converted) -> dict[str, SpikingNetwork]:
     """The converted networks in ``snn`` by their names in the ANN; ``""`` for one that is converted whole."""
-    return {"": snn} if isinstance(snn, SpikingNetwork) else snn.parts
+    parts: dict[str, SpikingNetwork] = {"": snn} if isinstance(snn, SpikingNetwork) else snn.parts
+    return parts
 
 
 def first_part(snn: Converted) -> SpikingNetwork:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -46,6 +47,6 @@ def render(metrics: dict[str, object]) -> str:
     return environment.get_template("page.html").render(**metrics, figures=figures, worst=_worst(metrics))
 
 
-def _worst(metrics: dict[str, object]) -> dict[str, object] | None:
+def _worst(metrics: dict[str, Any]) -> dict[str, object] | None:
     rows = [row for row in metrics["errors"] if row["added"] is not None]
     return max(rows, key=lambda row: row["added"], default=None)

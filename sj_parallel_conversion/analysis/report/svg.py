@@ -60,5 +60,5 @@ def _inline(svg: str, name: str, alt: str) -> str:
     body = re.sub(r'(\bid="|href="#|url\(#)', rf"\1{name}-", body)
     for colour, variable in _VARIABLES.items():
         body = body.replace(f": {colour}", f": var(--{variable})")
-    box = re.search(r'viewBox="[^"]*"', svg)[0]
+    box = re.findall(r'viewBox="[^"]*"', svg)[0]
     return f'<svg class="plot" id="{name}" role="img" aria-label="{escape(alt)}" {box}>{body}'

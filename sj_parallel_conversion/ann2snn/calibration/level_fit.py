@@ -27,7 +27,7 @@ class LevelFit:
         # both sides of the fit times the root of the weight
         self.root = None if weight is None else weight.sqrt()
         self.largest, self.typical = _range(y if weight is None else y * (weight > 0))
-        self.y = y if weight is None else y * self.root
+        self.y = y if self.root is None else y * self.root
 
     def levels(self, step: Tensor) -> Tensor:
         """The level at each sample if one level is worth ``step``, times the root of the sample's weight."""

@@ -59,7 +59,8 @@ def reconstruct(
     except RuntimeError as error:  # no gradient, or not enough memory for one: what is calibrated must not be lost
         reason = str(error).partition("\n")[0]
     # such an effort has to show on images that it has not seen; a draw is no success
-    if not reason and judged is not None and not (errors := judge.errors(snn)).mean() < judged.mean():
+    errors = None if reason or judge is None else judge.errors(snn)
+    if errors is not None and judged is not None and not errors.mean() < judged.mean():
         reason = (
             f"it does not make the outputs better, with an error of {float(errors.mean()):.3g} on {len(errors)} "
             f"held-out images instead of {float(judged.mean()):.3g}"

@@ -81,11 +81,9 @@ class Sweep:
         inputs.reverse()
         for node in tqdm(self._nodes, desc="calibrate layers", disable=not (progress and ranks.leads()), leave=False):
             if node.op == "placeholder":
-                batches = inputs.pop()
-                values[node] = (batches, batches)
+                values[node] = (inputs[-1], inputs.pop())
             elif node.op != "output":
                 values[node] = self._advance(node, values, count, visitor)
-            batches = None  # what is no longer needed must not be held here
             for used in (node, *node.all_input_nodes):
                 if self._last_use.get(used, used) is node:
                     values.pop(used, None)

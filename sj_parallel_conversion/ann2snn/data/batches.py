@@ -100,7 +100,7 @@ def _from_mapping(model: nn.Module, batch: Mapping[str, Any], index: int) -> Cal
 
 def _is_image(x: object) -> bool:
     # a list of two may also be sequences and targets that are as long, [N, L, C]
-    return _has_three_axes(x) and x.shape[0] in (1, 3)
+    return isinstance(x, Tensor) and _has_three_axes(x) and x.shape[0] in (1, 3)
 
 
 def _has_three_axes(x: object) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,7 +29,8 @@ class SharedFirst:
         giver = next((rank for rank, size in enumerate(sizes) if size), None)
         if giver is None:
             raise DataError("dataloader is empty: it has to give at least one batch")
-        self.batch: object = own[0] if ranks.count() == 1 else ranks.object_of(_on_cpu(own), giver)[0]
+        shared: Any = own if ranks.count() == 1 else ranks.object_of(_on_cpu(own), giver)
+        self.batch: object = shared[0]
         if len(sizes) > 1 and found.count(found[0]) == len(sizes) and ranks.leads():
             warn(
                 "all processes have the same first batch, so they seem to read the same data, and take as long as one. "
@@ -50,10 +52,10 @@ class SharedFirst:
 
     def applied(self, batches: Iterator[object]) -> Iterator[object]:
         """:param batches: of this rank's loader. :return: those that it works on"""
-        return batches if self._change is None else self._changed(batches)
+        return batches if self._change is None else self._changed(batches, self._change)
 
-    def _changed(self, batches: Iterator[object]) -> Iterator[object]:
-        yield _rows(next(batches, self.batch), self._change)
+    def _changed(self, batches: Iterator[object], change: slice) -> Iterator[object]:
+        yield _rows(next(batches, self.batch), change)
         yield from batches
 
 

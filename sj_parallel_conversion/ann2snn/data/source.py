@@ -21,7 +21,7 @@ _MOST_KEPT = 10_000  # batches of an iterator, after which it counts as endless
 _HINT = "If it is endless, set max_batches to the number of batches to calibrate with"
 
 
-def checked(dataloader: Iterable[Any]) -> Iterable[Any]:
+def checked(dataloader: Iterable[Any] | None) -> Iterable[Any]:
     """
     :param dataloader: what the user gave
     :return: the same
@@ -83,7 +83,9 @@ class Source(Batches):
     :raises DataError: as :func:`replayable`
     """
 
-    def __init__(self, dataloader: Iterable[Any], max_batches: int | None = None, seed: int | None = None) -> None:
+    def __init__(
+        self, dataloader: Iterable[Any] | None, max_batches: int | None = None, seed: int | None = None
+    ) -> None:
         self._loader, self._max_batches = replayable(dataloader), max_batches
         self._readable = self._loader if seed is None else SeededLoader(self._loader, seed)
         self._found: list[object] = []  # the first batch
@@ -91,7 +93,7 @@ class Source(Batches):
         self._rest: Iterator[object] | None = None  # of the reading that has begun with it
 
     @classmethod
-    def of(cls, dataloader: Iterable[Any]) -> Batches:
+    def of(cls, dataloader: Iterable[Any] | None) -> Batches:
         """``dataloader`` itself, if it is one of :class:`Batches`."""
         return dataloader if isinstance(dataloader, Batches) else cls(dataloader)
 

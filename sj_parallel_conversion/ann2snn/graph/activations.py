@@ -224,7 +224,8 @@ def _place_module(model: fx.GraphModule, group: _Group, names: Names) -> str:
     """:return: the name of a new module that does what ``group`` does"""
     known = known_activation(model, group.result) if len(group.nodes) == 1 else None
     module = Formula.of(model, group.source, group.nodes) if known is None else known
-    name = names.of_path(_common_path(group.nodes), "activation" if known is None else operator_of(group.result))
+    operator = None if known is None else operator_of(group.result)
+    name = names.of_path(_common_path(group.nodes), operator or "activation")
     put(model, name, module.eval())
     return name
 

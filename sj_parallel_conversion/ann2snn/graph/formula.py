@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -135,7 +136,7 @@ def _constant(model: fx.GraphModule, graph: fx.Graph, root: nn.Module, node: fx.
     """A constant of the activation: a parameter or a buffer, or what is computed of such."""
     if node.op != "get_attr":
         raise AssertionError(f"{node} is no constant")
-    value = value_of(model, node.target)
+    value = cast(Tensor, value_of(model, node.target))
     name = node.meta.get("name", node.target).rpartition(".")[2]
     while hasattr(root, name):
         name += "_"

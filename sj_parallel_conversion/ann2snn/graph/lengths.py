@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import builtins
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,7 @@ def free_lengths(model: nn.Module) -> Iterator[None]:
 def _length(x: object) -> int | torch.SymInt:
     # the model of another thread, which has values, gets its number
     size = x.shape[0] if isinstance(x, Tensor) and x.dim() else None
-    return size if isinstance(size, torch.SymInt) else builtins.len(x)
+    return size if isinstance(size, torch.SymInt) else builtins.len(cast(Sized, x))
 
 
 def _namespaces(model: nn.Module) -> list[dict[str, object]]:

@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from .operations import module_of, operator_of
 
@@ -27,7 +27,7 @@ def max_pool_steps(
     if module is None:  # its sizes depend on those of the input
         _, indices = getattr(torch.ops.aten, f"{operator_of(node)}_with_indices").default(*args, **kwargs)
     else:
-        pool: nn.Module = copy.copy(module)
+        pool: Any = copy.copy(module)
         pool.return_indices = True
         _, indices = pool(*args, **kwargs)
     spatial = indices.dim() - 2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,7 +70,7 @@ class Signature:
         """What the ANN returns, of its tensors."""
         return tensors[0] if self.outputs.is_one_tensor else self.outputs.build(tensors)
 
-    def map_outputs(self, change: object, value: object) -> object:
+    def map_outputs(self, change: Callable[[Tensor], Tensor], value: object) -> object:
         """``value``, which is built as an output, with each tensor changed."""
         leaves, structure = flatten(value)
         return structure.unflatten([change(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves])

@@ -28,7 +28,7 @@ class PartData:
     :param device: where the model is; ``None``: where its parameters are
     """
 
-    def __init__(self, model: nn.Module, dataloader: Iterable[Any], device: torch.device | str | None) -> None:
+    def __init__(self, model: nn.Module, dataloader: Iterable[Any] | None, device: torch.device | str | None) -> None:
         self._model, self._source = model, Source.of(dataloader)
         self._device, self._dtype = placement(model, device)
 
@@ -76,8 +76,8 @@ class SubmoduleInputs(Batches):
                 seen = True
                 yield inner
         if not seen:
-            inner = next((name for name, _ in self._model.get_submodule(self._name).named_children()), None)
-            hint = "" if inner is None else f". Name what it contains instead, as {self._name + '.*'!r}"
+            within = next((name for name, _ in self._model.get_submodule(self._name).named_children()), None)
+            hint = "" if within is None else f". Name what it contains instead, as {self._name + '.*'!r}"
             raise DataError(
                 f"submodule {self._name!r} is not called when the model runs on the calibration data, or with empty "
                 f"tensors only{hint}"

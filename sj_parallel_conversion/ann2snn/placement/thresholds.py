@@ -219,7 +219,7 @@ def _count(y: Tensor, v_max: Tensor, channel_dim: int | None) -> Tensor:
     v_max, length = v_max.float().reshape(shape), v_max.numel() * (BINS + 1)
     per_share = torch.where(v_max > 0, 1 / v_max, 1.0).nan_to_num_(posinf=torch.finfo(torch.float32).max)
     rows = torch.arange(0, length, BINS + 1, dtype=torch.int32, device=y.device).view(shape)
-    counts = 0
+    counts = torch.zeros(length, dtype=torch.int64, device=y.device)
     images = max(1, max(_BLOCK, length) * len(y) // y.numel())
     for part in y.split(images):
         bits = (part.float() * per_share).abs_().view(torch.int32)
