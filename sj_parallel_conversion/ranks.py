@@ -186,10 +186,7 @@ def in_step(items: Iterable[T]) -> Iterator[T | None]:
         yield from items
         return
     iterator = iter(items)
-    while True:
-        found = list(islice(iterator, 1))
-        if not any_of(bool(found)):
-            return
+    while any_of(bool(found := list(islice(iterator, 1)))):
         yield found[0] if found else None
 
 
