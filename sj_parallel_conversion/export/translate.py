@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from ..ann2snn.cpu.int8 import Int8Layer
+from ..ann2snn.cpu.int8_layers import Int8Layer
 from ..ann2snn.cpu.prepack import PrepackedConv2d
 from ..ann2snn.graph.folded import Rescale, ResidualAdd, ToLevels
 from ..ann2snn.graph.following import cast, construct

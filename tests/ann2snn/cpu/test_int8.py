@@ -16,8 +16,8 @@ from nets import IMAGES, TOKENS, net
 from torch import Tensor, nn
 
 import sj_parallel_conversion as sjpc
-from sj_parallel_conversion.ann2snn.cpu import int8
-from sj_parallel_conversion.ann2snn.cpu.int8 import Int8Conv2d, Int8Linear
+from sj_parallel_conversion.ann2snn.cpu import int8_layers
+from sj_parallel_conversion.ann2snn.cpu.int8_layers import Int8Conv2d, Int8Linear
 
 pytestmark = pytest.mark.skipif(
     not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.onednn, "qconv2d_pointwise")), reason="no oneDNN"
@@ -136,10 +136,10 @@ def assert_integer_arithmetic(twin: nn.Module, levels: Tensor) -> None:
 @pytest.mark.parametrize("wide", [True, False])
 @torch.no_grad()
 def test_largest_values(kind: str, wide: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if wide and not int8.adds_in_32_bits():
+    if wide and not int8_layers.adds_in_32_bits():
         pytest.skip("this machine adds in 16 bits")
     layer, levels = largest_products(kind)
-    monkeypatch.setattr(int8, "adds_in_32_bits", lambda: wide)
+    monkeypatch.setattr(int8_layers, "adds_in_32_bits", lambda: wide)
     twin = (Int8Linear if kind == "linear" else Int8Conv2d)(layer)
     assert twin.weight.abs().max() == (127 if wide else 64)
     assert 2 * 64 * 255 <= 32767 < 2 * 65 * 255, "as much as two products may be"
@@ -149,8 +149,8 @@ def test_largest_values(kind: str, wide: bool, monkeypatch: pytest.MonkeyPatch) 
 def test_seven_bits_where_they_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two products of a weight of 127 and a level of 129 fit into 16 bits."""
     for wide, largest in ((True, (127, 127)), (False, (127, 64))):
-        monkeypatch.setattr(int8, "adds_in_32_bits", lambda wide=wide: wide)
-        assert tuple(int8.largest_weight(level) for level in (129, 130)) == largest
+        monkeypatch.setattr(int8_layers, "adds_in_32_bits", lambda wide=wide: wide)
+        assert tuple(int8_layers.largest_weight(level) for level in (129, 130)) == largest
     for steps, largest in ((129, 127), (130, 64)):
         network = sjpc.to_int8(convert(two_convs(), IMAGES, time_steps=steps))
         assert {int(network.get_submodule(f"net.{name}").weight.abs().max()) for name in integer_layers(network)} == {
@@ -161,20 +161,21 @@ def test_seven_bits_where_they_are_needed(monkeypatch: pytest.MonkeyPatch) -> No
 @torch.no_grad()
 def test_weights_from_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, levels = largest_products("linear")
-    monkeypatch.setattr(int8, "adds_in_32_bits", lambda: True)
+    monkeypatch.setattr(int8_layers, "adds_in_32_bits", lambda: True)
     saved = pickle.dumps(Int8Linear(layer))
-    monkeypatch.setattr(int8, "adds_in_32_bits", lambda: False)
+    monkeypatch.setattr(int8_layers, "adds_in_32_bits", lambda: False)
     here = pickle.loads(saved)
     products = []
-    monkeypatch.setattr(int8, "_pack_linear", lambda w, x, pack=int8._pack_linear: products.append(w) or pack(w, x))
+    pack = int8_layers._pack_linear
+    monkeypatch.setattr(int8_layers, "_pack_linear", lambda weight, x: products.append(weight) or pack(weight, x))
     torch.testing.assert_close(here(levels), layer(levels), rtol=0.02, atol=0)
     assert products[0].abs().max() == 64 and here.weight.abs().max() == 127
 
 
 _ON_AN_OLDER_CPU = """
 import torch
-from test_int8 import Int8Conv2d, Int8Linear, assert_integer_arithmetic, int8, largest_products
-assert not int8.adds_in_32_bits()
+from test_int8 import Int8Conv2d, Int8Linear, assert_integer_arithmetic, int8_layers, largest_products
+assert not int8_layers.adds_in_32_bits()
 with torch.no_grad():
     for kind, layer_type in (("linear", Int8Linear), ("conv", Int8Conv2d)):
         layer, levels = largest_products(kind)
