@@ -44,8 +44,10 @@ def level_nodes(net: fx.GraphModule) -> tuple[set[fx.Node], list[fx.Node]]:
                 levels.add(node)
         elif read and (type(module) is nn.Linear or is_plain_convolution(module)):
             layers.append(node)
-        elif read and len(read) == sum("shape" in n.meta for n in node.all_input_nodes) and keeps_integers(net, node):
-            levels.add(node)
+        elif read and keeps_integers(net, node):
+            # sizes have no shape, and neither have tuples of levels
+            if all(n in levels for n in node.all_input_nodes if "shape" in n.meta):
+                levels.add(node)
     return levels, layers
 
 
@@ -106,8 +108,12 @@ def _byte_readers(net: fx.GraphModule, node: fx.Node, levels: set[fx.Node]) -> l
 def _keeps_bytes(net: fx.GraphModule, node: fx.Node) -> bool:
     module = module_of(net, node)
     if module is None:
-        return operator_of(node) in _MOVING or node.target is operator.getitem
+        return operator_of(node) in _MOVING or node.target is operator.getitem or _pads_with_zeros(node)
     return isinstance(module, (nn.Identity, _DropoutNd)) or (isinstance(module, ByteMaxPool2d) and pools_bytes())
+
+
+def _pads_with_zeros(node: fx.Node) -> bool:
+    return operator_of(node) == "pad" and (len(node.args) < 3 or node.args[2] == "constant")
 
 
 def _pass_currents(net: fx.GraphModule, node: fx.Node, layer: Int8Layer) -> None:
