@@ -52,6 +52,7 @@ class Quantiser(NodeParameters):
         check_currents(type(self).__name__, x)
         return self._level(self._total(x))
 
+    @torch.no_grad()
     def level_bytes(self, x: Tensor, overwrite: bool = False) -> Tensor:
         """
         :param x: mean input ``[N, ...]``
