@@ -240,3 +240,33 @@ def test_without_a_kernel_for_bytes_pooling_reads_floats(monkeypatch: pytest.Mon
     monkeypatch.setattr(byte_flow, "pools_bytes", lambda: False)
     small = sjpc.to_int8(residual())
     assert types(small)["pool"] == torch.float32 and torch.equal(small.predict(IMAGES), fast)
+
+
+class Bottlenecks(nn.Module):
+    """Inverted residuals, as in MobileNetV2: currents are added, and two layers read one of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.one, self.two = nn.Conv2d(3, 8, 3, stride=2), nn.Conv2d(8, 4, 1), nn.Conv2d(4, 8, 1)
+        self.depth, self.three = nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.Conv2d(8, 4, 1)
+        self.left, self.right = nn.Conv2d(4, 6, 1), nn.Conv2d(4, 6, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """:param x: ``[N, 3, H, W]``. :return: ``[N, 12, H / 2, W / 2]``"""
+        x = self.one(F.relu6(self.stem(F.pad(x, [0, 1, 0, 1]))))
+        x = self.three(F.relu6(self.depth(F.relu6(self.two(x))))) + x
+        return torch.cat([self.left(x), self.right(x)], 1)
+
+
+@torch.no_grad()
+def test_currents_that_are_added_pass_as_floats() -> None:
+    torch.manual_seed(0)
+    snn = converted(Bottlenecks(), time_steps=32)
+    small = sjpc.to_int8(snn, [IMAGES])
+    found = types(small)
+    assert {found[name] for name in ("stem", "two", "depth")} == {torch.uint8}
+    assert {found[name] for name in ("one", "three", "left", "right")} == {torch.float32}
+    assert sum(isinstance(module, Int8Conv2d) for module in small.net.modules()) == 7
+    torch.testing.assert_close(small.predict(IMAGES).double(), in_float64(small).net(IMAGES.double())[0])
+    expected = snn.predict(IMAGES)
+    assert (small.predict(IMAGES) - expected).norm() < 0.05 * expected.norm()
