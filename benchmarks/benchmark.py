@@ -107,15 +107,15 @@ def convert(
     :param x: an input
     :param mode: the neuron
     :param time_steps: T
-    :param execution: ``"packed"``, ``"spikes"``, either of them with ``", prepacked"``, ``"stepwise"`` or
-        ``"int8 weights"``
+    :param execution: ``"packed"``, ``"spikes"``, either of them with ``", prepacked"``, ``"stepwise"``,
+        ``"int8 weights"``, or ``"int8 weights, all layers"``, which takes calibration data
     :param shortcut: what identity shortcuts carry
     :return: the converted network, ready to run
     """
     options = {"threshold": "max", "calibration": "da_qcfs", "show_progress": False, "shortcut": shortcut}
     snn = sjpc.ParallelConverter(calibration(x), mode=mode, time_steps=time_steps, **options).convert(ann)
-    if execution == "int8 weights":
-        return sjpc.to_int8(snn)
+    if execution.startswith("int8 weights"):
+        return sjpc.to_int8(snn, [x] if execution.endswith("all layers") else None)
     snn.execution, _, prepacked = execution.partition(", ")
     return sjpc.prepack(snn) if prepacked else snn
 
@@ -133,8 +133,8 @@ def spiking_methods(ann: nn.Module, x: Tensor, args: argparse.Namespace) -> dict
         spikes = args.spikes if parallel else [args.weighted]
         runs = [("packed", T) for T in (args.packed if parallel else [args.weighted])]
         runs += [("spikes", T) for T in spikes]
-        once = ("packed, prepacked", "spikes, prepacked", "int8 weights", "stepwise")
-        runs += [(execution, T) for execution in (once if parallel else once[1:2]) for T in spikes[-1:]]
+        once = ("packed, prepacked", "int8 weights", "int8 weights, all layers", "stepwise") if parallel else ()
+        runs += [(execution, T) for execution in ("spikes, prepacked", *once) for T in spikes[-1:]]
         for execution, T in runs:
             methods[f"{mode}, {execution}, T={T}"] = convert(ann, x, mode, T, execution, args.shortcut).predict
     return methods

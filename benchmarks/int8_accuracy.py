@@ -5,6 +5,8 @@
 DIR as in examples/cifar10_resnet20.py. After any small change, a network with few levels answers some per cent of all
 images differently, as often better as worse: on a few hundred test images this noise hides the loss. So each test image
 is shown in 18 views (mirrored or not, shifted by 0 or 2 pixels), which are as difficult as test images.
+
+The column int8 says which layers have int8 weights: those that read levels, or all, with calibration data.
 """
 
 from __future__ import annotations
@@ -70,19 +72,22 @@ def main() -> None:
     images, labels = load_images(args.data_root, "test", args.test_images)
     calibration = list(load_images(args.data_root, "train", args.calibration_images)[0].split(64))
     print(f"{args.model}, ANN {percent(classes(ann, images, 'ANN') == labels):.2f} % of all views")
-    print(f"{'mode':<10} {'T':>3} {'float32 %':>10} {'int8 %':>8} {'loss, points':>16} {'same class %':>13}")
+    names = f"{'float32 %':>10} {'int8 %':>8} {'loss, points':>16} {'same class %':>13}"
+    print(f"{'mode':<10} {'T':>3} {'int8':<7} {names}")
     for setting in args.settings:
         mode, T = setting.split(":")
         options = {"threshold": "mse", "calibration": args.calibration, "show_progress": False}
         snn = sjpc.ParallelConverter(calibration, mode=mode, time_steps=int(T), **options).convert(ann)
         snn.execution = "packed"
-        given = {kind: classes(run.predict, images, setting) for kind, run in (("f", snn), ("i", sjpc.to_int8(snn)))}
-        right = {kind: (answer == labels).double() for kind, answer in given.items()}
-        # The views of an image are no independent samples, the images are.
-        loss = 100 * (right["f"] - right["i"]).mean(0)
-        deviation = f"{loss.mean():.2f} +- {loss.std() / len(loss) ** 0.5:.2f}"
-        accuracies = f"{percent(right['f']):>10.2f} {percent(right['i']):>8.2f}"
-        print(f"{mode:<10} {T:>3} {accuracies} {deviation:>16} {percent(given['f'] == given['i']):>13.2f}", flush=True)
+        float32 = classes(snn.predict, images, setting)
+        for name, data in (("levels", None), ("all", calibration)):
+            int8 = classes(sjpc.to_int8(snn, data).predict, images, setting)
+            # The views of an image are no independent samples, the images are.
+            loss = 100 * ((float32 == labels).double() - (int8 == labels).double()).mean(0)
+            deviation = f"{loss.mean():.2f} +- {loss.std() / len(loss) ** 0.5:.2f}"
+            accuracies = f"{percent(float32 == labels):>10.2f} {percent(int8 == labels):>8.2f}"
+            same = percent(float32 == int8)
+            print(f"{mode:<10} {T:>3} {name:<7} {accuracies} {deviation:>16} {same:>13.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -12,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..ann2snn.cpu.int8 import Int8Conv2d, Int8Linear
+from ..ann2snn.cpu.int8_layers import Int8Layer
 from ..ann2snn.data.batches import model_call
-from ..ann2snn.data.inputs import TARGET_KEYS, Call, InputForm, placement
+from ..ann2snn.data.inputs import TARGET_KEYS, Call, named_forward, placement
 from ..ann2snn.network.parts import PartlySpikingNetwork
 from ..ann2snn.network.spiking_network import SpikingNetwork
 from ..compat import MemoryModule, MultiStepModule, StepModeContainer
@@ -171,28 +170,16 @@ def _with_named_arguments(module: nn.Module) -> object:
     """Something whose ``forward`` has the names of the ANN's arguments."""
     if isinstance(module, PartlySpikingNetwork):
         return module.model
-    return SimpleNamespace(forward=_named(module.signature.form)) if isinstance(module, SpikingNetwork) else module
-
-
-def _named(form: InputForm) -> Callable[..., Any]:
-    def forward(*args: object, **kwargs: object) -> None:
-        """Never called."""
-
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    known = {name.partition("[")[0] for name in form.names}
-    required = [name for name in form.positional if name in known and name not in form.defaults]
-    optional = [name for name in form.positional if name not in required]
-    parameters = [inspect.Parameter(name, kind) for name in required]
-    parameters += [inspect.Parameter(name, kind, default=form.defaults.get(name)) for name in optional]
-    forward.__signature__ = inspect.Signature(parameters)
-    return forward
+    if isinstance(module, SpikingNetwork):
+        return SimpleNamespace(forward=named_forward(module.signature.form))
+    return module
 
 
 def check_converted(caller: str, snn: object) -> None:
     """:raises DataError: if ``snn`` is no converted network, or one with int8 kernels, which cannot be looked into"""
     if not isinstance(snn, (SpikingNetwork, PartlySpikingNetwork)):
         raise DataError(f"{caller} needs a converted network, got {type(snn).__name__}")
-    if any(isinstance(module, (Int8Conv2d, Int8Linear)) for module in snn.modules()):
+    if any(isinstance(module, Int8Layer) for module in snn.modules()):
         raise DataError(f"{caller} cannot look into int8 kernels: give it the network that to_int8 was given")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx, nn
 
-from ..ann2snn.cpu.int8 import level_nodes
+from ..ann2snn.cpu.byte_flow import level_nodes
 from ..ann2snn.graph.folded import ResidualAdd
 from ..ann2snn.graph.operations import is_addition
 from ..ann2snn.graph.plain import put

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..ann2snn.cpu.int8 import bias_in_steps
+from ..ann2snn.cpu.int8_layers import bias_in_steps
 
 _EIGHT_BITS, _SEVEN_BITS = 127, 64  # the largest weights
 

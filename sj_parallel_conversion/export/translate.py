@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from ..ann2snn.cpu.int8 import Int8Layer
+from ..ann2snn.cpu.byte_pool import ByteMaxPool2d
+from ..ann2snn.cpu.int8_layers import Int8Layer
 from ..ann2snn.cpu.prepack import PrepackedConv2d
 from ..ann2snn.graph.folded import Rescale, ResidualAdd, ToLevels
 from ..ann2snn.graph.following import cast, construct
@@ -27,6 +28,8 @@ from ..neuron.activations import DAQCFS, QCFS, ClipReLU, SpikingIdentity
 from .bodies import activation_body, neuron_body
 
 _OWN = ("sj_parallel_conversion", "spikingjelly")
+# What prepack() and to_int8() make of layers of torch. Their classes alone differ.
+_PLAIN: dict[type[nn.Module], type[nn.Module]] = {PrepackedConv2d: nn.Conv2d, ByteMaxPool2d: nn.MaxPool2d}
 
 
 class Observed(fx.Interpreter):
@@ -227,12 +230,13 @@ def _formula(body: fx.GraphModule, name: str) -> fx.GraphModule:
 
 
 def plain(module: nn.Module) -> nn.Module:
-    """A layer of torch in the place of one with packed weights; others as they are."""
-    if not isinstance(module, PrepackedConv2d):
+    """A layer of torch in the place of one for CPUs that computes the same; others as they are."""
+    cls = _PLAIN.get(type(module))
+    if cls is None:
         return module
-    conv = nn.Conv2d.__new__(nn.Conv2d)
-    conv.__dict__.update({key: value for key, value in vars(module).items() if key != "_packed"})
-    return conv
+    layer = cls.__new__(cls)
+    layer.__dict__.update({key: value for key, value in vars(module).items() if key != "_packed"})
+    return layer
 
 
 def _copied(module: nn.Module, name: str) -> nn.Module:

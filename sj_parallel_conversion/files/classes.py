@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..ann2snn.cpu.int8 import Int8Conv2d, Int8Linear
+from ..ann2snn.cpu.byte_pool import ByteMaxPool2d
+from ..ann2snn.cpu.int8_layers import Int8Conv2d, Int8Linear
 from ..ann2snn.cpu.prepack import PrepackedConv2d
 from ..ann2snn.graph.folded import Rescale, ResidualAdd, ToLevels
 from ..ann2snn.graph.formula import Formula
@@ -100,19 +101,21 @@ def _node(cls: type[nn.Module], *arguments: str) -> Row:
 
 
 def _int8_conv(
-    form: tuple[Any, ...], max_level: int, weight: Tensor, bias: Tensor | None, **buffers: object
+    form: tuple[Any, ...], max_level: int, weight: Tensor, bias: Tensor | None, reads: Tensor | None, **buffers: object
 ) -> Int8Conv2d:
     stride, padding, dilation, groups = form
     channels = (weight.shape[1] * groups, weight.shape[0], tuple(weight.shape[2:]))
     sizes = {"stride": tuple(stride), "padding": tuple(padding), "dilation": tuple(dilation), "groups": groups}
-    return Int8Conv2d(nn.Conv2d(*channels, **sizes, bias=bias is not None), max_level)
+    return Int8Conv2d(nn.Conv2d(*channels, **sizes, bias=bias is not None), max_level, reads)
 
 
-def _int8_linear(max_level: int, weight: Tensor, bias: Tensor | None, **buffers: object) -> Int8Linear:
-    return Int8Linear(nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None), max_level)
+def _int8_linear(
+    max_level: int, weight: Tensor, bias: Tensor | None, reads: Tensor | None, **buffers: object
+) -> Int8Linear:
+    return Int8Linear(nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None), max_level, reads)
 
 
-_INT8 = ("weight", "scale", "zero_point", "bias")
+_INT8 = ("weight", "scale", "zero_point", "bias", "reads")
 _BIAS = (("bias", "bias"),)
 _CONV = (
     "in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode",
@@ -150,7 +153,7 @@ ROWS: dict[type[nn.Module], Row] = {
     nn.LayerNorm: Row(nn.LayerNorm, ("normalized_shape", "eps", "elementwise_affine"), _BIAS),
     nn.GroupNorm: Row(nn.GroupNorm, ("num_groups", "num_channels", "eps", "affine")),
     nn.Embedding: Row(nn.Embedding, _EMBEDDING),
-    **{cls: Row(cls, _MAX_POOL) for cls in (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)},
+    **{cls: Row(cls, _MAX_POOL) for cls in (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, ByteMaxPool2d)},
     nn.AvgPool1d: Row(nn.AvgPool1d, _AVERAGE_POOL),
     **{cls: Row(cls, (*_AVERAGE_POOL, "divisor_override")) for cls in (nn.AvgPool2d, nn.AvgPool3d)},
     **{cls: Row(cls, ("output_size",))

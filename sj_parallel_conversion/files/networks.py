@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..ann2snn.config import ConversionConfig
-from ..ann2snn.cpu.int8 import emit_levels
+from ..ann2snn.cpu.byte_flow import pass_bytes
 from ..ann2snn.network.parts import PartlySpikingNetwork
 from ..ann2snn.network.spiking_network import SpikingNetwork
 from ..atomic_file import as_path
@@ -130,7 +130,7 @@ def _decode_network(record: Record, tensors: TensorReader, classes: Classes) -> 
     need(all(site.node.T == config.time_steps for site in snn.neurons()), "its neurons have another number of steps")
     snn.execution, snn.step_mode, snn.training = record["execution"], record["step_mode"], record["training"]
     _set_neuron_states(snn, states)
-    emit_levels(snn.net)
+    pass_bytes(snn.net)
     return snn
 
 

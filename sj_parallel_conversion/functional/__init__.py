@@ -5,13 +5,14 @@ one frame (:mod:`frames`).
 
 from .coding import CODES, Code, decode, encode, encode_bytes, encode_like, greedy_digits
 from .frames import amplify_frames, frame_weights, pack_frames
-from .quantise import clip_relu, clip_to_levels, da_qcfs, level, qcfs, straight_through
+from .quantise import clip_relu, clip_to_bytes, clip_to_levels, da_qcfs, level, qcfs, straight_through
 
 __all__ = [
     "CODES",
     "Code",
     "amplify_frames",
     "clip_relu",
+    "clip_to_bytes",
     "clip_to_levels",
     "da_qcfs",
     "decode",

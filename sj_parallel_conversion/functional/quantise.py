@@ -72,6 +72,20 @@ def clip_to_levels(line: Tensor, max_level: int, min_level: int = 0, overwrite: 
     return (line.floor_() if overwrite else line.floor()).clamp_(min_level, max_level)
 
 
+def clip_to_bytes(line: Tensor, max_level: int, overwrite: bool = False) -> Tensor:
+    """
+    As :func:`clip_to_levels` with 0 as the smallest level, one byte a level and without a gradient.
+
+    :param line: as there
+    :param max_level: the largest level of the code, 255 at most
+    :param overwrite: whether ``line`` may be written to
+    :return: uint8; of a NaN it is some level
+    """
+    clipped = line.clamp_(0, max_level) if overwrite else line.clamp(0, max_level)
+    # torch has vector instructions for both of these casts and for none at once; both cut off what floor() would
+    return clipped.to(torch.int16).to(torch.uint8)
+
+
 def da_qcfs(
     x: Tensor,
     v_threshold: Tensor | float,

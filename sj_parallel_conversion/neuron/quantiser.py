@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..functional import clip_to_levels, level, straight_through
+from ..functional import clip_to_bytes, clip_to_levels, level, straight_through
 from ..functional.quantise import finite_start, full_precision
 from ..parameters import check_currents, evaluate
 from .node_parameters import NodeParameters
@@ -51,6 +51,17 @@ class Quantiser(NodeParameters):
         """
         check_currents(type(self).__name__, x)
         return self._level(self._total(x))
+
+    @torch.no_grad()
+    def level_bytes(self, x: Tensor, overwrite: bool = False) -> Tensor:
+        """
+        :param x: mean input ``[N, ...]``
+        :param overwrite: whether ``x`` may be written to
+        :return: as :meth:`level`, in uint8, for levels from 0 to 255 and without a gradient
+        """
+        check_currents(type(self).__name__, x)
+        line = self._total(x) if self.folded_input else self.level(x)
+        return clip_to_bytes(line, int(self.code.max_level(self.T)), overwrite or line is not x)
 
     def value(self, level: Tensor) -> Tensor:
         """:param level: ``[N, ...]``. :return: what it stands for, ``[N, ...]``"""

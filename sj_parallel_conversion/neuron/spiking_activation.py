@@ -26,7 +26,9 @@ class SpikingActivation(StepModeContainer):
     :raises ConfigError: if ``node`` is no neuron of this package, or ``packed`` no bool
     """
 
-    levels_from: tuple[nn.Module, ...] = ()  # the layer whose bytes are levels already; a tuple, because it is no child
+    # Tuples, because these are no children:
+    levels_from: tuple[nn.Module, ...] = ()  # the layer whose bytes are levels already
+    byte_readers: tuple[nn.Module, ...] = ()  # layers that read the levels in bytes, where all that reads them can
 
     def __init__(self, node: SpikingNode, packed: bool = False) -> None:
         super().__init__(False)
@@ -53,7 +55,8 @@ class SpikingActivation(StepModeContainer):
             return x
         values = (x, *self.node.parameters())
         if self.packed:
-            return self.node.decoded(x, may_overwrite(self.source, *values))
+            packed = self.node.level_bytes if self.byte_readers else self.node.decoded
+            return packed(x, may_overwrite(self.source, *values))
         # A call of the module, in floats, only where someone listens: a monitor, or autograd.
         emit = self.node if records_gradient(*values) or has_hooks(self.node) else self.node.spikes
         return self.node.decode(emit(self.node.constant(x)), x.dtype)

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sj_parallel_conversion.functional import clip_relu, da_qcfs, level, qcfs
+from sj_parallel_conversion.functional import clip_relu, clip_to_bytes, clip_to_levels, da_qcfs, level, qcfs
 from sj_parallel_conversion.functional.quantise import full_precision
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
@@ -144,6 +144,18 @@ def test_level_of_signed_and_unsigned_codes(total: float, theta: float, psi: flo
     low = -top if signed else 0
     k = min(max(math.floor((Fraction(total) + Fraction(psi)) / Fraction(theta)), low), top)
     assert level(torch.tensor([total]), theta, psi, top, low).item() == k
+
+
+@pytest.mark.parametrize("max_level", [1, 32, 127, 128, 255])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_bytes_are_levels(max_level: int, dtype: torch.dtype, overwrite: bool) -> None:
+    ends = [-1e30, -300.0, -0.5, -0.0, 0.0, 0.999, 1.0, 31.999, 32.0, 254.999, 255.0, 256.0, 300.5, 70000.0, 1e30]
+    line = torch.cat([torch.tensor([*ends, -math.inf, math.inf], dtype=dtype), torch.linspace(-3, 300, 999).to(dtype)])
+    given, expected = line.clone(), clip_to_levels(line, max_level)
+    found = clip_to_bytes(given, max_level, overwrite)
+    assert found.dtype == torch.uint8 and torch.equal(found.to(dtype), expected)
+    assert overwrite or torch.equal(given, line)
 
 
 def test_level_gradient() -> None:

@@ -291,3 +291,17 @@ def test_a_checkpoint_brings_its_corrections(have: dict, saved: dict) -> None:
     assert node.state_dict().keys() == other.state_dict().keys(), "nothing was saved, so nothing changes"
     with pytest.raises(RuntimeError, match="size mismatch for v_threshold"):
         node.load_state_dict(ParallelConversionNode(4, torch.ones(5)).state_dict())
+
+
+@pytest.mark.parametrize("folded", [False, True])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_levels_in_bytes(folded: bool, overwrite: bool) -> None:
+    node = ParallelConversionNode(200, torch.tensor([0.5, 2.0, 1.0]), shift=0.01)
+    node.folded_input = folded
+    x = torch.randn(4, 3, 50, generator=torch.Generator().manual_seed(0)) * (150 if folded else 1)
+    given, expected = x.clone(), node.level(x)
+    found = node.level_bytes(given, overwrite)
+    assert found.dtype == torch.uint8 and torch.equal(found.float(), expected)
+    assert torch.equal(given, x) or (folded and overwrite)
+    with pytest.raises(sjpc.DataError):
+        node.level_bytes(x.int())

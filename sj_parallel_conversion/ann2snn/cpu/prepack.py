@@ -70,7 +70,17 @@ def prepack_convolutions(net: nn.Module) -> int:
 
 
 def _has_kernel(conv: nn.Conv2d) -> bool:
-    return conv.weight.dtype == torch.float32 and conv.padding_mode == "zeros" and isinstance(conv.padding, tuple)
+    return conv.weight.dtype == torch.float32 and has_zero_padding(conv)
+
+
+def has_zero_padding(conv: nn.Conv2d) -> bool:
+    """Whether a convolution is padded with zeros, and how many there are is given in numbers, as kernels want it."""
+    return conv.padding_mode == "zeros" and isinstance(conv.padding, tuple)
+
+
+def is_plain_convolution(module: nn.Module | None) -> bool:
+    """Whether it is torch's own 2-D convolution, prepacked or not, which kernels for int8 weights may replace."""
+    return isinstance(module, nn.Conv2d) and type(module) in (nn.Conv2d, PrepackedConv2d) and has_zero_padding(module)
 
 
 class PrepackedConv2d(nn.Conv2d):

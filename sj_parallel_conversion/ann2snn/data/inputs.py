@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -231,3 +231,17 @@ def _in_words(value: object) -> str:
     return "a tensor" if isinstance(value, Tensor) else repr(value)
 
 
+def named_forward(form: InputForm) -> Callable[..., Any]:
+    """:return: a function that takes the arguments of ``form`` by name, for what asks a model for them"""
+
+    def forward(*args: object, **kwargs: object) -> None:
+        """Never called."""
+
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    known = {name.partition("[")[0] for name in form.names}
+    required = [name for name in form.positional if name in known and name not in form.defaults]
+    optional = [name for name in form.positional if name not in required]
+    parameters = [inspect.Parameter(name, kind) for name in required]
+    parameters += [inspect.Parameter(name, kind, default=form.defaults.get(name)) for name in optional]
+    forward.__signature__ = inspect.Signature(parameters)
+    return forward

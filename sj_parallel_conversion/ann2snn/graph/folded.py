@@ -57,11 +57,13 @@ class ResidualAdd(nn.Module):
     def forward(self, x: Tensor, y: Tensor, overwrite: bool = True) -> Tensor:
         """
         :param x: ``[N, ...]``
-        :param y: same shape
+        :param y: same shape; floats, or levels in bytes
         :param overwrite: whether the result may take the place of ``x``
         :return: same shape
         """
         overwrite = overwrite and may_overwrite(self.source, x, y, self.factor)
+        if y.dtype == torch.uint8:  # levels of an int8 network; torch is slow where it mixes bytes and floats
+            y = y.to(x.dtype)
         if self.factor is None:
             return x.add_(y) if overwrite else x + y
         return x.addcmul_(y, self.factor) if overwrite else torch.addcmul(x, y, self.factor)

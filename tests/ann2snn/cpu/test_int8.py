@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import copy
-import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
-import nets
 import pytest
 import torch
 from nets import IMAGES, TOKENS, net
 from torch import Tensor, nn
 
 import sj_parallel_conversion as sjpc
-from sj_parallel_conversion.ann2snn.cpu import int8
-from sj_parallel_conversion.ann2snn.cpu.int8 import Int8Conv2d, Int8Linear
+from sj_parallel_conversion.ann2snn.cpu import int8_layers
+from sj_parallel_conversion.ann2snn.cpu.int8_layers import Int8Conv2d, Int8Linear
 
 pytestmark = pytest.mark.skipif(
     not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.onednn, "qconv2d_pointwise")), reason="no oneDNN"
@@ -92,102 +88,16 @@ def test_layers_emit_the_levels_of_neurons_that_int8_layers_read(mode: str, tmp_
     assert torch.equal(loaded.predict(x), small.predict(x)) and loaded.net.get_submodule("3").levels_from
 
 
-@pytest.mark.parametrize(
-    "layer",
-    [nn.Conv2d(4, 6, 3, stride=2, padding=1), nn.Conv2d(4, 4, 3, groups=4, bias=False, dilation=2), nn.Linear(4, 6)],
-)
-@torch.no_grad()
-def test_integer_arithmetic_is_exact(layer: nn.Module) -> None:
-    """Weights that are multiples of 1/127 of the largest lose nothing, so sums differ by float rounding alone."""
-    generator = torch.Generator().manual_seed(0)
-    weight = torch.randint(-127, 128, layer.weight.shape, generator=generator).float()
-    weight.flatten(1)[:, 0] = 127
-    layer.weight.copy_(weight / 64)
-    linear = isinstance(layer, nn.Linear)
-    if layer.bias is not None:
-        layer.bias.copy_((layer.bias * 64).round() / 64)  # of convolutions, biases are whole steps
-    # with larger levels weights have 7 bits on machines without VNNI
-    levels = torch.randint(0, 128, (5, 4) if linear else (5, 4, 9, 9), generator=generator).float()
-    twin = (Int8Linear if linear else Int8Conv2d)(layer, 127)
-    torch.testing.assert_close(twin(levels).contiguous(), layer(levels), rtol=1e-5, atol=1e-3)
-    for copied in (copy.deepcopy(twin), pickle.loads(pickle.dumps(twin))):
-        assert torch.equal(copied(levels), twin(levels))
-
-
-def largest_products(kind: str) -> tuple[nn.Module, Tensor]:
-    """A layer whose weights are all the largest, and levels that are, too."""
-    layer = nn.Linear(64, 5, bias=False) if kind == "linear" else nn.Conv2d(16, 5, 3, bias=False)
-    signs = torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0]).view(-1, *[1] * (layer.weight.dim() - 1))
-    layer.weight.data.copy_(torch.full_like(layer.weight, 0.37) * signs)
-    return layer, torch.full((3, 64) if kind == "linear" else (3, 16, 6, 6), 255.0)
-
-
-def assert_integer_arithmetic(twin: nn.Module, levels: Tensor) -> None:
-    """The result is that of integers, in float64, whose products are added without an end."""
-    weight = twin.weight.double()
-    sums = nn.functional.linear(levels.double(), weight) if levels.dim() == 2 else (
-        nn.functional.conv2d(levels.double(), weight)
-    )
-    scale = twin.scale.double().view(-1, *[1] * (sums.dim() - 2))
-    torch.testing.assert_close(twin(levels).double().contiguous(), sums * scale, rtol=1e-6, atol=0)
-
-
-@pytest.mark.parametrize("kind", ["linear", "conv"])
-@pytest.mark.parametrize("wide", [True, False])
-@torch.no_grad()
-def test_largest_values(kind: str, wide: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if wide and not int8.adds_in_32_bits():
-        pytest.skip("this machine adds in 16 bits")
-    layer, levels = largest_products(kind)
-    monkeypatch.setattr(int8, "adds_in_32_bits", lambda: wide)
-    twin = (Int8Linear if kind == "linear" else Int8Conv2d)(layer)
-    assert twin.weight.abs().max() == (127 if wide else 64)
-    assert 2 * 64 * 255 <= 32767 < 2 * 65 * 255, "as much as two products may be"
-    assert_integer_arithmetic(twin, levels)
-
-
 def test_seven_bits_where_they_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two products of a weight of 127 and a level of 129 fit into 16 bits."""
     for wide, largest in ((True, (127, 127)), (False, (127, 64))):
-        monkeypatch.setattr(int8, "adds_in_32_bits", lambda wide=wide: wide)
-        assert tuple(int8.largest_weight(level) for level in (129, 130)) == largest
+        monkeypatch.setattr(int8_layers, "adds_in_32_bits", lambda wide=wide: wide)
+        assert tuple(int8_layers.largest_weight(level) for level in (129, 130)) == largest
     for steps, largest in ((129, 127), (130, 64)):
         network = sjpc.to_int8(convert(two_convs(), IMAGES, time_steps=steps))
         assert {int(network.get_submodule(f"net.{name}").weight.abs().max()) for name in integer_layers(network)} == {
             largest
         }
-
-
-@torch.no_grad()
-def test_weights_from_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    layer, levels = largest_products("linear")
-    monkeypatch.setattr(int8, "adds_in_32_bits", lambda: True)
-    saved = pickle.dumps(Int8Linear(layer))
-    monkeypatch.setattr(int8, "adds_in_32_bits", lambda: False)
-    here = pickle.loads(saved)
-    products = []
-    monkeypatch.setattr(int8, "_pack_linear", lambda w, x, pack=int8._pack_linear: products.append(w) or pack(w, x))
-    torch.testing.assert_close(here(levels), layer(levels), rtol=0.02, atol=0)
-    assert products[0].abs().max() == 64 and here.weight.abs().max() == 127
-
-
-_ON_AN_OLDER_CPU = """
-import torch
-from test_int8 import Int8Conv2d, Int8Linear, assert_integer_arithmetic, int8, largest_products
-assert not int8.adds_in_32_bits()
-with torch.no_grad():
-    for kind, layer_type in (("linear", Int8Linear), ("conv", Int8Conv2d)):
-        layer, levels = largest_products(kind)
-        assert_integer_arithmetic(layer_type(layer), levels)
-"""
-
-
-@pytest.mark.skipif(not torch.backends.cpu.get_cpu_capability().startswith("AVX"), reason="no x86 CPU with AVX2")
-def test_kernels_of_an_older_cpu() -> None:
-    """oneDNN takes those of AVX2, which add in 16 bits."""
-    paths = [str(Path(__file__).parent), str(Path(nets.__file__).parent), *filter(None, sys.path)]
-    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "PYTHONPATH": os.pathsep.join(paths)}
-    subprocess.run([sys.executable, "-c", _ON_AN_OLDER_CPU], env=environment, check=True)
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import sj_parallel_conversion as sjpc
-from sj_parallel_conversion.ann2snn.data.inputs import Batch, Call, InputForm, parameters_of
+from sj_parallel_conversion.ann2snn.data.inputs import Batch, Call, InputForm, named_forward, parameters_of
 
 X, MASK, TABLE = torch.randn(4, 3), torch.ones(4, 5), torch.randn(7, 2)
 
@@ -155,3 +155,12 @@ def test_moving_a_batch() -> None:
     assert [x.dtype for x in moved.tensors] == [torch.float64, torch.long]
     assert all(x.is_meta for x in moved.tensors)
     assert BATCH.to(torch.device("cpu"), None).tensors[0] is X
+
+
+def test_a_function_with_the_names_of_a_form() -> None:
+    form = InputForm(Model(), Call((X, MASK), {"scale": 3.0}))
+    twin = nn.Module()
+    twin.forward = named_forward(form)
+    found = parameters_of(twin)
+    assert [parameter.name for parameter in found] == ["x", "mask", "scale"]
+    assert [parameter.name for parameter in found if parameter.default is parameter.empty] == ["x"]

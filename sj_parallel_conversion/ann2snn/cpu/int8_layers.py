@@ -1,0 +1,252 @@
+"""
+Convolutions and linear layers with int8 weights, on bytes.
+
+Weights get 8 bits and one scale an output channel. The bytes that a layer reads are levels of neurons, which are exact,
+or currents and images, rounded to 255 steps (see :mod:`.ranges`). The kernels are those that PyTorch's own compiler
+uses for quantised networks (``torch.ops.onednn``), on plain uint8 and int8 tensors.
+
+What follows a sum is a part of the kernel, too. It makes levels of a current: it adds the bias less a half, rounds and
+clips, and writes bytes. So a neuron costs nothing, and no currents go through memory. See :mod:`.byte_flow`.
+
+CPUs without VNNI instructions add two products of bytes in 16 bits, and what does not fit is cut off. There weights get
+7 bits if levels are so large that this could happen.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import DataError
+from ...functional import clip_to_bytes
+from ...hooks import has_hooks
+from ...neuron.spiking_activation import SpikingActivation
+
+MAX_LEVEL = 255
+_EIGHT_BITS, _SEVEN_BITS = 127, 64  # the largest weights
+
+
+class ByteCode(NamedTuple):
+    """
+    What a byte stands for: ``(byte - zero_point) * scale``.
+
+    :param scale: of one step
+    :param zero_point: the byte that stands for 0
+    """
+
+    scale: float
+    zero_point: int
+
+
+class Result(NamedTuple):
+    """
+    What a kernel gives, in the order of its arguments.
+
+    :param scale: of one step, where it gives bytes
+    :param zero_point: the byte that stands for 0
+    :param dtype: float32 for currents, uint8 for bytes
+    :param function: what follows the sum
+    :param scalars: the function's arguments
+    :param algorithm: the function's form
+    """
+
+    scale: float
+    zero_point: int
+    dtype: torch.dtype
+    function: str = "none"
+    scalars: tuple[float, ...] = ()
+    algorithm: str = ""
+
+
+LEVELS = ByteCode(1.0, 0)
+_CURRENTS = Result(*LEVELS, torch.float32)
+
+
+@functools.cache
+def adds_in_32_bits() -> bool:
+    """
+    Whether the machine's kernels add products of bytes without cutting off. It is tried, because the CPU's flags do not
+    say which kernels oneDNN takes (ONEDNN_MAX_CPU_ISA forbids some).
+    """
+    levels = torch.full((1, 2), MAX_LEVEL, dtype=torch.uint8, device="cpu")
+    weight = torch.full((1, 2), _EIGHT_BITS, dtype=torch.int8, device="cpu")
+    scale, zero_point = torch.ones(1, device="cpu"), torch.zeros(1, dtype=torch.int32, device="cpu")
+    found = _product(levels, LEVELS, _pack_linear(weight, levels), scale, zero_point, None, result=_CURRENTS)
+    return found.item() == 2 * MAX_LEVEL * _EIGHT_BITS
+
+
+def largest_weight(max_level: int) -> int:
+    """The largest weight that the machine's kernels multiply by levels up to ``max_level`` and add exactly."""
+    in_16_bits = 2 * max_level * _EIGHT_BITS <= torch.iinfo(torch.int16).max
+    return _EIGHT_BITS if in_16_bits or adds_in_32_bits() else _SEVEN_BITS
+
+
+def bias_in_steps(bias: Tensor, scale: Tensor) -> Tensor:
+    """
+    :param bias: of a convolution, ``[C]``
+    :param scale: of its int8 weights, ``[C]``
+    :return: the bias less 1/2 rounded to steps of the scale, as kernels that emit bytes add it. A network with few
+        levels gives another class to some images if one level in a thousand differs, so that every int8 form rounds
+        alike
+    """
+    return ((bias - 0.5) / scale).round() * scale + 0.5
+
+
+def _pack_linear(weight: Tensor, levels: Tensor) -> Tensor:
+    return torch.ops.onednn.qlinear_prepack(weight, list(levels.shape))
+
+
+def _product(levels: Tensor, code: ByteCode, *weights: Tensor | None, result: Result) -> Tensor:
+    return torch.ops.onednn.qlinear_pointwise(levels, *code, *weights, *result)
+
+
+class Int8Layer(nn.Module):
+    """
+    :param layer: the layer that it stands for
+    :param max_level: the largest byte that it reads
+    :param reads: ``[scale, zero_point]`` of the bytes that it makes of floats; ``None``: it reads levels
+    """
+
+    # Tuples, because these are no children:
+    neuron: tuple[SpikingActivation, ...] = ()  # whose levels it may emit
+    readers: tuple[Int8Layer, ...] = ()  # of its currents, if none but int8 layers read them
+    bytes_from: tuple[Int8Layer, ...] = ()  # the layer that emits currents in bytes for this one
+    _site: tuple[SpikingActivation, ...] = ()  # a neuron, which knows whether the execution is packed
+
+    weight: Tensor
+    scale: Tensor
+    zero_point: Tensor
+    bias: Tensor | None
+    reads: Tensor | None
+    _packed: tuple[Tensor, Tensor, Tensor] | None
+
+    def __init__(self, layer: nn.Conv2d | nn.Linear, max_level: int = MAX_LEVEL, reads: Tensor | None = None) -> None:
+        super().__init__()
+        # hooks of the layer, of every kind, go on listening
+        self.__dict__.update({name: hooks for name, hooks in vars(layer).items() if name.startswith("_forward_")})
+        self.max_level = max_level
+        weight = layer.weight.detach().float()
+        largest = weight.flatten(1).abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny)
+        scale = largest / largest_weight(max_level)
+        rows = scale.view(-1, *[1] * (weight.dim() - 1))
+        self.register_buffer("weight", (weight / rows).round().to(torch.int8).contiguous())
+        self.register_buffer("scale", scale)
+        self.register_buffer("zero_point", torch.zeros(len(weight), dtype=torch.int32))
+        self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().float().clone())
+        self.register_buffer("reads", reads)
+        self._packed = None
+
+    @property
+    def code(self) -> ByteCode:
+        """What the bytes that it reads stand for."""
+        if self.reads is None:
+            return LEVELS
+        scale, zero_point = self.reads.tolist()
+        return ByteCode(scale, int(zero_point))
+
+    def may_emit(self, readers: tuple[Int8Layer, ...], site: SpikingActivation) -> None:
+        """
+        :param readers: all that reads the currents of this layer, all of one code
+        :param site: any neuron of the network
+        """
+        self.readers, self._site = readers, (site,)
+        for reader in readers:
+            reader.bytes_from = (self,)
+
+    def _result(self) -> Result:
+        """What the kernels give: currents, or bytes if those behind take them and nobody listens."""
+        for site in self.neuron:
+            if site.packed and not any(has_hooks(module) for module in (self, site, site.node)):
+                return Result(*LEVELS, torch.uint8, "hardtanh", (0.0, float(site.node.code.max_level(site.node.T))))
+        for site in self._site:
+            if site.packed and not any(has_hooks(layer) for layer in (self, *self.readers)):
+                return Result(*self.readers[0].code, torch.uint8)
+        return _CURRENTS
+
+    def _bytes(self, x: Tensor, code: ByteCode, memory_format: torch.memory_format = torch.preserve_format) -> Tensor:
+        """:raises DataError: if ``x`` is not on the CPU, because kernels do not ask, or is bytes of unknown meaning"""
+        if x.device.type != "cpu":
+            raise DataError(f"int8 weights are for CPUs, got an input on {x.device}")
+        if self.reads is None or (x.dtype == torch.uint8 and self.bytes_from):
+            return x.to(torch.uint8, memory_format=memory_format)
+        if not x.is_floating_point():
+            raise DataError(f"a layer that reads floats was given {x.dtype}")
+        steps = torch.add(code.zero_point + 0.5, x, alpha=1 / code.scale)
+        return clip_to_bytes(steps, MAX_LEVEL, overwrite=True).contiguous(memory_format=memory_format)
+
+    def _weights(self, levels: Tensor, code: ByteCode, result: Result) -> tuple[Tensor | None, ...]:
+        """What the kernels take: the packed weight, its scales and zero points, and the bias."""
+        if self._packed is None:
+            weight, scale = self.weight, self.scale
+            if weight.abs().amax() > largest_weight(self.max_level):  # it comes from another machine
+                weight, scale = (weight / 2).round().to(torch.int8), scale * 2
+            # a kernel rounds to the nearest level, and a neuron to the one below
+            halves = torch.full_like(scale, -0.5) if self.bias is None else self.bias - 0.5
+            self._packed = self._pack(weight, scale, code, levels), scale, halves
+        packed, scale, halves = self._packed
+        return packed, scale, self.zero_point, halves if result.function == "hardtanh" else self.bias
+
+    def _pack(self, weight: Tensor, scale: Tensor, code: ByteCode, levels: Tensor) -> Tensor:
+        """The weight as the kernel wants it."""
+        raise NotImplementedError
+
+    def __getstate__(self) -> dict[str, object]:
+        # What the kernels made of the weight depends on the machine, and cannot be pickled.
+        return {**self.__dict__, "_packed": None}
+
+    def _load_from_state_dict(self, *args: object) -> None:
+        super()._load_from_state_dict(*args)
+        self._packed = None
+
+    def _apply(self, *args: object, **kwargs: object) -> Int8Layer:  # to_empty() among others
+        self._packed = None
+        return super()._apply(*args, **kwargs)
+
+    def extra_repr(self) -> str:
+        """What ``print`` shows of it."""
+        return f"weight={list(self.weight.shape)}"
+
+
+class Int8Conv2d(Int8Layer):
+    """
+    A convolution of levels with int8 weights. Arguments as in :class:`Int8Layer`.
+    """
+
+    def __init__(self, conv: nn.Conv2d, max_level: int = MAX_LEVEL, reads: Tensor | None = None) -> None:
+        super().__init__(conv, max_level, reads)
+        self.form: tuple[Any, ...] = (list(conv.stride), list(conv.padding), list(conv.dilation), conv.groups)
+        if self.bias is not None and reads is None:
+            self.bias = bias_in_steps(self.bias, self.scale)
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        """
+        :param x: ``[N, C, H, W]``, levels from 0 to 255, or floats that it makes bytes of
+        :return: currents in float32, or bytes; channels last
+        """
+        code, result = self.code, self._result()
+        levels = self._bytes(x, code, torch.channels_last)
+        weights = self._weights(levels, code, result)
+        return torch.ops.onednn.qconv2d_pointwise(levels, *code, *weights, *self.form, *result)
+
+    def _pack(self, weight: Tensor, scale: Tensor, code: ByteCode, levels: Tensor) -> Tensor:
+        return torch.ops.onednn.qconv_prepack(weight, scale, *code, *self.form, list(levels.shape))
+
+
+class Int8Linear(Int8Layer):
+    """
+    A linear layer on levels with int8 weights. Arguments as in :class:`Int8Layer`.
+    """
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        """:param x: levels ``[N, ..., C]``, 0..255. :return: currents, float32; or levels, uint8"""
+        code, result = self.code, self._result()
+        levels = self._bytes(x, code)
+        return _product(levels, code, *self._weights(levels, code, result), result=result)
+
+    def _pack(self, weight: Tensor, scale: Tensor, code: ByteCode, levels: Tensor) -> Tensor:
+        return _pack_linear(weight, levels)
