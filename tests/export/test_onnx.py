@@ -126,8 +126,10 @@ def test_what_cannot_be_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         sjpc.export_onnx(small().double(), path)
     with pytest.raises(sjpc.ConfigError, match="takes a converted network, got Residual"):
         sjpc.export_onnx(residual(), path)
-    with pytest.raises(sjpc.FileError, match="cannot be written"):
+    with pytest.raises(sjpc.FileError, match=r"n\.onnx cannot be written: there is no folder .*absent$"):
         sjpc.export_onnx(snn, tmp_path / "absent" / "n.onnx")
+    with pytest.raises(sjpc.FileError, match="cannot be written: it is a folder"):
+        sjpc.export_onnx(snn, tmp_path)
     monkeypatch.setattr("sj_parallel_conversion.export.onnx_file.find_spec", lambda name: None)
     with pytest.raises(sjpc.MissingExtraError, match=r"needs onnx and onnxscript: pip install .*\[onnx\]"):
         sjpc.export_onnx(snn, path)
