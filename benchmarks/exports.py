@@ -3,11 +3,14 @@
     python benchmarks/exports.py --data-root DIR --time-steps 8
     python benchmarks/exports.py --model benchmarks/efficientnet_lite.py:lite0 --calibration-data DIR/calibration \
         --test-data DIR/test --image-size 224 --resize-size 256 --interpolation bicubic --mean 0.49804 --std 0.50196
-    python benchmarks/exports.py --model torchvision:vit_b_16 --weights random --mode css --calibration-data ...
+    python benchmarks/exports.py --model examples/helpers/transformers.py:small_vit --weights vit.pt \
+        --model-args '{"size": 32, "patch": 8, "channels": 3}' --calibration-data train.npz --test-data test.npz
 
 The first is ResNet-20, with DIR as in examples/cifar10_resnet20.py. Other models and data are named as on the command
-line of the package. Below the table stands a check of the float file, image by image: does a level differ from the
-network's on a tie alone, and is all equal if the network is given the levels of the file?
+line of the package. The weights of the third are made by examples/transformer.py --task images --weights vit.pt.
+
+Below the table stands a check of the float file, image by image: does a level differ from the network's on a tie alone,
+and is all equal if the network is given the levels of the file?
 
 Times are of one thread and of 16 images, as multiples of the packed network's. It needs onnx, onnxscript and
 onnxruntime.
@@ -16,6 +19,7 @@ onnxruntime.
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -115,19 +119,19 @@ def level_check(snn: sjpc.SpikingNetwork, path: Path, images: Tensor) -> str:
 def cifar(args: argparse.Namespace) -> tuple[nn.Module, Data]:
     """The network and the images of ``--data-root``."""
     weights = args.weights or args.data_root / "weights" / f"{args.model}_cifar10.pt"
-    calibration, (images, labels) = load_images(args.data_root, "train", 256)[0], load_images(args.data_root, "test")
-    data = list(calibration.split(64)), images[: args.images], labels[: args.images].numpy()
+    calibration, (images, labels) = load_images(args.data_root, "train")[0], load_images(args.data_root, "test")
+    data = list(calibration[: args.calibration_images].split(64)), images[: args.images], labels[: args.images].numpy()
     return load_resnet(args.model, Path(weights)), data
 
 
 def named(args: argparse.Namespace) -> tuple[nn.Module, Data]:
     """The network and the data that are named as on the command line of the package."""
-    trained = load_model(args.model, ModelOptions(args.weights))
+    trained = load_model(args.model, ModelOptions(args.weights, args.model_args))
 
     def reader(images: int) -> Reader:
         return Reader(DataOptions(images, 64), image_options(args), trained.preparation)
 
-    calibration = [x for x, _ in reader(256).to_calibrate(args.calibration_data)]
+    calibration = [x for x, _ in reader(args.calibration_images).to_calibrate(args.calibration_data)]
     images, labels = zip(*reader(args.images).to_evaluate(args.test_data), strict=True)
     return trained.network, (calibration, torch.cat(images), torch.cat(labels).numpy())
 
@@ -140,8 +144,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="resnet20", help=f"{', '.join(CIFAR_MODELS)}, or as on the command line")
     parser.add_argument("--weights", help="a file (default: DATA_ROOT/weights/MODEL_cifar10.pt), or a name of weights")
+    parser.add_argument("--model-args", type=json.loads, metavar="JSON", help="of the model's factory")
     parser.add_argument("--data-root", type=Path, metavar="DIR", help="of CIFAR-10, for its models")
-    parser.add_argument("--calibration-data", metavar="DATA", help="for other models; 256 images are taken")
+    parser.add_argument("--calibration-data", metavar="DATA", help="for other models")
+    parser.add_argument("--calibration-images", type=int, default=256, metavar="N")
     parser.add_argument("--test-data", metavar="DATA")
     parser.add_argument("--mode", default="spikepack", choices=("parallel", "spikepack", "css"))
     parser.add_argument("--time-steps", type=int, default=8)
