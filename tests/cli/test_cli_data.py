@@ -123,6 +123,15 @@ def test_interpolation(folder: Path, capsys: pytest.CaptureFixture, interpolatio
     assert f"shorter side 8, {interpolation}, crop 8" in capsys.readouterr().out
 
 
+def test_damaged_images_are_named(folder: Path) -> None:
+    write_folder(folder / "train", ["ant"])
+    whole = (folder / "train/ant/0.png").read_bytes()
+    for content, words in ((b"text", "it is damaged, or of another kind"), (whole[: len(whole) // 2], ".*")):
+        (folder / "train/ant/0.png").write_bytes(content)
+        with pytest.raises(DataError, match=rf"^train/ant/0\.png cannot be read as an image: {words}$"):
+            all_of(reader().to_evaluate("train"))
+
+
 def test_folders_called_by_numbers_are_the_classes(folder: Path) -> None:
     write_folder(folder / "numbered", ["10", "9", "007"])
     assert all_of(reader(image_size=8).to_evaluate("numbered"))[1].tolist() == [7, 7, 10, 10, 9, 9]

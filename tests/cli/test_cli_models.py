@@ -204,6 +204,9 @@ def test_wrong_models(folder: Path, timm: object, transformers: object, given: t
 def test_wrong_arguments(folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot be made with --model-args {'depth': 3}: .*'depth'"):
         load(NET, depth=3)
+    Path("by_name.py").write_text("from nets_here import tiny\ndef make(name): return {'tiny': tiny}[name]()\n")
+    with pytest.raises(ConfigError, match=r"cannot be made with --model-args {'name': 'large'}: 'large'"):
+        load("by_name.py:make", name="large")
 
 
 def test_missing_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
