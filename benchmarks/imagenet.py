@@ -23,12 +23,11 @@ from statistics import mean
 import torch
 from helpers.evaluation import percent
 from torch import Tensor, nn
-from torchvision.transforms import InterpolationMode, v2
 
 import sj_parallel_conversion as sjpc
 from sj_parallel_conversion.cli.data import DataOptions, Reader
 from sj_parallel_conversion.cli.models import ModelOptions, load_model
-from sj_parallel_conversion.cli.preparation import ImageOptions, Preparation, Prepared
+from sj_parallel_conversion.cli.preparation import ImageOptions
 
 ICML_NETWORKS = ("resnet18", "resnet34", "resnet50", "resnet101")
 ICML_TIME_STEPS = (8, 16, 32, 64)
@@ -125,24 +124,23 @@ def print_table(study: Study, name: str, settings: Sequence[str], time_steps: Se
         print(f"| {', '.join(setting.split(':'))} | " + " | ".join(words) + " |", flush=True)
 
 
-def preparation(interpolation: str) -> Preparation:
+def add_image_options(parser: argparse.ArgumentParser) -> None:
     """
-    :param interpolation: how images are resized, such as ``"bicubic"``
-    :return: the preparation of images for a network of whose own nothing is known
+    :param parser: gets the options that :func:`image_options` reads
     """
+    parser.add_argument("--image-size", type=int, metavar="N", help="height and width, cropped from the centre")
+    parser.add_argument("--resize-size", type=int, metavar="N", help="the shorter side before cropping")
+    parser.add_argument("--interpolation", choices=("nearest", "bilinear", "bicubic"), help="(default: bilinear)")
+    parser.add_argument("--mean", type=float, nargs="+", metavar="X", help="of pixels from 0 to 1, by channel")
+    parser.add_argument("--std", type=float, nargs="+", metavar="X")
 
-    def prepare(options: ImageOptions) -> Prepared:
-        """As the flags say."""
-        size = options.image_size or 224
-        resize = options.resize_size or round(size * 256 / 224)
-        steps = [
-            v2.Resize(resize, InterpolationMode(interpolation)), v2.CenterCrop(size), v2.ToImage(),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(options.mean or (0.485, 0.456, 0.406), options.std or (0.229, 0.224, 0.225)),
-        ]  # fmt: skip
-        return Prepared(v2.Compose(steps), f"shorter side {resize}, {interpolation}, crop {size}")
 
-    return prepare
+def image_options(args: argparse.Namespace) -> ImageOptions:
+    """
+    :param args: with the options of :func:`add_image_options`
+    :return: how images become inputs
+    """
+    return ImageOptions(args.image_size, args.resize_size, args.interpolation, args.mean, args.std)
 
 
 def setting(text: str) -> str:
@@ -177,11 +175,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--batch-size", type=int, default=64, metavar="N")
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that read images")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--image-size", type=int, metavar="N", help="height and width, cropped from the centre")
-    parser.add_argument("--resize-size", type=int, metavar="N", help="the shorter side before cropping")
-    parser.add_argument("--interpolation", default="bilinear", choices=[mode.value for mode in InterpolationMode])
-    parser.add_argument("--mean", type=float, nargs="+", metavar="X", help="of pixels from 0 to 1, by channel")
-    parser.add_argument("--std", type=float, nargs="+", metavar="X")
+    add_image_options(parser)
     args = parser.parse_args(arguments)
     if (args.model is None) != args.icml2025:
         parser.error("give either --model or --icml2025")
@@ -197,11 +191,10 @@ def run(args: argparse.Namespace, model: str, weights: str | None, keep: Sequenc
     :param steps: the T to try
     """
     trained = load_model(model, ModelOptions(weights))
-    options = ImageOptions(args.image_size, args.resize_size, args.mean, args.std)
-    prepare = trained.preparation or preparation(args.interpolation)
 
     def data(folder: str, images: int | None, seed: int, train: bool) -> Iterable:
-        reader = Reader(DataOptions(images, args.batch_size, args.workers), options, prepare, seed)
+        loading = DataOptions(images, args.batch_size, args.workers)
+        reader = Reader(loading, image_options(args), trained.preparation, seed)
         return (reader.to_calibrate if train else reader.to_evaluate)(folder)
 
     study = Study(trained.network.to(args.device), data(args.test_data, args.test_images, args.seed, False), keep)

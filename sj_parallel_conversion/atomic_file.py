@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import uuid
 from collections.abc import Iterator
@@ -24,6 +23,17 @@ def as_path(argument: str, path: object) -> Path:
     return Path(path)
 
 
+def check_place(path: Path) -> None:
+    """
+    :param path: of a file that is to be written
+    :raises OSError: if none can be written there, in words that name no file of which the user knows nothing
+    """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {path.parent}")
+    if path.is_dir():
+        raise IsADirectoryError("it is a folder")
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """
@@ -32,11 +42,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
     :param path: the file; a link stays a link
     :return: the new file, which is empty
-    :raises FileNotFoundError: if its folder does not exist
+    :raises OSError: if it cannot be written
     """
+    check_place(path)
     path = Path(os.path.realpath(path))
-    if not path.parent.is_dir():
-        raise FileNotFoundError(errno.ENOENT, "there is no such folder", str(path.parent))
     new = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex}.tmp")
     try:
         new.touch(exist_ok=False)

@@ -28,5 +28,5 @@ def test_an_error_leaves_the_old_file(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"there is no such folder: '.*/none'$"), replacing(tmp_path / "none/x"):
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*none$"), replacing(tmp_path / "none/x"):
         pass

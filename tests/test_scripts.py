@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ pytest.importorskip("matplotlib")
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("examples", "benchmarks")
 QUOTED = re.compile(r"\b((?:examples|benchmarks)/\w+\.py)([^`\n#]*)")  # a script, and what follows on its line
+LISTED = re.compile(r"^\| `([\w/]+\.py)` \|", re.MULTILINE)  # a file's row in a README
 OPTION = re.compile(r"--\w[\w-]*")
 # One process for all scripts of a folder. Like `python folder/script.py`, it looks for modules in that folder first.
 PRINT_HELP = """
@@ -75,10 +77,11 @@ def test_quoted_command_lines_are_right(helps: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_every_file_stands_in_the_readme(folder: str) -> None:
-    readme = (ROOT / folder / "README.md").read_text()
-    files = [path.relative_to(ROOT / folder).as_posix() for path in (ROOT / folder).rglob("*.py")]
-    assert [name for name in files if "__init__" not in name and f"| `{name}` |" not in readme] == []
+def test_every_file_stands_in_the_readme_once(folder: str) -> None:
+    listed = Counter(LISTED.findall((ROOT / folder / "README.md").read_text()))
+    paths = {path.relative_to(ROOT / folder).as_posix() for path in (ROOT / folder).rglob("*.py")}
+    assert {name for name in paths if "__init__" not in name} == set(listed)
+    assert [name for name, times in listed.items() if times > 1] == []
 
 
 def test_examples_are_few() -> None:

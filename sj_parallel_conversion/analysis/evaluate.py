@@ -204,10 +204,10 @@ class _Scores:
                 f"no accuracy: the targets are {target.dtype} {list(target.shape)}, and classes are integers "
                 f"{list(classes.shape)}. Give such, or metrics= that take these targets"
             )
-        elif target.numel() and int(target.max()) >= count:
+        elif target.numel() and (int(target.min()) < 0 or int(target.max()) >= count):
             message = (
-                f"targets go up to {int(target.max())}, and the network has the classes 0 to {count - 1}: samples "
-                "with larger targets count as wrong"
+                f"targets go from {int(target.min())} to {int(target.max())}, and the network has the classes 0 to "
+                f"{count - 1}: samples with other targets count as wrong"
             )
         if message is not None:
             self._warned = True

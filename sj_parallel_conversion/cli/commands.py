@@ -108,6 +108,7 @@ def report(
     images: ImageOptions,
     folder: str = "report",
     curve: Sequence[str] = (),
+    detail_batches: int | None = None,
     device: str | None = None,
     show_progress: bool = True,
 ) -> None:
@@ -119,6 +120,8 @@ def report(
     :param data: test data, as for convert
     :param folder: where the report goes
     :param curve: further files of convert, with other numbers of time-steps or modes, to compare with
+    :param detail_batches: on how many batches the errors of layers and operations are measured, which takes some ten
+        times as long as an evaluation. Default: those with the first 1,000 samples
     :param device: where it runs. Default: cuda if there is one, otherwise cpu
     :param show_progress: whether progress bars are drawn
     """
@@ -127,7 +130,8 @@ def report(
     snn, *others = (_load(name, trained, device) for name in (file, *curve))
     loader = Reader(loading, images, trained.preparation).to_evaluate(data)
     points = [snn, *others] if others else None
-    print(sjpc.report(snn, trained.network.to(device), loader, folder, curve=points, show_progress=show_progress))
+    options = {"curve": points, "detail_batches": detail_batches, "show_progress": show_progress}
+    print(sjpc.report(snn, trained.network.to(device), loader, folder, **options))
 
 
 def suggest(

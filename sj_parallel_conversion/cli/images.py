@@ -96,6 +96,18 @@ def cifar(name: str, root: str, train: bool, download: bool, prepare: Prepare) -
         raise DataError(f"{root} has no {name} that is whole: --download gets it. {error}") from error
 
 
+def _read_image(path: str) -> object:
+    """:return: an image of Pillow, in colours. :raises DataError: if the file is damaged, or no image"""
+    image = library("PIL.Image", "reading images")
+    try:
+        with image.open(path) as found:
+            return found.convert("RGB")
+    except image.UnidentifiedImageError as error:
+        raise DataError(f"{path} cannot be read as an image: it is damaged, or of another kind") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read as an image: {error}") from error
+
+
 def folder(root: Path, prepare: Prepare) -> tuple[Dataset[Any], str]:
     """
     :param root: has a folder for each class. Names that are all numbers are the classes; others are numbered in
@@ -107,7 +119,7 @@ def folder(root: Path, prepare: Prepare) -> tuple[Dataset[Any], str]:
     datasets = library("torchvision.datasets", "reading images")
     transform, words = prepare(3, False)
     try:
-        found = datasets.ImageFolder(str(root), transform)
+        found = datasets.ImageFolder(str(root), transform, loader=_read_image)
     except FileNotFoundError as error:
         raise DataError(f"{root} is no folder with a folder of images for each class: {error}") from error
     if all(map(str.isdecimal, found.classes)):

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import os
 import sys
+from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 
@@ -42,7 +43,9 @@ def thing(place: str, what: str) -> object:
     where, _, name = place.rpartition(":")
     module = _file(where, what) if where.endswith(".py") else _module(where, what)
     if not hasattr(module, name):
-        raise ConfigError(f"{what} {place!r}: {where} has no {name!r}")
+        close = get_close_matches(name, [own for own in vars(module) if not own.startswith("_")])
+        hint = f": do you mean {' or '.join(close)}?" if close else ""
+        raise ConfigError(f"{what} {place!r}: {where} has no {name!r}{hint}")
     return getattr(module, name)
 
 

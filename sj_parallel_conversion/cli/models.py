@@ -127,7 +127,7 @@ def _made(factory: object, name: str, options: ModelOptions) -> nn.Module:
         raise ConfigError(f"model {name!r} is of type {type(factory).__name__}, and neither a model nor what makes one")
     try:
         return factory(**(options.model_args or {}))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, KeyError) as error:
         raise ConfigError(f"model {name!r} cannot be made with --model-args {options.model_args}: {error}") from error
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 
@@ -13,6 +13,7 @@ from .imports import library
 
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 _USUAL_SIZE, _MARGIN = 224, 256 / 224
+_USUAL_INTERPOLATION = "bilinear"
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,14 @@ class ImageOptions:
         for images that are all of one size
     :param resize_size: the shorter side before cropping. Default: image_size for images that are all of one size,
         otherwise larger by the model's usual share, or by 256 / 224
+    :param interpolation: how pixels are found where images are resized. Default: bilinear
     :param mean: subtracted from pixels of 0 to 1, by channel
     :param std: what they are divided by then, by channel
     """
 
     image_size: int | None = None
     resize_size: int | None = None
+    interpolation: Literal["nearest", "bilinear", "bicubic"] | None = None
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
 
@@ -79,12 +82,15 @@ def plain(options: ImageOptions, channels: int = 3, same_size: bool = False) -> 
     resize = options.resize_size
     if resize is None and size is not None:
         resize = size if same_size else round(size * _MARGIN)
+    if resize is None and options.interpolation is not None:
+        raise ConfigError(f"interpolation={options.interpolation} changes nothing: images keep their size")
     usual = _IMAGENET if channels == 3 else {"mean": (0.0,), "std": (1.0,)}
     mean, std = (_by_channel(name, (usual | options.given)[name], channels) for name in ("mean", "std"))
-    steps = [transforms.Resize(resize)] if resize else []
+    interpolation = options.interpolation or _USUAL_INTERPOLATION
+    steps = [transforms.Resize(resize, transforms.InterpolationMode(interpolation))] if resize else []
     steps += [transforms.CenterCrop(size)] if size else []
     transform = transforms.Compose([*steps, transforms.ToTensor(), transforms.Normalize(mean, std)])
-    sizes = [f"shorter side {resize}"] if resize else ["size as it is"]
+    sizes = [f"shorter side {resize}, {interpolation}"] if resize else ["size as it is"]
     sizes += [f"crop {size}"] if size else []
     return Prepared(transform, f"{', '.join(sizes)}, mean {_numbers(mean)}, std {_numbers(std)}")
 
@@ -99,6 +105,9 @@ def of_torchvision(weights: object) -> Preparation:
             if "crop_size" in given and "resize_size" not in given:
                 usual = weights.transforms()
                 given["resize_size"] = round(options.image_size * usual.resize_size[0] / usual.crop_size[0])
+            if options.interpolation:
+                modes = library("torchvision.transforms", "reading images").InterpolationMode
+                given["interpolation"] = modes(options.interpolation)
             transform = weights.transforms(**given)
         except (TypeError, AttributeError) as error:  # those of detection and video have other settings
             raise ConfigError(f"images of {weights} cannot be prepared with {_flags(options)}: {error}") from error
@@ -119,6 +128,8 @@ def of_timm(network: nn.Module) -> Preparation:
             config["input_size"] = (config["input_size"][0], size, size)
         if options.resize_size:
             config["crop_pct"] = size / options.resize_size
+        if options.interpolation:
+            config["interpolation"] = options.interpolation
         config |= {name: tuple(value) for name, value in options.given.items() if name in ("mean", "std")}
         return Prepared(data.create_transform(**config, is_training=False), f"as timm says{_changed(options)}")
 

@@ -26,8 +26,9 @@ class IntegerTranslation(Translation):
 
     A linear layer that reads levels has int8 weights. So has a convolution whose result goes to a neuron, at once or
     after a shortcut of levels was added. What a neuron makes of a current is then known for all but a bounded range of
-    currents, so that the current fits into a byte without a look at data. Other layers stay in float32. With few
-    levels a current that a shortcut is added to does so, too: there the rounding to a byte would show.
+    currents, so that the current fits into a byte without a look at data. With few levels a current that a shortcut is
+    added to stays in float32: there the rounding to a byte would show. So do the currents of other convolutions that
+    read levels, whose weights are int8 all the same, as in ``to_int8``.
 
     :param net: as there
     :param observed: as there
@@ -44,10 +45,11 @@ class IntegerTranslation(Translation):
         self.linear = {node for node in layers if isinstance(net.get_submodule(node.target), nn.Linear)}
         # what follows a convolution: its neuron, and the addition of a shortcut before that, if there is one
         self.followers = {node: found for node in layers if (found := self._followers(node))}
+        self.others = {node for node in layers if node not in self.linear and node not in self.followers}
         self._additions = {addition: node for node, (addition, _) in self.followers.items() if addition is not None}
         self._rounding = {neuron: node for node, (_, neuron) in self.followers.items()}
         self._floats: dict[fx.Node, fx.Node] = {}
-        if not self.followers and not self.linear:
+        if not layers:
             raise ConfigError(
                 "export_onnx(integers=True): no layer could have int8 weights. Needed are linear layers or 2-D "
                 "convolutions between neurons with levels from 0 to 255: convert a ReLU network with fold=True (the "
@@ -81,7 +83,7 @@ class IntegerTranslation(Translation):
 
     def value(self, node: fx.Node, reader: fx.Node | None = None) -> object:
         """As in the base class; levels in bytes for what takes such, in floats for others."""
-        keeps_bytes = reader in self.linear or reader in self.followers or reader in self._additions
+        keeps_bytes = any(reader in readers for readers in (self.linear, self.followers, self.others, self._additions))
         keeps_bytes = keeps_bytes or (reader in self.levels and not self._is_site(reader))
         if node not in self.levels or keeps_bytes:
             return self.known[node]
@@ -97,7 +99,10 @@ class IntegerTranslation(Translation):
         if node in self.followers:
             code = self._bytes_of(node)
             arguments = plain(module), self.max_level
-            return self._put(node, IntegerConv(*arguments, *code) if code else RoundedConv(*arguments), node.args[0])
+            layer = IntegerConv(*arguments, *code) if code else RoundedConv(*arguments, less=0.5)
+            return self._put(node, layer, node.args[0])
+        if node in self.others:
+            return self._put(node, RoundedConv(plain(module), self.max_level, less=0.0), node.args[0])
         if node in self._additions:
             conv = self._additions[node]
             (shortcut,) = (n for n in node.args if n is not conv)

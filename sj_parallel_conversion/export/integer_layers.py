@@ -126,19 +126,22 @@ class RoundedConv(_OnBytes):
 
     :param conv: the convolution
     :param max_level: the largest level that it reads
+    :param less: what is subtracted from currents: 1/2 where they are rounded to the nearest level afterwards
     """
 
-    def __init__(self, conv: nn.Conv2d, max_level: int) -> None:
+    def __init__(self, conv: nn.Conv2d, max_level: int, less: float) -> None:
         super().__init__()
         weight, scale = quantised(conv.weight.detach(), max_level)
         bias = torch.zeros_like(scale) if conv.bias is None else conv.bias.detach()
+        if less or conv.bias is not None:  # 1/2 is a bias, too
+            bias = bias_in_steps(bias, scale)
         self.form = (conv.stride, conv.padding, conv.dilation, conv.groups)
-        for name, value in (("weight", weight), ("scale", scale), ("bias", bias_in_steps(bias, scale) - 0.5)):
+        for name, value in (("weight", weight), ("scale", scale), ("bias", bias - less)):
             self.register_buffer(name, value)
         self.register_buffer("weight_zero", torch.zeros(len(scale), dtype=torch.int8))
 
     def forward(self, x: Tensor) -> Tensor:
-        """:param x: levels in bytes. :return: float currents less 1/2"""
+        """:param x: levels in bytes. :return: float currents"""
         weight = self._dequantised(self.weight, self.scale, self.weight_zero, axis=0)
         return F.conv2d(self._dequantised(x, self.one, self.zero), weight, self.bias, *self.form)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +18,7 @@ from torch import Tensor, fx, nn
 from ..ann2snn.data.seeded import global_generator
 from ..ann2snn.graph.signature import Signature
 from ..ann2snn.network import SpikingNetwork
-from ..atomic_file import as_path, replacing
+from ..atomic_file import as_path, check_place, replacing
 from ..errors import ConfigError, FileError, MissingExtraError
 from ..torch_compat import axes_that_stay_free
 from ..user_warnings import warn
@@ -47,6 +48,8 @@ def export_onnx(snn: SpikingNetwork, path: str | os.PathLike[str], integers: boo
     """
     check_network(snn, "export_onnx")
     path = as_path("path", path)
+    with _writing(path):
+        check_place(path)  # better before the export, which takes minutes, than after it
     _check_installed()
     _check_dtype(snn)
     observed = observe_network(snn)
@@ -55,8 +58,14 @@ def export_onnx(snn: SpikingNetwork, path: str | os.PathLike[str], integers: boo
     placeholders = [translation.graph.placeholder(f"input_{i}") for i in range(len(inputs))]
     module = translation.module(tuple(translation.run(placeholders)), "OnnxNetwork").cpu()
     program = _exported(module, snn.signature, lambda: _culprit(snn))
-    try:
+    with _writing(path):
         _save(program, path)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise FileError(f"{path} cannot be written: {error}") from error
 

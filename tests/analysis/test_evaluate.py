@@ -58,7 +58,8 @@ def test_figures_of_a_converted_network_and_of_its_ann() -> None:
         (Y.float(), r"no accuracy: the targets are torch.float32 \[30\]"),
         (F.one_hot(Y, 4), r"no accuracy: the targets are torch.int64 \[30, 4\]"),
         (Y[:7], r"no accuracy: the targets are torch.int64 \[7\]"),
-        (Y + 1, "targets go up to 4, and the network has the classes 0 to 3"),
+        (Y + 1, "targets go from 1 to 4, and the network has the classes 0 to 3"),
+        (Y - 1, "targets go from -1 to 2, and the network has the classes 0 to 3"),
     ],
 )
 def test_targets_of_no_use_are_spoken_of(targets: Tensor, words: str) -> None:

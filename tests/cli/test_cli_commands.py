@@ -134,12 +134,13 @@ def test_report(saved: Path, sjpc: Commands, monkeypatch: pytest.MonkeyPatch) ->
     calls = []
     monkeypatch.setattr(package, "report", lambda *a, **k: calls.append((*a, k)) or "all figures", raising=False)
     assert sjpc("report", "tiny.sjpc", *NET, "train.npz").out.endswith("\nall figures\n")
-    more = ["--folder", "here", "--curve", "4.sjpc", "--no-show-progress"]
+    more = ["--folder", "here", "--curve", "4.sjpc", "--detail-batches", "2", "--no-show-progress"]
     assert sjpc("report", "tiny.sjpc", *NET, "train.npz", *more).code == 0
     (snn, ann, loader, folder, options), (_, _, _, here, others) = calls
     assert (snn.time_steps, type(ann), len(loader.dataset), folder) == (3, nn.Sequential, 40, "report")
-    assert options == {"curve": None, "show_progress": True} and here == "here"
-    assert [net.time_steps for net in others["curve"]] == [3, 4] and others["show_progress"] is False
+    assert options == {"curve": None, "detail_batches": None, "show_progress": True} and here == "here"
+    assert [net.time_steps for net in others.pop("curve")] == [3, 4]
+    assert others == {"detail_batches": 2, "show_progress": False}
 
 
 def test_suggest(saved: Path, sjpc: Commands, monkeypatch: pytest.MonkeyPatch) -> None:

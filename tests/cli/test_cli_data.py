@@ -107,9 +107,29 @@ def test_a_folder_of_images(folder: Path, capsys: pytest.CaptureFixture) -> None
     loader = reader(batch_size=4).to_evaluate("train")
     images, labels = all_of(loader)
     assert images.shape == (6, 3, 224, 224) and labels.tolist() == [0, 0, 1, 1, 2, 2]  # ant, cow, dog
-    assert "shorter side 256, crop 224, mean 0.485" in capsys.readouterr().out
+    assert "shorter side 256, bilinear, crop 224, mean 0.485" in capsys.readouterr().out
     small = all_of(reader(image_size=30, resize_size=30).to_evaluate("train"))[0]
     assert torch.equal(small[:2], normalised(written["ant"][:, 5:35]))
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
+def test_interpolation(folder: Path, capsys: pytest.CaptureFixture, interpolation: str) -> None:
+    written = write_folder(folder / "train", ["ant"])
+    resized = [Image.fromarray(x).resize((8, 10), Image.Resampling[interpolation.upper()]) for x in written["ant"]]
+    # 40 x 30 become 10 x 8, of which the middle 8 x 8 are cropped
+    expected = normalised(np.stack([np.asarray(image)[1:9] for image in resized]))
+    found = all_of(reader(image_size=8, resize_size=8, interpolation=interpolation).to_evaluate("train"))[0]
+    assert torch.equal(found, expected)
+    assert f"shorter side 8, {interpolation}, crop 8" in capsys.readouterr().out
+
+
+def test_damaged_images_are_named(folder: Path) -> None:
+    write_folder(folder / "train", ["ant"])
+    whole = (folder / "train/ant/0.png").read_bytes()
+    for content, words in ((b"text", "it is damaged, or of another kind"), (whole[: len(whole) // 2], ".*")):
+        (folder / "train/ant/0.png").write_bytes(content)
+        with pytest.raises(DataError, match=rf"^train/ant/0\.png cannot be read as an image: {words}$"):
+            all_of(reader().to_evaluate("train"))
 
 
 def test_folders_called_by_numbers_are_the_classes(folder: Path) -> None:
@@ -216,6 +236,11 @@ def test_wrong_data(folder: Path, data: str) -> None:
 def test_options_that_would_change_nothing(folder: Path, option: str) -> None:
     with pytest.raises(ConfigError, match=f"--{option.replace('_', '-')} changes nothing in data from nets_here"):
         reader(**{option: 8}).to_evaluate("nets_here.py:listed")
+
+
+def test_interpolation_of_images_that_keep_their_size(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="interpolation=bicubic changes nothing: images keep their size"):
+        reader(interpolation="bicubic").to_evaluate("train.npz")
 
 
 def test_numbers_for_each_channel() -> None:

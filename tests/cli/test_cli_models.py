@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 from torchvision import models as zoo
+from torchvision.transforms import InterpolationMode
 
 from sj_parallel_conversion import ConfigError, FileError, MissingExtraError
 from sj_parallel_conversion.cli.models import ModelOptions, load_model
@@ -113,9 +114,11 @@ def test_weights_by_name_bring_their_preparation(monkeypatch: pytest.MonkeyPatch
         image = Image.effect_mandelbrot((300, 260), (-2, -1, 1, 1), 50).convert("RGB")
         prepared = found.preparation(ImageOptions())
         assert torch.equal(prepared.transform(image), expected.transforms()(image)) and str(expected) in prepared.words
-        changed = found.preparation(ImageOptions(image_size=64, mean=[0, 0, 0]))
-        other = expected.transforms(crop_size=64, resize_size=resize, mean=[0, 0, 0])
-        assert torch.equal(changed.transform(image), other(image)) and "--image-size, --mean" in changed.words
+        changed = found.preparation(ImageOptions(image_size=64, interpolation="bicubic", mean=[0, 0, 0]))
+        settings = {"interpolation": InterpolationMode.BICUBIC, "mean": [0, 0, 0]}
+        other = expected.transforms(crop_size=64, resize_size=resize, **settings)
+        assert torch.equal(changed.transform(image), other(image))
+        assert "--image-size, --interpolation, --mean" in changed.words
 
 
 def test_images_of_other_tasks_take_no_flags() -> None:
@@ -130,8 +133,8 @@ def test_timm(timm: SimpleNamespace, folder: Path) -> None:
     assert found.network.made == ("little", True, {"num_classes": 5})
     settings = {"input_size": (3, 64, 64), "mean": (0.5,) * 3, "std": (0.5,) * 3, "crop_pct": 0.9, "is_training": False}
     assert found.preparation(ImageOptions()).transform(None) == settings
-    given = {"input_size": (3, 32, 32), "crop_pct": 0.8, "std": (1.0,) * 3}
-    changed = found.preparation(ImageOptions(image_size=32, resize_size=40, std=[1.0] * 3))
+    given = {"input_size": (3, 32, 32), "crop_pct": 0.8, "interpolation": "bicubic", "std": (1.0,) * 3}
+    changed = found.preparation(ImageOptions(32, 40, "bicubic", std=[1.0] * 3))
     assert changed.transform(None) == settings | given
     untrained = load_model("timm:little", ModelOptions("random"))
     assert untrained.network.made == ("little", False, {}) and untrained.preparation is None
@@ -184,6 +187,7 @@ WRONG = {
     ("gone.py:net",): "model: there is no file gone.py",
     ("gone.module:net",): "model: there is no module 'gone.module' here or among the installed ones",
     ("nets_here.py:gone",): "model 'nets_here.py:gone': nets_here.py has no 'gone'",
+    ("nets_here.py:Tiny",): "nets_here.py has no 'Tiny': do you mean tiny?",
     ("nets_here.py:number",): "model 'nets_here.py:number' is of type int, and neither a model nor what makes one",
     ("nets_here.py:a_number",): "model 'nets_here.py:a_number' gives something of type int, and no torch.nn.Module",
     ("nets_here.py:tiny", "DEFAULT"): "--weights DEFAULT: there is no such file, and nets_here.py:tiny has no weights",
@@ -200,6 +204,9 @@ def test_wrong_models(folder: Path, timm: object, transformers: object, given: t
 def test_wrong_arguments(folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot be made with --model-args {'depth': 3}: .*'depth'"):
         load(NET, depth=3)
+    Path("by_name.py").write_text("from nets_here import tiny\ndef make(name): return {'tiny': tiny}[name]()\n")
+    with pytest.raises(ConfigError, match=r"cannot be made with --model-args {'name': 'large'}: 'large'"):
+        load("by_name.py:make", name="large")
 
 
 def test_missing_libraries(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,6 +139,7 @@ WRONG = {
     "convert a b --std 0": "std must be above 0, got [0.0]",
     "convert a b --image-size 32 --resize-size 16": "resize_size=16 is smaller than image_size=32",
     "convert a b --resize-size 16": "resize_size=16 needs image_size, the size after cropping",
+    "convert a b --interpolation cubic": "--interpolation takes one of 'nearest', 'bilinear', 'bicubic' or null, got",
     "convert a b --config none.yaml": "sjpc: --config: File does not exist",
     "convert --config wrong.yaml": "does not accept option 'tim_steps'",
     "convert --config broken.yaml": "Problems parsing config",

@@ -10,7 +10,7 @@ import onnx
 import pytest
 import torch
 from exported import IMAGES, converted, names, needs_torch_2_8, onnx_run, residual, session, small
-from levels import WithLevels, currents_and_levels
+from given_levels import FileWithLevels, NetworkWithLevels
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -38,10 +38,10 @@ def test_a_small_network(tmp_path: Path) -> None:
 def test_all_currents_agree_where_the_levels_do(tmp_path: Path) -> None:
     snn = small()
     sjpc.export_onnx(snn, tmp_path / "n.onnx")
-    given = currents_and_levels(tmp_path / "n.onnx", tmp_path, IMAGES)
-    check = WithLevels(snn, given)
-    close(onnx_run(tmp_path / "n.onnx", IMAGES)[0], check.run(IMAGES))
-    assert len(check.errors) == len(snn.neurons()) == 5 and max(check.errors) < 1e-5
+    (found,), levels = FileWithLevels(tmp_path / "n.onnx", tmp_path).run(IMAGES)
+    output, errors = NetworkWithLevels(snn).given(levels, IMAGES)
+    close(found, output)
+    assert len(errors) == len(snn.neurons()) == 5 and max(errors) < 1e-5
 
 
 @pytest.mark.parametrize("options", [{"mode": "parallel"}, {"calibration": "da_qcfs"}, {"mode": "css"}])
@@ -126,8 +126,10 @@ def test_what_cannot_be_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         sjpc.export_onnx(small().double(), path)
     with pytest.raises(sjpc.ConfigError, match="takes a converted network, got Residual"):
         sjpc.export_onnx(residual(), path)
-    with pytest.raises(sjpc.FileError, match="cannot be written"):
+    with pytest.raises(sjpc.FileError, match=r"n\.onnx cannot be written: there is no folder .*absent$"):
         sjpc.export_onnx(snn, tmp_path / "absent" / "n.onnx")
+    with pytest.raises(sjpc.FileError, match="cannot be written: it is a folder"):
+        sjpc.export_onnx(snn, tmp_path)
     monkeypatch.setattr("sj_parallel_conversion.export.onnx_file.find_spec", lambda name: None)
     with pytest.raises(sjpc.MissingExtraError, match=r"needs onnx and onnxscript: pip install .*\[onnx\]"):
         sjpc.export_onnx(snn, path)

@@ -73,6 +73,33 @@ def test_a_shortcut_is_close(time_steps: int, in_bytes: int, tmp_path: Path) -> 
         np.testing.assert_allclose(onnx_run(tmp_path / "n.onnx", x)[0], found[: len(x)], atol=1e-5)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_currents_that_are_added_up(bias: bool, tmp_path: Path) -> None:
+    """Projections of inverted bottlenecks, which no neuron follows, have the int8 weights that they have in to_int8."""
+
+    class Bottlenecks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.head = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 1)
+            self.expand = nn.ModuleList(nn.Conv2d(4, 8, 1) for _ in range(2))
+            self.project = nn.ModuleList(nn.Conv2d(8, 4, 3, padding=1, bias=bias) for _ in range(2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            for expand, project in zip(self.expand, self.project, strict=True):
+                x = x + project(expand(x).relu())
+            return self.head(x).mean((2, 3))
+
+    torch.manual_seed(0)
+    snn = converted(Bottlenecks().eval(), IMAGES, time_steps=6)
+    sjpc.export_onnx(snn, tmp_path / "n.onnx", integers=True)
+    (found,) = onnx_run(tmp_path / "n.onnx", IMAGES)
+    np.testing.assert_allclose(found, int8(snn).predict(IMAGES).numpy(), atol=1e-5)
+    assert np.abs(found - snn.predict(IMAGES).numpy()).max() > 1e-4  # which the rounding of weights has changed
+    kinds = [(i.data_type, len(i.dims)) for i in onnx.load(tmp_path / "n.onnx").graph.initializer]
+    assert kinds.count((onnx.TensorProto.INT8, 4)) == 2
+
+
 @pytest.mark.parametrize(("time_steps", "bits"), [(7, 8), (8, 7)])
 def test_sums_of_two_products_fit_into_16_bits(time_steps: int, bits: int, tmp_path: Path) -> None:
     torch.manual_seed(0)
