@@ -11,6 +11,7 @@ its outputs have to equal those of the first one to the bit, in packed and in sp
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import subprocess
@@ -111,6 +112,7 @@ def run(names: Iterable[str], results: Path) -> None:
         for name in sorted(set(names) - done, key=parameters_of):
             try:
                 write(name, path)
+                gc.collect()  # graphs refer to themselves, and the reader needs the memory
                 found = ask(path)
             except Exception as error:
                 found = f"{type(error).__name__}: {str(error).partition(os.linesep)[0]}"
