@@ -114,17 +114,20 @@ class _Root(nn.Module):
             raise QuietError(str(error)) from error
 
 
-def capture(model: nn.Module, form: InputForm, batch: Batch, free_sizes: bool | None = None) -> Capture:
+def capture(
+    model: nn.Module, form: InputForm, batch: Batch, free_sizes: bool | None = None, integers: bool = False
+) -> Capture:
     """
     :param model: a :func:`~.copying.plain_copy` in the mode that is wanted; the ``forward`` of its leaves is replaced
     :param form: how it is called
     :param batch: an example, on the model's device
     :param free_sizes: whether sizes behind the batch axis stay free where the model allows it. ``None``: unless their
         expressions grow long, see :mod:`.long_sizes`
+    :param integers: whether sizes stay free that the model makes an ``int`` of
     :return: what it computes
     :raises CaptureError: if the model runs and cannot be captured; the message names the line of the model
     """
-    with _lock, undone(model), attention_without_fastpath(), free_lengths(model):
+    with _lock, undone(model), attention_without_fastpath(), free_lengths(model, integers):
         with whole_leaves(model, free_sizes is None) as values:
             return _first_that_works(_Root(model, _Run(form, values)), batch, free_sizes)
 

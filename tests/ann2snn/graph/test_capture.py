@@ -219,6 +219,7 @@ REFUSED = {
     "condition on values": (lambda m, x: m.b(F.relu(m.a(x))) if x.sum() > 0 else x, r"capture it: .*data-dependent"),
     "values as numbers": (lambda m, x: m.b(F.relu(m.a(x)))[:, : 1 + int(x.max()) % 2], "capture it|on the values"),
     "chosen samples": (lambda m, x: F.relu(m.a(x))[x.mean((1, 2, 3)) > 0], "index in Form makes a tensor.*the values"),
+    "sizes as text": (lambda m, x: (m.b(F.relu(m.a(x))), f"{x.shape[0]} samples"), "something else than the model"),
     "random numbers": (lambda m, x: F.relu(m.a(x)) + torch.rand_like(m.a(x)), "something else than the model"),
 }
 
