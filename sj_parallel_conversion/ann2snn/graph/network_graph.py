@@ -47,8 +47,8 @@ def graph_of(
     try:
         free = _graph_of(ann, data, device, free_sizes, integers=True)
     except ConversionError:
-        free = None
-    data.fixed_batch = free is None or free[1].sizes.fixed_batch
+        free = found
+    data.fixed_batch = free[1].sizes.fixed_batch
     return found if data.fixed_batch else free
 
 

@@ -88,7 +88,7 @@ class Sizes:
     def _fixes(self, axis: str) -> str:
         if self.batch is not None or not axis.endswith("[0]"):
             return "the ANN fixes it"
-        return "the ANN fixes the batch size, as a number in reshape or a loop over samples does"
+        return "the ANN fixes it, as a number in reshape or a loop over samples does"
 
     def _check_condition(self, condition: str, names: list[str], values: dict[str, int]) -> None:
         if _holds(condition, values):

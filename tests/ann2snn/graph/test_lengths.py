@@ -105,5 +105,5 @@ def test_integers(form: str) -> None:
         torch.testing.assert_close(given, expected)
     assert "int" not in globals()
     if form not in FREE:
-        with pytest.raises(sjpc.DataError, match=r"x\.shape\[0\] is 3, .* fixes the batch size"):
+        with pytest.raises(sjpc.DataError, match=r"x\.shape\[0\] is 3, .* the ANN fixes it, as a number in reshape"):
             signature.batch((x[:3],), {})
