@@ -31,6 +31,7 @@ from .torch_inplace import made_functional, read_what_is_copied
 
 FREE = Dim.AUTO  # a size that torch.export finds out about by itself
 check_at_run_time = torch._assert  # a graph can hold it, and is pickled with it
+LINEAR_OF_ATTENTION = torch.nn.modules.linear.NonDynamicallyQuantizableLinear  # the last of nn.MultiheadAttention
 CALL_OF_A_MODULE: CodeType = torch.nn.Module._call_impl.__code__  # runs its hooks and its forward
 
 
@@ -190,6 +191,14 @@ class QuietError(Exception):
     @partial_fx_graph.setter
     def partial_fx_graph(self, graph: object) -> None:
         """Not kept."""
+
+
+def is_about_values(error: Exception) -> bool:
+    """Whether a capture failed because the model reads the value of a tensor that has none."""
+    from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode  # brings sympy
+
+    of_fakes = torch._subclasses.fake_tensor.DataDependentOutputException
+    return isinstance(error, (GuardOnDataDependentSymNode, of_fakes))
 
 
 @contextmanager

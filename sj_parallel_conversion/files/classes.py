@@ -28,6 +28,7 @@ from ..neuron import (
     SpikingIdentity,
     TSANode,
 )
+from ..torch_compat import LINEAR_OF_ATTENTION
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def _rnn(cls: type[nn.Module], *more: str) -> Row:
 
 ROWS: dict[type[nn.Module], Row] = {
     **{cls: Row(cls, container=True) for cls in (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict)},
-    nn.Linear: Row(nn.Linear, ("in_features", "out_features"), _BIAS),
+    **{cls: Row(cls, ("in_features", "out_features"), _BIAS) for cls in (nn.Linear, LINEAR_OF_ATTENTION)},
     **{cls: Row(cls, _CONV, _BIAS) for cls in (nn.Conv1d, nn.Conv2d, nn.Conv3d, PrepackedConv2d)},
     **{cls: Row(cls, (*_CONV, "output_padding"), _BIAS)
        for cls in (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)},

@@ -1,8 +1,8 @@
 """
 How nested values are built, as JSON and back.
 
-Tuples, lists, dicts and ordered dicts come back as they are. The model's own types (named tuples, dataclasses, what
-``transformers`` returns) need their class. Without it a tuple or an ordered dict takes their place.
+Tuples, lists, dicts, ordered dicts and sizes come back as they are. The model's own types (named tuples, dataclasses,
+what ``transformers`` returns) need their class. Without it a tuple or an ordered dict takes their place.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..ann2snn.data.structure import Structure, flatten
+from ..ann2snn.data.structure import SizePlace, Structure, flatten
 from ..errors import FileError
 from ..user_warnings import warn
 from .values import DTYPES, decode, encode, need, no_more
@@ -90,6 +90,8 @@ def _encode(value: object) -> object:
             return {"tuple": [_encode(item) for item in value]}
         kind = "dict" if type(value) is dict else "ordered"
         return {kind: [[encode(key), _encode(item)] for key, item in value.items()]}
+    if isinstance(value, (torch.Size, SizePlace)):
+        return {"size_of": [_encode(item) for item in value]}
     if isinstance(value, tuple):
         return _own(value, "named" if hasattr(value, "_fields") else "tuple", [_encode(item) for item in value])
     pairs = None
@@ -114,11 +116,13 @@ def decode_structure(record: object, classes: Classes) -> Structure:
     """
 
     def other(kind: str, content: object) -> object:
-        """What :func:`decode` does not know: a leaf, an ordered dict, a type of the reader's own."""
+        """What :func:`decode` does not know: a leaf, an ordered dict, a size, a type of the reader's own."""
         if kind == "leaf":
             return _Leaf()
         if kind == "ordered":
             return OrderedDict((decode(key), decode(item, other)) for key, item in content)
+        if kind == "size_of":
+            return SizePlace(decode(item, other) for item in content)
         need(kind == "own", f"its inputs or outputs have the unknown form {kind!r}")
         name, how, items = content["class"], content["kind"], content["content"]
         need(isinstance(name, str) and how in ("tuple", "named", "fields"), "its inputs or outputs are damaged")

@@ -219,12 +219,13 @@ class Outputs(nn.Module):
             "tuple": lambda: (y, "word", None, [y + 1, 2]),
             "dict": lambda: {"a": y, 3: (y * 2,)},
             "ordered": lambda: OrderedDict(b=y, a=y + 1),
+            "size": lambda: {"a": y, "size": y.shape, "inner": [y.size()[1:]]},
             "pair": lambda: Pair(y, y + 1),
             "answer": lambda: Answer(y, "word"),
         }[self.kind]()
 
 
-@pytest.mark.parametrize("kind", ["tuple", "dict", "ordered"])
+@pytest.mark.parametrize("kind", ["tuple", "dict", "ordered", "size"])
 @torch.no_grad()
 def test_plain_outputs_come_back_exactly(kind: str, tmp_path: Path) -> None:
     x = {"x": TOKENS, "mask": torch.rand(7, 5), "scale": 0.5}

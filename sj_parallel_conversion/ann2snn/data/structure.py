@@ -5,16 +5,23 @@ from __future__ import annotations
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+import torch
+
 from ...torch_compat import TreeSpec, tree_flatten, tree_unflatten
+
+
+class SizePlace(tuple[Any, ...]):
+    """Stands for a ``torch.Size`` that holds other things than numbers, such as the names of its leaves."""
 
 
 class Structure:
     """
-    How the leaves of a value hang together: tuples, lists, dicts, whatever torch's pytrees know, and dataclasses.
+    How the leaves of a value hang together: tuples, lists, dicts, whatever torch's pytrees know, dataclasses and
+    ``torch.Size``.
 
     :param spec: of torch's pytree
-    :param dataclasses: those of its leaves that are dataclasses, by their number: class, names of the fields, and the
-        structure of the list of their values
+    :param dataclasses: those of its leaves that are dataclasses or sizes, by their number: class, names of the fields,
+        and the structure of the list of their values
     """
 
     def __init__(self, spec: TreeSpec, dataclasses: dict[int, tuple[type, list[str], Structure]]) -> None:
@@ -35,7 +42,7 @@ class Structure:
             if i in self.dataclasses:
                 kind, names, structure = self.dataclasses[i]
                 values = structure.unflatten([next(rest) for _ in range(structure.leaves)])
-                outer.append(_new_dataclass(kind, names, values))
+                outer.append(_new_size(values) if kind is torch.Size else _new_dataclass(kind, names, values))
             else:
                 outer.append(next(rest))
         return tree_unflatten(outer, self.spec)
@@ -46,10 +53,16 @@ def flatten(value: object) -> tuple[list[object], Structure]:
     :param value: a tensor, or any nested value
     :return: its leaves in order, and what makes the value of them again
     """
-    outer, spec = tree_flatten(value)
-    leaves, dataclasses = [], {}
+    # torch's pytrees would give a tuple back for a size
+    outer, spec = tree_flatten(value, is_leaf=_is_size)
+    leaves: list[object] = []
+    dataclasses: dict[int, tuple[type, list[str], Structure]] = {}
     for i, leaf in enumerate(outer):
-        if is_dataclass(leaf) and not isinstance(leaf, type):
+        if _is_size(leaf):
+            inner, structure = flatten(list(leaf))
+            dataclasses[i] = (torch.Size, [], structure)
+            leaves += inner
+        elif is_dataclass(leaf) and not isinstance(leaf, type):
             names = [field.name for field in fields(leaf)]
             inner, structure = flatten([getattr(leaf, name) for name in names])
             dataclasses[i] = (type(leaf), names, structure)
@@ -57,6 +70,14 @@ def flatten(value: object) -> tuple[list[object], Structure]:
         else:
             leaves.append(leaf)
     return leaves, Structure(spec, dataclasses)
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, (torch.Size, SizePlace))
+
+
+def _new_size(values: list[Any]) -> tuple[Any, ...]:
+    return torch.Size(values) if all(isinstance(v, (int, torch.SymInt)) for v in values) else SizePlace(values)
 
 
 def _new_dataclass(kind: type, names: list[str], values: list[object]) -> object:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from ...errors import ConversionError, DataError
-from ...torch_compat import FREE, QuietError, attention_without_fastpath, export
+from ...torch_compat import FREE, QuietError, attention_without_fastpath, export, is_about_values
 from ..data.inputs import Batch, InputForm
 from ..data.seeded import global_generator
 from ..data.structure import Structure, flatten
@@ -114,42 +114,65 @@ class _Root(nn.Module):
             raise QuietError(str(error)) from error
 
 
-def capture(model: nn.Module, form: InputForm, batch: Batch, free_sizes: bool | None = None) -> Capture:
+def capture(
+    model: nn.Module, form: InputForm, batch: Batch, free_sizes: bool | None = None, integers: bool = False
+) -> Capture:
     """
     :param model: a :func:`~.copying.plain_copy` in the mode that is wanted; the ``forward`` of its leaves is replaced
     :param form: how it is called
     :param batch: an example, on the model's device
     :param free_sizes: whether sizes behind the batch axis stay free where the model allows it. ``None``: unless their
         expressions grow long, see :mod:`.long_sizes`
+    :param integers: whether sizes stay free that the model makes an ``int`` of
     :return: what it computes
     :raises CaptureError: if the model runs and cannot be captured; the message names the line of the model
     """
-    with _lock, undone(model), attention_without_fastpath(), free_lengths(model):
+    with _lock, undone(model), attention_without_fastpath(), free_lengths(model, integers):
         with whole_leaves(model, free_sizes is None) as values:
             return _first_that_works(_Root(model, _Run(form, values)), batch, free_sizes)
 
 
 def _first_that_works(root: _Root, batch: Batch, free_sizes: bool | None) -> Capture:
     errors: list[Exception] = []
-    model, form = root.model, root.run.form
-    for example, free in _tries(batch, free_sizes):
-        calls.clear()
-        try:
-            program = export(root, example.tensors, free)
-        except Exception as error:
-            errors.append(error.__cause__ if isinstance(error, QuietError) else error)
-            continue
-        sizes = sizes_of(program, form.tensor_names, form.batched)
-        if sizes.fixed_batch and example.size != batch.size:
-            continue  # the model holds this size, which is not the data's
-        return Capture(program, model, dict(calls), root.run.outputs, sizes, frozenset(root.run.values.read))
+    fixed: Capture | None = None
+    *tries, last = _tries(batch, free_sizes)
+    for example, free in tries:
+        found = _try(root, example, free, errors)
+        if found is not None and (example.size == batch.size or not found.sizes.fixed_batch):
+            return found  # a model that holds the size of a longer example holds one that is not the data's
+        if found is None and fixed is None and (is_about_values(errors[-1]) or len(errors) > 1):
+            # A model that fails with all sizes fixed fails in the other tries too, and each of them takes as long.
+            fixed = _try(root, *last, errors)
+            if fixed is None:
+                raise _refusal(root.model, errors)
+    fixed = fixed or _try(root, *last, errors)
+    if fixed is None:
+        raise _refusal(root.model, errors)
+    return fixed
+
+
+def _try(root: _Root, example: Batch, free: tuple[dict[int, object], ...], errors: list[Exception]) -> Capture | None:
+    calls.clear()
+    form = root.run.form
+    try:
+        program = export(root, example.tensors, free)
+    except Exception as error:
+        errors.append(error.__cause__ if isinstance(error, QuietError) else error)
+        return None
+    sizes = sizes_of(program, form.tensor_names, form.batched)
+    return Capture(program, root.model, dict(calls), root.run.outputs, sizes, frozenset(root.run.values.read))
+
+
+def _refusal(model: nn.Module, errors: list[Exception]) -> CaptureError:
     error = next((e for e in errors if not isinstance(e, LongSizesError)), errors[0])
-    raise CaptureError(
+    refusal = CaptureError(
         f"{type(model).__name__} runs on the calibration data, but torch.export cannot capture it: {_reason(error)}\n"
         f"{_user_line(error)}Control flow that depends on the values of tensors cannot be captured. Write it with "
         "operations on tensors, keep the module that it stands in whole with "
         "sj_parallel_conversion.register_leaf(type), or convert the parts that compute"
-    ) from error
+    )
+    refusal.__cause__ = error
+    return refusal
 
 
 def _tries(batch: Batch, free_sizes: bool | None) -> Iterator[tuple[Batch, tuple[dict[int, object], ...]]]:

@@ -1,4 +1,8 @@
-"""``len(x)`` of a tensor stays a free size in a capture. Python asks for a number, which would fix the batch size."""
+"""
+``len(x)`` of a tensor stays a free size in a capture, and ``int(x.shape[0])`` can.
+
+Python asks for a number, which would fix the batch size.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +10,48 @@ import builtins
 import sys
 from collections.abc import Iterator, Sized
 from contextlib import contextmanager
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 
 @contextmanager
-def free_lengths(model: nn.Module) -> Iterator[None]:
+def free_lengths(model: nn.Module, integers: bool = False) -> Iterator[None]:
     """
     Within it, ``len`` in the files of the model's classes gives the first size of a tensor as ``x.shape[0]`` does.
 
     :param model: any module
+    :param integers: whether ``int`` gives a free size back as well. It is not quite ``int`` then: torch does not take
+        it for a dtype, and ``type(1) is int`` is false
     """
-    changed = [space for space in _namespaces(model) if "len" not in space]
+    functions = {"len": _length} | ({"int": _FreeInteger} if integers else {})
+    changed = [(space, name) for space in _namespaces(model) for name in functions if name not in space]
     try:
-        for space in changed:
-            space["len"] = _length
+        for space, name in changed:
+            space[name] = functions[name]
         yield
     finally:
-        for space in changed:
-            space.pop("len", None)
+        for space, name in changed:
+            space.pop(name, None)
+
+
+class _IntegerType(type):
+    """Calls and checks go to ``int``, so that free sizes alone are treated in another way."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        is_size = len(args) == 1 and isinstance(args[0], torch.SymInt)
+        return args[0] if is_size else builtins.int(*args, **kwargs)
+
+    def __instancecheck__(cls, value: object) -> bool:
+        return isinstance(value, (builtins.int, torch.SymInt))
+
+    def __subclasscheck__(cls, kind: type) -> bool:
+        return issubclass(kind, builtins.int)
+
+
+class _FreeInteger(int, metaclass=_IntegerType):
+    """Stands for ``int``."""
 
 
 def _length(x: object) -> int | torch.SymInt:

@@ -46,6 +46,8 @@ def _convolution(a: Arguments) -> Lifted:
     weight, bias, groups = a["weight"], a["bias"], a["groups"]
     if not (_is_float(weight) and _is_float_or_none(bias) and weight.dim() in (3, 4, 5)):
         return None
+    if not _constant_sizes(a, "stride", "padding", "dilation", "output_padding"):  # as for an output as large as x
+        return None
     dims, transposed = weight.dim() - 2, a.get("transposed", "output_padding" in a)
     options = {"groups": groups, "bias": bias is not None, "device": "meta"}
     sizes = {name: _tuple(a[name], dims) for name in ("stride", "padding", "dilation")}

@@ -82,8 +82,13 @@ class Sizes:
     def _check_axis(self, axis: str, given: int, size: int | str, values: dict[str, int]) -> None:
         expected = size if isinstance(size, int) else values.setdefault(size, given)
         if given != expected:
-            reason = "the ANN fixes it" if isinstance(size, int) else "another input has that size"
+            reason = self._fixes(axis) if isinstance(size, int) else "another input has that size"
             raise DataError(f"{axis} is {given}, and has to be {expected}: {reason}")
+
+    def _fixes(self, axis: str) -> str:
+        if self.batch is not None or not axis.endswith("[0]"):
+            return "the ANN fixes it"
+        return "the ANN fixes it, as a number in reshape or a loop over samples does"
 
     def _check_condition(self, condition: str, names: list[str], values: dict[str, int]) -> None:
         if _holds(condition, values):

@@ -51,6 +51,8 @@ CASES = {
     "dataclass in a dataclass": (Output(ONE, Output(TWO)), [ONE, TWO, None]),
     "frozen": (Computed(ONE), [ONE, 2]),
     "a class": (Output, [Output]),
+    "size": (torch.Size([2, 3]), [2, 3]),
+    "size in a dict": ({"a": [torch.Size([]), ONE.shape], "b": ONE}, [2, ONE]),
 }  # fmt: skip
 
 
@@ -69,6 +71,13 @@ def test_other_leaves_take_their_places() -> None:
     _, structure = flatten([Output(ONE, {"a": TWO}), 4])
     first, second = structure.unflatten([1, 2, 3])
     assert (first.logits, first.hidden, second) == (1, {"a": 2}, 3)
+
+
+def test_a_size_of_other_things_is_built_alike() -> None:
+    _, structure = flatten({"a": torch.Size([2, 3])})
+    place = structure.unflatten(["first", "second"])
+    assert isinstance(place["a"], tuple) and list(place["a"]) == ["first", "second"]
+    assert flatten(place)[1] == structure
 
 
 def test_structures_are_compared() -> None:

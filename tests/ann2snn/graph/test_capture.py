@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 
 import sj_parallel_conversion as sjpc
 from sj_parallel_conversion.ann2snn import graph
+from sj_parallel_conversion.ann2snn.graph.capture import Capture
 
 QUICK = {"time_steps": 4, "threshold": "max", "calibration": "none", "show_progress": False}
 
@@ -217,6 +219,7 @@ REFUSED = {
     "condition on values": (lambda m, x: m.b(F.relu(m.a(x))) if x.sum() > 0 else x, r"capture it: .*data-dependent"),
     "values as numbers": (lambda m, x: m.b(F.relu(m.a(x)))[:, : 1 + int(x.max()) % 2], "capture it|on the values"),
     "chosen samples": (lambda m, x: F.relu(m.a(x))[x.mean((1, 2, 3)) > 0], "index in Form makes a tensor.*the values"),
+    "sizes as text": (lambda m, x: (m.b(F.relu(m.a(x))), f"{x.shape[0]} samples"), "something else than the model"),
     "random numbers": (lambda m, x: F.relu(m.a(x)) + torch.rand_like(m.a(x)), "something else than the model"),
 }
 
@@ -239,3 +242,33 @@ def test_masked_outputs_are_compared_as_well(value: float) -> None:
     torch.testing.assert_close(model(IMAGES)[0], Form(masked)(IMAGES), equal_nan=True)
     with pytest.raises(sjpc.ConversionError, match="something else than the model"):
         captured(Form(lambda m, x: masked(m, x) * torch.rand(1)).eval(), IMAGES)
+
+
+@pytest.mark.parametrize(("form", "tries"), [("condition on values", 2), ("wrong sizes", 3)])
+def test_a_model_that_fails_with_fixed_sizes_is_not_tried_again(
+    form: str, tries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def symbols_alone(m: Form, x: Tensor) -> Tensor:
+        if torch.compiler.is_exporting():
+            raise ValueError("not while it is captured")
+        return m.b(F.relu(m.a(x)))
+
+    runs: list[object] = []
+    export = sys.modules[Capture.__module__].export
+    monkeypatch.setattr(f"{Capture.__module__}.export", lambda *args: runs.append(args) or export(*args))
+    function = REFUSED[form][0] if form in REFUSED else symbols_alone
+    with pytest.raises(sjpc.ConversionError, match=r"data-dependent|not while it is captured"):
+        captured(Form(function).eval(), IMAGES)
+    assert len(runs) == tries
+
+
+@torch.no_grad()
+def test_values_that_fixed_sizes_give_are_read() -> None:
+    def of_some_batches(m: Form, x: Tensor) -> Tensor:
+        y = m.b(F.relu(m.a(x)))
+        return y * 2 if (torch.ones(x.shape[0]).sum() > 3).item() else y
+
+    ann = Form(of_some_batches).eval()
+    model, signature = captured(ann, IMAGES)
+    torch.testing.assert_close(model(IMAGES)[0], ann(IMAGES))
+    assert signature.sizes.fixed_batch

@@ -284,3 +284,24 @@ def test_a_model_that_was_compiled_in_place_is_not_compiled_again(inside: bool) 
     assert torch.equal(snn(IMAGES), expected)
     torch.testing.assert_close(ann(IMAGES), before)
     assert len(compiled) == 1, "the ANN stays compiled"
+
+
+@torch.no_grad()
+def test_a_transposed_convolution_whose_output_is_as_large_as_another_map() -> None:
+    class Decodes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.down, self.up = nn.Conv2d(3, 6, 3, 2, 1), nn.ConvTranspose2d(6, 3, 3, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.up(torch.relu(self.down(x)), output_size=x.shape[2:])
+
+    torch.manual_seed(0)
+    ann = Decodes().eval()
+    snn = convert(ann)
+    assert_near(snn, ann)
+    for x in (IMAGES[:2, :, :-2], IMAGES[:1, :, :, :-1], IMAGES[:, :, 1:, 2:]):
+        # the graph, as maps that are cut otherwise have larger values than the thresholds
+        model, signature = captured(ann, IMAGES)
+        torch.testing.assert_close(signature.build(model(*signature.batch((x,), {}).tensors)), ann(x))
+    assert sjpc.inspect(snn, show=False).share_after_input == 1

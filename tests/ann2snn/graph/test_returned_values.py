@@ -60,6 +60,7 @@ FORMS: dict[str, Callable[[Tensor, Tensor], object]] = {
     "None inside": lambda y, h: {"loss": None, "out": (None, y), "empty": [], "more": {}},
     "constants": lambda y, h: {"out": y, "size": (4, 0.5), "name": "net", "flag": True},
     "sizes": lambda y, h: {"out": y, "n": y.shape[0], "shape": tuple(h.shape)},
+    "torch.Size": lambda y, h: {"out": y, "shape": h.shape, "inner": [h.size()[1:]], "own": torch.Size([2, 3])},
     "keys": lambda y, h: {0: y, ("a", 1): h},
     "nested": lambda y, h: [{"levels": [(y, h), Pair(h, y)]}, OrderedDict(b=Output(y), a=None)],
     "same twice": lambda y, h: (h, h),

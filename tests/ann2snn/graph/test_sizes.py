@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
+import re
 
 import pytest
 import torch
@@ -113,3 +115,53 @@ def test_copies_refuse_alike() -> None:
         assert twin.batch((torch.ones(1, 3, 8, 8),), {}).size == 1
         with pytest.raises(sjpc.DataError, match=r"x\.shape\[2\] is 9"):
             twin.batch((torch.ones(1, 3, 9, 8),), {})
+
+
+class Depends(nn.Module):
+    """Computes something else where a condition on its sizes holds."""
+
+    def __init__(self, condition: str) -> None:
+        super().__init__()
+        self.conv, self.condition = nn.Conv2d(3, 4, 3, padding=1), condition
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.conv(x)).mean((2, 3))
+        return y * 3 if CONDITIONS[self.condition](*x.shape) else y
+
+
+CONDITIONS = {
+    "half is not 1": lambda n, c, h, w: h // 2 != 1,
+    "half is 4": lambda n, c, h, w: h // 2 == 4,
+    "half of the batch": lambda n, c, h, w: n // 2 != 1,
+    "two": lambda n, c, h, w: h % 4 != 1 and w > 5,
+    "fraction": lambda n, c, h, w: h / 2 == 4.5,
+    "one of": lambda n, c, h, w: h // 2 in (4, 5),
+    "smaller": lambda n, c, h, w: min(h, w) < 7,
+    "product": lambda n, c, h, w: h * w >= 80 and n < 6,
+    "root": lambda n, c, h, w: math.sqrt(h) < 3,
+    "rest": lambda n, c, h, w: bool(-h % 4),
+    "key": lambda n, c, h, w: {9: True}.get(h, False),
+    "pair": lambda n, c, h, w: (h, w) > (9, 9),
+}
+OTHERS = [
+    (4, 9, 10), (1, 9, 10), (2, 9, 10), (3, 9, 10), (7, 9, 10), (4, 8, 10), (4, 10, 10), (4, 2, 10), (4, 3, 10),
+    (4, 5, 10), (4, 12, 10), (4, 9, 5), (4, 9, 6), (4, 9, 20), (4, 16, 16), (4, 3, 3), (4, 1, 1), (1, 2, 2),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("condition", CONDITIONS)
+@torch.no_grad()
+def test_conditions_hold_or_are_named(condition: str) -> None:
+    ann, x = Depends(condition).eval(), torch.randn(4, 3, 9, 10)
+    net, signature = captured(ann, x)
+    taken = []
+    for n, h, w in OTHERS:
+        x = torch.randn(n, 3, h, w)
+        try:
+            batch = signature.batch((x,), {})
+        except sjpc.DataError as error:
+            assert re.search(rf"x\.shape\[(0\] is {n}|2\] is {h}|3\] is {w})\b", str(error))
+            continue
+        torch.testing.assert_close(signature.build(net(*batch.tensors)), ann(x))
+        taken.append((n, h, w))
+    assert (4, 9, 10) in taken and 1 < len(taken) < len(OTHERS)
