@@ -22,7 +22,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnx2torch
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
@@ -123,6 +122,8 @@ class Text:
     title = "intersection over union of the text's pixels"
 
     def __init__(self, folder: Path) -> None:
+        import onnx2torch
+
         file = onnx.load(wheel_file("rapidocr_onnxruntime", "models/ch_PP-OCRv4_det_infer.onnx"))
         for node in [node for node in file.graph.node if node.op_type == "Constant"]:  # onnx2torch wants them listed
             node.attribute[0].t.name = node.output[0]
