@@ -13,7 +13,7 @@ from exported import IMAGES, converted, needs_torch_2_8, onnx_run, residual, ses
 from torch import Tensor, nn
 
 import sj_parallel_conversion as sjpc
-from sj_parallel_conversion.export.integer_layers import quantised
+from sj_parallel_conversion.export.integer_layers import integer_weight
 
 pytestmark = needs_torch_2_8
 
@@ -22,7 +22,7 @@ def with_bytes(snn: sjpc.SpikingNetwork, max_level: int) -> sjpc.SpikingNetwork:
     """The network with its weights rounded as in the file, and biases that the file holds exactly."""
     for name, module in snn.net.named_modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)) and name not in ("stem", "0"):
-            weight, scale = quantised(module.weight, max_level)
+            weight, scale = integer_weight(module, None, max_level)
             module.weight.copy_(weight.float() * scale.view(-1, *[1] * (weight.dim() - 1)))
             module.bias.copy_(((module.bias - 0.5) / scale).round() * scale + 0.5)
     return snn
