@@ -73,6 +73,23 @@ def test_a_shortcut_is_close(time_steps: int, in_bytes: int, tmp_path: Path) -> 
         np.testing.assert_allclose(onnx_run(tmp_path / "n.onnx", x)[0], found[: len(x)], atol=1e-5)
 
 
+def test_channels_without_weights_keep_their_bias(tmp_path: Path) -> None:
+    """As in pruned networks: the bias has no room in steps of weights that are almost 0."""
+    torch.manual_seed(0)
+    ann = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.ReLU(), nn.Flatten(),
+        nn.Linear(288, 5),
+    ).eval()  # fmt: skip
+    with torch.no_grad():
+        for i, weight in enumerate((0.0, 1e-38, 1e-12)):
+            ann[2].weight[i], ann[2].bias[i] = weight, 0.7
+    x = IMAGES[:, :, :10, :10]
+    snn = converted(ann, x, time_steps=6)
+    sjpc.export_onnx(snn, tmp_path / "n.onnx", integers=True)
+    found, expected = onnx_run(tmp_path / "n.onnx", x)[0], snn.predict(x).numpy()
+    assert np.linalg.norm(found - expected) < 0.1 * np.linalg.norm(expected)
+
+
 @pytest.mark.parametrize("bias", [True, False])
 def test_currents_that_are_added_up(bias: bool, tmp_path: Path) -> None:
     """Projections of inverted bottlenecks, which no neuron follows, have the int8 weights that they have in to_int8."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import operator
 
 from torch import fx, nn
-from torch.nn.modules.dropout import _DropoutNd
 
 from ...neuron import SpikingNode
 from ...neuron.spiking_activation import SpikingActivation
@@ -114,7 +113,7 @@ def _keeps_bytes(net: fx.GraphModule, node: fx.Node) -> bool:
     module = module_of(net, node)
     if module is None:
         return operator_of(node) in _MOVING or node.target is operator.getitem or _pads_with_zeros(node)
-    return isinstance(module, (nn.Identity, _DropoutNd)) or (isinstance(module, ByteMaxPool2d) and pools_bytes())
+    return isinstance(module, nn.Identity) or (isinstance(module, ByteMaxPool2d) and pools_bytes())
 
 
 def _pads_with_zeros(node: fx.Node) -> bool:

@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from ...errors import ConfigError
+from ...hooks import hand_over_hooks
 from ...neuron.spiking_activation import SpikingActivation
 from ..graph.folded import ResidualAdd
 from ..graph.operations import module_of
@@ -29,7 +31,7 @@ def to_int8(snn: SpikingNetwork, dataloader: Iterable[Any] | None = None) -> Spi
     :param dataloader: calibration data, as the conversion takes them. With them, convolutions that read the network's
         input or currents of other layers have int8 weights, too. What these read is rounded to 255 steps of the range
         that it has on the data
-    :return: a copy in packed execution, for inference only (no gradients; a NaN becomes some level), in which the
+    :return: a copy in packed execution, for inference only (no gradients, no dropout; a NaN becomes some level), in which the
         convolutions and linear layers that read levels have int8 weights. Others keep theirs; :func:`prepack` is
         applied to them. On CPUs without VNNI weights have 7 bits if levels go beyond 129
     :raises ConfigError: if no layer reads levels, a weight is NaN or infinite, the weights are int8 already, or PyTorch
@@ -52,6 +54,7 @@ def to_int8(snn: SpikingNetwork, dataloader: Iterable[Any] | None = None) -> Spi
             "int8 kernels. If the network has such layers: convert with fold=True (the default), a ReLU network in "
             "float32, and fewer time_steps (8 at most for weighted codes)"
         )
+    _remove_dropout(snn.net)
     codes = {} if dataloader is None else byte_codes(snn, dataloader, levels)
     _fold_padding(snn)
     max_level = int(snn.config.node_type.code.max_level(snn.time_steps))
@@ -70,6 +73,15 @@ def _fold_padding(snn: SpikingNetwork) -> None:
     names = dict(zip(snn.net.graph.nodes, snn.operation_names, strict=True))
     fold_padding(snn.net)
     snn.operation_names = [names[node] for node in snn.net.graph.nodes]
+
+
+def _remove_dropout(net: fx.GraphModule) -> None:
+    """In training mode it would make fractions of levels, which layers that read bytes cut off."""
+    for name, module in list(net.named_modules()):
+        if isinstance(module, _DropoutNd):
+            identity = nn.Identity()
+            hand_over_hooks(module, identity)
+            replace_module(net, name, identity)
 
 
 def _replace(net: fx.GraphModule, name: str, max_level: int, reads: Tensor | None = None) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ...errors import DataError
 from ...functional import clip_to_bytes
-from ...hooks import has_hooks
+from ...hooks import hand_over_hooks, has_hooks
 from ...neuron.spiking_activation import SpikingActivation
 
 MAX_LEVEL = 255
@@ -165,8 +165,7 @@ class Int8Layer(nn.Module):
 
     def __init__(self, layer: nn.Conv2d | nn.Linear, max_level: int = MAX_LEVEL, reads: Tensor | None = None) -> None:
         super().__init__()
-        # hooks of the layer, of every kind, go on listening
-        self.__dict__.update({name: hooks for name, hooks in vars(layer).items() if name.startswith("_forward_")})
+        hand_over_hooks(layer, self)
         self.max_level = max_level
         bias = None if layer.bias is None else layer.bias.detach().float().clone()
         weight, scale = quantised(layer.weight.detach().float(), bias, max_level, largest_weight(max_level))
