@@ -31,9 +31,9 @@ def to_int8(snn: SpikingNetwork, dataloader: Iterable[Any] | None = None) -> Spi
     :param dataloader: calibration data, as the conversion takes them. With them, convolutions that read the network's
         input or currents of other layers have int8 weights, too. What these read is rounded to 255 steps of the range
         that it has on the data
-    :return: a copy in packed execution, for inference only (no gradients, no dropout; a NaN becomes some level), in which the
-        convolutions and linear layers that read levels have int8 weights. Others keep theirs; :func:`prepack` is
-        applied to them. On CPUs without VNNI weights have 7 bits if levels go beyond 129
+    :return: a copy in packed execution, for inference only (no gradients, no dropout; a NaN becomes some level), in
+        which the convolutions and linear layers that read levels have int8 weights. Others keep theirs;
+        :func:`prepack` is applied to them. On CPUs without VNNI weights have 7 bits if levels go beyond 129
     :raises ConfigError: if no layer reads levels, a weight is NaN or infinite, the weights are int8 already, or PyTorch
         has no int8 kernels for this machine
     :raises DataError: if the data cannot be run
