@@ -19,7 +19,6 @@ onnxruntime.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -28,19 +27,14 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
+from given_images import add_options, check_options, load
 from given_levels import FileWithLevels, NetworkWithLevels, distance_from_ties
-from helpers.cifar10 import load_images, load_resnet
-from helpers.models import CIFAR_MODELS
-from imagenet import add_image_options, image_options
 from timing import alternating, ratios
-from torch import Tensor, nn
+from torch import Tensor
 
 import sj_parallel_conversion as sjpc
-from sj_parallel_conversion.cli.data import DataOptions, Reader
-from sj_parallel_conversion.cli.models import ModelOptions, load_model
 
 Function = Callable[[Tensor], np.ndarray]
-Data = tuple[list[Tensor], Tensor, np.ndarray]  # calibration batches, test images, their labels
 _BATCH = 16
 
 
@@ -116,51 +110,21 @@ def level_check(snn: sjpc.SpikingNetwork, path: Path, images: Tensor) -> str:
     )
 
 
-def cifar(args: argparse.Namespace) -> tuple[nn.Module, Data]:
-    """The network and the images of ``--data-root``."""
-    weights = args.weights or args.data_root / "weights" / f"{args.model}_cifar10.pt"
-    calibration, (images, labels) = load_images(args.data_root, "train")[0], load_images(args.data_root, "test")
-    data = list(calibration[: args.calibration_images].split(64)), images[: args.images], labels[: args.images].numpy()
-    return load_resnet(args.model, Path(weights)), data
-
-
-def named(args: argparse.Namespace) -> tuple[nn.Module, Data]:
-    """The network and the data that are named as on the command line of the package."""
-    trained = load_model(args.model, ModelOptions(args.weights, args.model_args))
-
-    def reader(images: int) -> Reader:
-        return Reader(DataOptions(images, 64), image_options(args), trained.preparation)
-
-    calibration = [x for x, _ in reader(args.calibration_images).to_calibrate(args.calibration_data)]
-    images, labels = zip(*reader(args.images).to_evaluate(args.test_data), strict=True)
-    return trained.network, (calibration, torch.cat(images), torch.cat(labels).numpy())
-
-
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """
     :param arguments: of the command line; ``None``: those of this process
     :return: the options
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="resnet20", help=f"{', '.join(CIFAR_MODELS)}, or as on the command line")
-    parser.add_argument("--weights", help="a file (default: DATA_ROOT/weights/MODEL_cifar10.pt), or a name of weights")
-    parser.add_argument("--model-args", type=json.loads, metavar="JSON", help="of the model's factory")
-    parser.add_argument("--data-root", type=Path, metavar="DIR", help="of CIFAR-10, for its models")
-    parser.add_argument("--calibration-data", metavar="DATA", help="for other models")
-    parser.add_argument("--calibration-images", type=int, default=256, metavar="N")
-    parser.add_argument("--test-data", metavar="DATA")
+    add_options(parser, calibration_images=256)
     parser.add_argument("--mode", default="spikepack", choices=("parallel", "spikepack", "css"))
     parser.add_argument("--time-steps", type=int, default=8)
     parser.add_argument("--calibration", default="least_squares")
     parser.add_argument("--images", type=int, default=600, help="how many test images at most")
     parser.add_argument("--check-images", type=int, default=50, metavar="N", help="of these, for the check of levels")
     parser.add_argument("--seconds", type=float, default=20.0, help="how long times are measured")
-    add_image_options(parser)
     args = parser.parse_args(arguments)
-    needed = ("data_root",) if args.model in CIFAR_MODELS else ("calibration_data", "test_data")
-    for name in needed:
-        if getattr(args, name) is None:
-            parser.error(f"--model {args.model} needs --{name.replace('_', '-')}")
+    check_options(parser, args)
     return args
 
 
@@ -169,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table and the check."""
     args = parse_arguments(arguments)
     torch.set_num_threads(1)
-    ann, (calibration, images, labels) = (cifar if args.model in CIFAR_MODELS else named)(args)
+    ann, calibration, images, labels = load(args, args.images)
     converter = sjpc.ParallelConverter(
         calibration, mode=args.mode, time_steps=args.time_steps, calibration=args.calibration, shortcut="spikes",
         show_progress=False,
@@ -181,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         runs = {name: partial(function, images[:_BATCH]) for name, function in functions.items()}
         times = ratios(alternating(runs, args.seconds, "times"))
         answers = {name: np.concatenate([f(x) for x in images.split(_BATCH)]) for name, f in functions.items()}
-        header, *rows = table(answers, labels, times)
+        header, *rows = table(answers, labels.numpy(), times)
         for row in (header, ["---"] * len(header), *rows):
             print("| " + " | ".join(row) + " |")
         print("\n" + level_check(snn, Path(name) / "float.onnx", images[: args.check_images]))

@@ -21,13 +21,13 @@ from dataclasses import dataclass
 from statistics import mean
 
 import torch
+from given_images import add_image_options, image_options
 from helpers.evaluation import percent
 from torch import Tensor, nn
 
 import sj_parallel_conversion as sjpc
 from sj_parallel_conversion.cli.data import DataOptions, Reader
 from sj_parallel_conversion.cli.models import ModelOptions, load_model
-from sj_parallel_conversion.cli.preparation import ImageOptions
 
 ICML_NETWORKS = ("resnet18", "resnet34", "resnet50", "resnet101")
 ICML_TIME_STEPS = (8, 16, 32, 64)
@@ -122,25 +122,6 @@ def print_table(study: Study, name: str, settings: Sequence[str], time_steps: Se
         cells = [study.cell(setting, T, draws) for T in time_steps]
         words = [f"{cell.accuracy:.2f} ({cell.agreement:.2f}), {cell.passes:.0f}" for cell in cells]
         print(f"| {', '.join(setting.split(':'))} | " + " | ".join(words) + " |", flush=True)
-
-
-def add_image_options(parser: argparse.ArgumentParser) -> None:
-    """
-    :param parser: gets the options that :func:`image_options` reads
-    """
-    parser.add_argument("--image-size", type=int, metavar="N", help="height and width, cropped from the centre")
-    parser.add_argument("--resize-size", type=int, metavar="N", help="the shorter side before cropping")
-    parser.add_argument("--interpolation", choices=("nearest", "bilinear", "bicubic"), help="(default: bilinear)")
-    parser.add_argument("--mean", type=float, nargs="+", metavar="X", help="of pixels from 0 to 1, by channel")
-    parser.add_argument("--std", type=float, nargs="+", metavar="X")
-
-
-def image_options(args: argparse.Namespace) -> ImageOptions:
-    """
-    :param args: with the options of :func:`add_image_options`
-    :return: how images become inputs
-    """
-    return ImageOptions(args.image_size, args.resize_size, args.interpolation, args.mean, args.std)
 
 
 def setting(text: str) -> str:

@@ -1,10 +1,18 @@
-"""What int8 weights cost in accuracy, on a trained CIFAR-10 ResNet.
+"""What int8 weights cost in accuracy.
 
     python benchmarks/int8_accuracy.py --data-root DIR
+    python benchmarks/int8_accuracy.py --model benchmarks/efficientnet_lite.py:lite0 \
+        --calibration-data DIR/calibration --test-data DIR/test --image-size 224 --resize-size 256 \
+        --interpolation bicubic --mean 0.49804 --std 0.50196 --settings parallel:32 css:8 \
+        --calibration least_squares --calibration-images 128 --shift 0
 
-DIR as in examples/cifar10_resnet20.py. After any small change, a network with few levels answers some per cent of all
-images differently, as often better as worse: on a few hundred test images this noise hides the loss. So each test image
-is shown in 18 views (mirrored or not, shifted by 0 or 2 pixels), which are as difficult as test images.
+The first is ResNet-20, with DIR as in examples/cifar10_resnet20.py. Other models and data are named as on the command
+line of the package.
+
+After any small change, a network with few levels answers some per cent of all images differently, as often better as
+worse: on a few hundred test images this noise hides the loss. So each test image is shown in 18 views (mirrored or not,
+shifted by 0 or 2 pixels), which are as difficult as test images. With --shift 0 there are two, the mirrored one and the
+image itself.
 
 The column int8 says which layers have int8 weights: those that read levels, or all, with calibration data.
 """
@@ -12,11 +20,11 @@ The column int8 says which layers have int8 weights: those that read levels, or 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
-from helpers.cifar10 import add_model_options, load_images, load_model
+from given_images import add_options, check_options, load
 from helpers.evaluation import percent
 from torch import Tensor
 from torch.nn import functional as F
@@ -24,54 +32,59 @@ from tqdm import tqdm
 
 import sj_parallel_conversion as sjpc
 
-_SHIFT = 2  # pixels
+_BATCH = 100  # images in one call
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """
-    :return: the command line
+    :param arguments: of the command line; ``None``: those of this process
+    :return: the options
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_model_options(parser)
+    add_options(parser, calibration_images=1024)
     parser.add_argument("--settings", nargs="+", metavar="MODE:T", help="what to convert to",
                         default=["parallel:4", "parallel:8", "parallel:16", "css:4", "css:8"])  # fmt: skip
     parser.add_argument("--calibration", default="weights")
-    parser.add_argument("--calibration-images", type=int, default=1024, metavar="N")
     parser.add_argument("--test-images", type=int, metavar="N", help="(default: all)")
-    return parser.parse_args()
+    parser.add_argument("--shift", type=int, default=2, metavar="N", help="of views, in pixels; 0: mirrored alone")
+    args = parser.parse_args(arguments)
+    check_options(parser, args)
+    return args
 
 
-def views(images: Tensor) -> Iterator[Tensor]:
+def views(images: Tensor, shift: int) -> Iterator[Tensor]:
     """
     :param images: ``[N, C, H, W]``
+    :param shift: by how many pixels, up or down, left or right; 0: not at all
     :return: the same images, mirrored or not and shifted, one batch for each view
     """
     height, width = images.shape[2:]
+    places = sorted({0, shift, 2 * shift})
     for mirrored in (images, images.flip(3)):
-        padded = F.pad(mirrored, [_SHIFT] * 4, mode="replicate")
-        for top in (0, _SHIFT, 2 * _SHIFT):
-            for left in (0, _SHIFT, 2 * _SHIFT):
+        padded = F.pad(mirrored, [shift] * 4, mode="replicate")
+        for top in places:
+            for left in places:
                 yield padded[:, :, top : top + height, left : left + width]
 
 
-def classes(predict: Callable[[Tensor], Tensor], images: Tensor, progress: str) -> Tensor:
+def classes(predict: Callable[[Tensor], Tensor], shown: Iterator[Tensor], progress: str) -> Tensor:
     """
     :param predict: images to logits
-    :param images: ``[N, C, H, W]``
+    :param shown: views of all images, each ``[N, C, H, W]``
     :param progress: name of the progress bar
     :return: the class of each view of each image, ``[views, N]``
     """
-    bar = partial(tqdm, desc=progress, leave=False)
-    return torch.stack([torch.cat([predict(x).argmax(1) for x in view.split(100)]) for view in bar(views(images))])
+    bar = tqdm(shown, desc=progress, leave=False)
+    return torch.stack([torch.cat([predict(x).argmax(1) for x in view.split(_BATCH)]) for view in bar])
 
 
-def main() -> None:
+@torch.no_grad()
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print a line for the ANN and for each setting."""
-    args = parse_arguments()
-    ann = load_model(args)
-    images, labels = load_images(args.data_root, "test", args.test_images)
-    calibration = list(load_images(args.data_root, "train", args.calibration_images)[0].split(64))
-    print(f"{args.model}, ANN {percent(classes(ann, images, 'ANN') == labels):.2f} % of all views")
+    args = parse_arguments(arguments)
+    ann, calibration, images, labels = load(args, args.test_images)
+    shown = partial(views, images, args.shift)
+    print(f"{args.model}, ANN {percent(classes(ann, shown(), 'ANN') == labels):.2f} % of all views", flush=True)
     names = f"{'float32 %':>10} {'int8 %':>8} {'loss, points':>16} {'same class %':>13}"
     print(f"{'mode':<10} {'T':>3} {'int8':<7} {names}")
     for setting in args.settings:
@@ -79,9 +92,9 @@ def main() -> None:
         options = {"threshold": "mse", "calibration": args.calibration, "show_progress": False}
         snn = sjpc.ParallelConverter(calibration, mode=mode, time_steps=int(T), **options).convert(ann)
         snn.execution = "packed"
-        float32 = classes(snn.predict, images, setting)
+        float32 = classes(snn.predict, shown(), setting)
         for name, data in (("levels", None), ("all", calibration)):
-            int8 = classes(sjpc.to_int8(snn, data).predict, images, setting)
+            int8 = classes(sjpc.to_int8(snn, data).predict, shown(), setting)
             # The views of an image are no independent samples, the images are.
             loss = 100 * ((float32 == labels).double() - (int8 == labels).double()).mean(0)
             deviation = f"{loss.mean():.2f} +- {loss.std() / len(loss) ** 0.5:.2f}"
@@ -91,5 +104,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    torch.set_grad_enabled(False)
     main()

@@ -11,6 +11,14 @@ def has_hooks(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
+def hand_over_hooks(old: nn.Module, new: nn.Module) -> None:
+    """
+    :param old: a module with hooks of any kind around ``forward``
+    :param new: takes its place, and these hooks
+    """
+    vars(new).update({name: hooks for name, hooks in vars(old).items() if name.startswith("_forward_")})
+
+
 def records_gradient(*values: Tensor | None) -> bool:
     """Whether autograd records what is computed from ``values``."""
     return torch.is_grad_enabled() and any(value is not None and value.requires_grad for value in values)

@@ -6,12 +6,13 @@ import sys
 import warnings
 from types import FrameType
 
-_LIBRARIES = ("sj_parallel_conversion", "spikingjelly", "torch")
+# What stands between this package and its caller: a progress bar, for one, calls what reads the data.
+_LIBRARIES = ("sj_parallel_conversion", "spikingjelly", "torch", "tqdm", "contextlib")
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
     """
-    ``warnings.warn``, at the innermost line that is neither in this package nor in SpikingJelly nor in torch.
+    ``warnings.warn``, at the innermost line that is in no library of ``_LIBRARIES``.
 
     :param message: what there is to know, and what can be done about it
     :param category: its class

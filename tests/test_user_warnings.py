@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import sj_parallel_conversion as sjpc
+from sj_parallel_conversion.ann2snn.data import source
 from sj_parallel_conversion.user_warnings import warn
 
 
@@ -39,6 +41,18 @@ def test_a_conversion_points_at_its_call() -> None:
     with pytest.warns(UserWarning, match="became accumulates") as found:
         sjpc.ParallelConverter([torch.randn(8, 4)], show_progress=False).convert(ann.eval())
     assert found[0].filename == __file__
+
+
+def test_a_progress_bar_does_not_take_the_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stream:
+        def __iter__(self) -> Iterator[Tensor]:
+            return (torch.randn(8, 4) for _ in range(3))
+
+    monkeypatch.setattr(source, "_MANY", 2)
+    ann = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4)).eval()
+    with pytest.warns(UserWarning, match="without coming to its end") as found:
+        sjpc.ParallelConverter(Stream(), show_progress=True).convert(ann)
+    assert {warning.filename for warning in found} == {__file__}
 
 
 def test_an_import_points_at_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

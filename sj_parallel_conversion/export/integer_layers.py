@@ -8,21 +8,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..ann2snn.cpu.int8_layers import bias_in_steps
-
-_EIGHT_BITS, _SEVEN_BITS = 127, 64  # the largest weights
+from ..ann2snn.cpu.int8_layers import EIGHT_BITS, SEVEN_BITS, bias_in_steps, quantised
 
 
-def quantised(weight: Tensor, max_level: int) -> tuple[Tensor, Tensor]:
+def integer_weight(layer: nn.Conv2d | nn.Linear, bias: Tensor | None, max_level: int) -> tuple[Tensor, Tensor]:
     """
-    :param weight: of a layer, ``[C, ...]``
-    :param max_level: the largest level that the layer reads
+    :param layer: reads levels
+    :param bias: what it adds
+    :param max_level: the largest level
     :return: int8 weights, and one scale an output channel. Where levels go beyond 129, weights have 7 bits: some
         machines add two products in 16 bits, and cut off what does not fit
     """
-    largest = _EIGHT_BITS if 2 * max_level * _EIGHT_BITS <= torch.iinfo(torch.int16).max else _SEVEN_BITS
-    scale = weight.flatten(1).abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny) / largest
-    return (weight / scale.view(-1, *[1] * (weight.dim() - 1))).round().to(torch.int8), scale
+    in_16_bits = 2 * max_level * EIGHT_BITS <= torch.iinfo(torch.int16).max
+    return quantised(layer.weight.detach(), bias, max_level, EIGHT_BITS if in_16_bits else SEVEN_BITS)
 
 
 def _symbolic(
@@ -101,11 +99,10 @@ class IntegerConv(_OnBytes):
 
     def __init__(self, conv: nn.Conv2d, max_level: int, zero_point: Tensor, step: Tensor) -> None:
         super().__init__()
-        weight, scale = quantised(conv.weight.detach(), max_level)
+        bias = zero_point * step - 0.5 + (0.0 if conv.bias is None else conv.bias.detach())
+        weight, scale = integer_weight(conv, bias, max_level)
+        bias = (bias.double() / scale).round().to(torch.int32)
         scale = scale / step
-        bias = torch.zeros_like(scale) if conv.bias is None else conv.bias.detach()
-        top = torch.iinfo(torch.int32).max // 2
-        bias = (((bias - 0.5) / step + zero_point) / scale).round().double().clamp(-top, top).to(torch.int32)
         self.form = (conv.stride, conv.padding, conv.dilation, conv.groups)
         for name, value in (("weight", weight), ("scale", scale), ("bias", bias)):
             self.register_buffer(name, value)
@@ -131,8 +128,8 @@ class RoundedConv(_OnBytes):
 
     def __init__(self, conv: nn.Conv2d, max_level: int, less: float) -> None:
         super().__init__()
-        weight, scale = quantised(conv.weight.detach(), max_level)
-        bias = torch.zeros_like(scale) if conv.bias is None else conv.bias.detach()
+        bias = conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias.detach()
+        weight, scale = integer_weight(conv, bias, max_level)
         if less or conv.bias is not None:  # 1/2 is a bias, too
             bias = bias_in_steps(bias, scale)
         self.form = (conv.stride, conv.padding, conv.dilation, conv.groups)
@@ -180,10 +177,11 @@ class IntegerLinear(nn.Module):
 
     def __init__(self, linear: nn.Linear, max_level: int) -> None:
         super().__init__()
-        weight, scale = quantised(linear.weight.detach(), max_level)
+        bias = None if linear.bias is None else linear.bias.detach().clone()
+        weight, scale = integer_weight(linear, bias, max_level)
         self.register_buffer("weight", weight.t().contiguous())
         self.register_buffer("scale", scale)
-        self.register_buffer("bias", None if linear.bias is None else linear.bias.detach().clone())
+        self.register_buffer("bias", bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """:param x: levels in bytes. :return: float currents"""

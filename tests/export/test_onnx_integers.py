@@ -13,7 +13,7 @@ from exported import IMAGES, converted, needs_torch_2_8, onnx_run, residual, ses
 from torch import Tensor, nn
 
 import sj_parallel_conversion as sjpc
-from sj_parallel_conversion.export.integer_layers import quantised
+from sj_parallel_conversion.export.integer_layers import integer_weight
 
 pytestmark = needs_torch_2_8
 
@@ -22,7 +22,7 @@ def with_bytes(snn: sjpc.SpikingNetwork, max_level: int) -> sjpc.SpikingNetwork:
     """The network with its weights rounded as in the file, and biases that the file holds exactly."""
     for name, module in snn.net.named_modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)) and name not in ("stem", "0"):
-            weight, scale = quantised(module.weight, max_level)
+            weight, scale = integer_weight(module, None, max_level)
             module.weight.copy_(weight.float() * scale.view(-1, *[1] * (weight.dim() - 1)))
             module.bias.copy_(((module.bias - 0.5) / scale).round() * scale + 0.5)
     return snn
@@ -71,6 +71,23 @@ def test_a_shortcut_is_close(time_steps: int, in_bytes: int, tmp_path: Path) -> 
         assert np.median(np.abs(found - int8(snn).predict(IMAGES).numpy())) < 1e-5
     for x in (IMAGES[:1], IMAGES[:3]):
         np.testing.assert_allclose(onnx_run(tmp_path / "n.onnx", x)[0], found[: len(x)], atol=1e-5)
+
+
+def test_channels_without_weights_keep_their_bias(tmp_path: Path) -> None:
+    """As in pruned networks: the bias has no room in steps of weights that are almost 0."""
+    torch.manual_seed(0)
+    ann = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.ReLU(), nn.Flatten(),
+        nn.Linear(288, 5),
+    ).eval()  # fmt: skip
+    with torch.no_grad():
+        for i, weight in enumerate((0.0, 1e-38, 1e-12)):
+            ann[2].weight[i], ann[2].bias[i] = weight, 0.7
+    x = IMAGES[:, :, :10, :10]
+    snn = converted(ann, x, time_steps=6)
+    sjpc.export_onnx(snn, tmp_path / "n.onnx", integers=True)
+    found, expected = onnx_run(tmp_path / "n.onnx", x)[0], snn.predict(x).numpy()
+    assert np.linalg.norm(found - expected) < 0.1 * np.linalg.norm(expected)
 
 
 @pytest.mark.parametrize("bias", [True, False])

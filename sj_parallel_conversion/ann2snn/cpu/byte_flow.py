@@ -11,7 +11,6 @@ from __future__ import annotations
 import operator
 
 from torch import fx, nn
-from torch.nn.modules.dropout import _DropoutNd
 
 from ...neuron import SpikingNode
 from ...neuron.spiking_activation import SpikingActivation
@@ -19,7 +18,7 @@ from ..graph.folded import ResidualAdd
 from ..graph.operations import is_addition, module_of, operator_of
 from ..graph.units import keeps_integers
 from .byte_pool import ByteMaxPool2d, pools_bytes
-from .int8_layers import MAX_LEVEL, Int8Layer
+from .int8_layers import MAX_LEVEL, ByteFlow, Int8Layer
 from .prepack import is_plain_convolution
 
 # Operators that move bytes as they move floats. Others may lack a kernel.
@@ -62,15 +61,20 @@ def pass_bytes(net: fx.GraphModule) -> None:
     :param net: a graph with int8 layers
     """
     levels, _ = level_nodes(net)
+    sites = [module for module in net.modules() if isinstance(module, SpikingActivation)]
+    if not sites:  # as in a file that was changed
+        return
+    flow = ByteFlow(sites[0])
     for node in net.graph.nodes:
         module = module_of(net, node)
         if isinstance(module, SpikingActivation) and node in levels:
-            _pass_levels(net, node, levels)
+            _pass_levels(net, node, levels, flow)
         elif isinstance(module, Int8Layer):
-            _pass_currents(net, node, module)
+            module.flow = flow
+            _pass_currents(net, node, module, flow)
 
 
-def _pass_levels(net: fx.GraphModule, node: fx.Node, levels: set[fx.Node]) -> None:
+def _pass_levels(net: fx.GraphModule, node: fx.Node, levels: set[fx.Node], flow: ByteFlow) -> None:
     """Let a neuron emit bytes if all that reads it takes bytes, and the layer in front of it, if nothing else reads."""
     site, source = net.get_submodule(node.target), node.args[0]
     readers = _byte_readers(net, node, levels)
@@ -79,7 +83,7 @@ def _pass_levels(net: fx.GraphModule, node: fx.Node, levels: set[fx.Node]) -> No
     site.byte_readers = tuple(readers)
     layer = module_of(net, source)
     if isinstance(layer, Int8Layer) and len(source.users) == 1 and site.node.folded_input:
-        layer.neuron, site.levels_from = (site,), (layer,)
+        flow.neurons[layer], site.levels_from = site, (layer,)
 
 
 def _byte_readers(net: fx.GraphModule, node: fx.Node, levels: set[fx.Node]) -> list[nn.Module] | None:
@@ -109,17 +113,16 @@ def _keeps_bytes(net: fx.GraphModule, node: fx.Node) -> bool:
     module = module_of(net, node)
     if module is None:
         return operator_of(node) in _MOVING or node.target is operator.getitem or _pads_with_zeros(node)
-    return isinstance(module, (nn.Identity, _DropoutNd)) or (isinstance(module, ByteMaxPool2d) and pools_bytes())
+    return isinstance(module, nn.Identity) or (isinstance(module, ByteMaxPool2d) and pools_bytes())
 
 
 def _pads_with_zeros(node: fx.Node) -> bool:
     return operator_of(node) == "pad" and (len(node.args) < 3 or node.args[2] == "constant")
 
 
-def _pass_currents(net: fx.GraphModule, node: fx.Node, layer: Int8Layer) -> None:
+def _pass_currents(net: fx.GraphModule, node: fx.Node, layer: Int8Layer, flow: ByteFlow) -> None:
     """Let a layer emit bytes if all that reads its currents are layers that make such bytes of them."""
     modules = [module_of(net, reader) for reader in node.users]
     readers = [module for module in modules if isinstance(module, Int8Layer) and module.reads is not None]
-    sites = [module for module in net.modules() if isinstance(module, SpikingActivation)]
     if len(readers) == len(modules) and len({reader.code for reader in readers}) == 1:
-        layer.may_emit(tuple(readers), sites[0])
+        flow.connect(layer, tuple(readers))

@@ -22,11 +22,13 @@ from torch import Tensor, nn
 
 from ...errors import DataError
 from ...functional import clip_to_bytes
-from ...hooks import has_hooks
+from ...hooks import hand_over_hooks, has_hooks
 from ...neuron.spiking_activation import SpikingActivation
 
 MAX_LEVEL = 255
-_EIGHT_BITS, _SEVEN_BITS = 127, 64  # the largest weights
+EIGHT_BITS, SEVEN_BITS = 127, 64  # the largest weights
+_LARGEST_SUM = torch.iinfo(torch.int32).max  # kernels go on at the other end where a sum is larger
+_LEAST_SCALE = 1e-30  # of a channel whose weights are all 0: float32 has room for its bias in such steps
 
 
 class ByteCode(NamedTuple):
@@ -61,6 +63,29 @@ class Result(NamedTuple):
     algorithm: str = ""
 
 
+class ByteFlow:
+    """
+    Who passes bytes to whom: one object, which all int8 layers of a network hold. If each held its own readers, these
+    theirs, and so on, ``copy.deepcopy`` would call itself as often as the network is deep, which Python does not allow.
+
+    :param site: any neuron of the network, which knows whether the execution is packed
+    """
+
+    def __init__(self, site: SpikingActivation) -> None:
+        self.site = site
+        self.neurons: dict[Int8Layer, SpikingActivation] = {}  # whose levels a layer may emit
+        self.readers: dict[Int8Layer, tuple[Int8Layer, ...]] = {}  # of currents that none but int8 layers read
+        self.sources: dict[Int8Layer, Int8Layer] = {}  # the layer that emits currents in bytes for another
+
+    def connect(self, source: Int8Layer, readers: tuple[Int8Layer, ...]) -> None:
+        """
+        :param source: may emit its currents in bytes
+        :param readers: all that reads them, all of one code
+        """
+        self.readers[source] = readers
+        self.sources |= dict.fromkeys(readers, source)
+
+
 LEVELS = ByteCode(1.0, 0)
 _CURRENTS = Result(*LEVELS, torch.float32)
 
@@ -72,16 +97,35 @@ def adds_in_32_bits() -> bool:
     say which kernels oneDNN takes (ONEDNN_MAX_CPU_ISA forbids some).
     """
     levels = torch.full((1, 2), MAX_LEVEL, dtype=torch.uint8, device="cpu")
-    weight = torch.full((1, 2), _EIGHT_BITS, dtype=torch.int8, device="cpu")
+    weight = torch.full((1, 2), EIGHT_BITS, dtype=torch.int8, device="cpu")
     scale, zero_point = torch.ones(1, device="cpu"), torch.zeros(1, dtype=torch.int32, device="cpu")
     found = _product(levels, LEVELS, _pack_linear(weight, levels), scale, zero_point, None, result=_CURRENTS)
-    return found.item() == 2 * MAX_LEVEL * _EIGHT_BITS
+    return found.item() == 2 * MAX_LEVEL * EIGHT_BITS
 
 
 def largest_weight(max_level: int) -> int:
     """The largest weight that the machine's kernels multiply by levels up to ``max_level`` and add exactly."""
-    in_16_bits = 2 * max_level * _EIGHT_BITS <= torch.iinfo(torch.int16).max
-    return _EIGHT_BITS if in_16_bits or adds_in_32_bits() else _SEVEN_BITS
+    in_16_bits = 2 * max_level * EIGHT_BITS <= torch.iinfo(torch.int16).max
+    return EIGHT_BITS if in_16_bits or adds_in_32_bits() else SEVEN_BITS
+
+
+def quantised(weight: Tensor, bias: Tensor | None, max_level: int, largest: int) -> tuple[Tensor, Tensor]:
+    """
+    :param weight: of a layer, ``[C, ...]``
+    :param bias: ``[C]``
+    :param max_level: the largest level that the layer reads
+    :param largest: the largest int8 weight
+    :return: int8 weights, and one scale an output channel. Where a sum of all products, or the bias in steps of the
+        scale, had no room in 32 bits, steps are larger
+    """
+    rows = weight.flatten(1).abs()
+    scale = rows.amax(1) / largest
+    room = 0.999_999 * _LARGEST_SUM - max_level * rows.shape[1] / 2  # rounding adds half a step to each weight at most
+    scale = scale.maximum((rows.sum(1, dtype=torch.float64) * (max_level / room)).to(scale))
+    if bias is not None:
+        scale = scale.maximum(bias.abs() / (_LARGEST_SUM // 2))
+    scale = scale.clamp_min(_LEAST_SCALE)
+    return (weight / scale.view(-1, *[1] * (weight.dim() - 1))).round().to(torch.int8), scale
 
 
 def bias_in_steps(bias: Tensor, scale: Tensor) -> Tensor:
@@ -110,11 +154,7 @@ class Int8Layer(nn.Module):
     :param reads: ``[scale, zero_point]`` of the bytes that it makes of floats; ``None``: it reads levels
     """
 
-    # Tuples, because these are no children:
-    neuron: tuple[SpikingActivation, ...] = ()  # whose levels it may emit
-    readers: tuple[Int8Layer, ...] = ()  # of its currents, if none but int8 layers read them
-    bytes_from: tuple[Int8Layer, ...] = ()  # the layer that emits currents in bytes for this one
-    _site: tuple[SpikingActivation, ...] = ()  # a neuron, which knows whether the execution is packed
+    flow: ByteFlow | None = None
 
     weight: Tensor
     scale: Tensor
@@ -125,17 +165,14 @@ class Int8Layer(nn.Module):
 
     def __init__(self, layer: nn.Conv2d | nn.Linear, max_level: int = MAX_LEVEL, reads: Tensor | None = None) -> None:
         super().__init__()
-        # hooks of the layer, of every kind, go on listening
-        self.__dict__.update({name: hooks for name, hooks in vars(layer).items() if name.startswith("_forward_")})
+        hand_over_hooks(layer, self)
         self.max_level = max_level
-        weight = layer.weight.detach().float()
-        largest = weight.flatten(1).abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny)
-        scale = largest / largest_weight(max_level)
-        rows = scale.view(-1, *[1] * (weight.dim() - 1))
-        self.register_buffer("weight", (weight / rows).round().to(torch.int8).contiguous())
+        bias = None if layer.bias is None else layer.bias.detach().float().clone()
+        weight, scale = quantised(layer.weight.detach().float(), bias, max_level, largest_weight(max_level))
+        self.register_buffer("weight", weight.contiguous())
         self.register_buffer("scale", scale)
         self.register_buffer("zero_point", torch.zeros(len(weight), dtype=torch.int32))
-        self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().float().clone())
+        self.register_buffer("bias", bias)
         self.register_buffer("reads", reads)
         self._packed = None
 
@@ -147,30 +184,23 @@ class Int8Layer(nn.Module):
         scale, zero_point = self.reads.tolist()
         return ByteCode(scale, int(zero_point))
 
-    def may_emit(self, readers: tuple[Int8Layer, ...], site: SpikingActivation) -> None:
-        """
-        :param readers: all that reads the currents of this layer, all of one code
-        :param site: any neuron of the network
-        """
-        self.readers, self._site = readers, (site,)
-        for reader in readers:
-            reader.bytes_from = (self,)
-
     def _result(self) -> Result:
         """What the kernels give: currents, or bytes if those behind take them and nobody listens."""
-        for site in self.neuron:
-            if site.packed and not any(has_hooks(module) for module in (self, site, site.node)):
-                return Result(*LEVELS, torch.uint8, "hardtanh", (0.0, float(site.node.code.max_level(site.node.T))))
-        for site in self._site:
-            if site.packed and not any(has_hooks(layer) for layer in (self, *self.readers)):
-                return Result(*self.readers[0].code, torch.uint8)
+        flow = self.flow
+        if flow is None:
+            return _CURRENTS
+        neuron, readers = flow.neurons.get(self), flow.readers.get(self)
+        if neuron is not None and neuron.packed and not any(has_hooks(m) for m in (self, neuron, neuron.node)):
+            return Result(*LEVELS, torch.uint8, "hardtanh", (0.0, float(neuron.node.code.max_level(neuron.node.T))))
+        if readers is not None and flow.site.packed and not any(map(has_hooks, (self, *readers))):
+            return Result(*readers[0].code, torch.uint8)
         return _CURRENTS
 
     def _bytes(self, x: Tensor, code: ByteCode, memory_format: torch.memory_format = torch.preserve_format) -> Tensor:
         """:raises DataError: if ``x`` is not on the CPU, because kernels do not ask, or is bytes of unknown meaning"""
         if x.device.type != "cpu":
             raise DataError(f"int8 weights are for CPUs, got an input on {x.device}")
-        if self.reads is None or (x.dtype == torch.uint8 and self.bytes_from):
+        if self.reads is None or (x.dtype == torch.uint8 and self.flow and self in self.flow.sources):
             return x.to(torch.uint8, memory_format=memory_format)
         if not x.is_floating_point():
             raise DataError(f"a layer that reads floats was given {x.dtype}")
@@ -246,6 +276,8 @@ class Int8Linear(Int8Layer):
         """:param x: levels ``[N, ..., C]``, 0..255. :return: currents, float32; or levels, uint8"""
         code, result = self.code, self._result()
         levels = self._bytes(x, code)
+        if levels.numel() == 0:  # of which the kernel forgets the shape
+            return torch.zeros(*levels.shape[:-1], len(self.weight), dtype=result.dtype)
         return _product(levels, code, *self._weights(levels, code, result), result=result)
 
     def _pack(self, weight: Tensor, scale: Tensor, code: ByteCode, levels: Tensor) -> Tensor:

@@ -77,5 +77,7 @@ class _Observer(fx.Interpreter):
 
 def _code(low: float, high: float) -> Tensor:
     """The code in which 0, which padding adds, is exact."""
-    scale = (high - low) / MAX_LEVEL or 1.0
+    scale = (high - low) / MAX_LEVEL
+    if scale < torch.finfo(torch.float32).tiny:  # all are 0, or so small that the steps in 1 are no float
+        scale = 1.0
     return torch.tensor([scale, round(-low / scale)], dtype=torch.float32)

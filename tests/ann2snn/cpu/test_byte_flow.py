@@ -136,7 +136,8 @@ def test_with_data_currents_pass_as_bytes_as_well() -> None:
     found = types(small)
     assert found["stem"] == found["project"] == torch.uint8, "the levels of a neuron, and what 'expand' reads"
     assert found["expand"] == torch.float32, "its neuron is averaged"
-    assert small.net.get_submodule("expand").bytes_from == (small.net.get_submodule("project"),)
+    project, expand = (small.net.get_submodule(name) for name in ("project", "expand"))
+    assert expand.flow is project.flow and expand.flow.sources[expand] is project
     fast = small.predict(IMAGES)
     kept: list[Tensor] = []
     handle = small.net.get_submodule("expand").register_forward_pre_hook(lambda module, args: kept.append(args[0]))
@@ -165,8 +166,28 @@ def test_copied_pickled_saved(data: list[Tensor] | None, tmp_path: Path) -> None
         assert torch.equal(other.predict(IMAGES), fast) and types(other) == expected
         kept = {id(module) for module in other.net.modules()}
         for layer in other.net.modules():
-            links = [getattr(layer, name, ()) for name in ("byte_readers", "levels_from", "readers", "neuron")]
+            links = [getattr(layer, name, ()) for name in ("byte_readers", "levels_from")]
             assert {id(module) for modules in links for module in modules} <= kept, "it knows modules of its own"
+        (flow,) = {layer.flow for layer in other.net.modules() if isinstance(layer, Int8Layer)}
+        known = {flow.site, *flow.neurons, *flow.neurons.values(), *flow.sources, *flow.sources.values()}
+        assert {id(module) for module in known} <= kept
+
+
+class Chain(nn.Sequential):
+    """Layers and neurons in turns."""
+
+    def __init__(self, layers: int) -> None:
+        super().__init__(*(module for _ in range(layers) for module in (nn.Conv2d(3, 3, 1), nn.ReLU())))
+
+
+@torch.no_grad()
+def test_deep_networks_are_copied_and_pickled() -> None:
+    """What layers know of those behind them must not make Python go from each to the next."""
+    torch.manual_seed(0)
+    small = sjpc.to_int8(converted(Chain(250), IMAGES[:1, :, :2, :2]))
+    expected = small.predict(IMAGES)
+    for other in (copy.deepcopy(small), pickle.loads(pickle.dumps(small))):
+        assert torch.equal(other.predict(IMAGES), expected)
 
 
 @torch.no_grad()

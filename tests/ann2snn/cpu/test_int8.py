@@ -222,3 +222,30 @@ def test_float32_on_the_cpu_alone() -> None:
 def test_inspect_wants_the_network_before() -> None:
     with pytest.raises(sjpc.DataError, match="give it the network that to_int8 was given"):
         sjpc.inspect(sjpc.to_int8(convert(two_convs(), IMAGES)))
+
+
+@torch.no_grad()
+def test_weights_that_are_no_numbers_are_refused() -> None:
+    for name, value in (("3", float("nan")), ("6", float("inf"))):
+        snn = convert(two_convs(), IMAGES)
+        snn.net.get_submodule(name).weight[0] = value
+        with pytest.raises(sjpc.ConfigError, match=f"layer '{name}' has NaN or infinite weights"):
+            sjpc.to_int8(snn)
+
+
+@torch.no_grad()
+def test_int8_networks_are_not_made_again() -> None:
+    with pytest.raises(sjpc.ConfigError, match="int8 weights already"):
+        sjpc.to_int8(sjpc.to_int8(convert(two_convs(), IMAGES)), [IMAGES])
+
+
+@torch.no_grad()
+def test_dropout_is_gone(tmp_path: Path) -> None:
+    ann = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(800, 5)).eval()
+    snn, seen = convert(ann, IMAGES), []
+    snn.net.get_submodule("2").register_forward_hook(lambda module, args, y: seen.append(y.dtype))
+    small = sjpc.to_int8(snn)
+    expected = small.predict(IMAGES)
+    assert torch.equal(small.train().predict(IMAGES), expected) and seen == [torch.uint8] * 2
+    sjpc.save(small, tmp_path / "int8.sjpc")
+    assert torch.equal(sjpc.load(tmp_path / "int8.sjpc").predict(IMAGES), expected)

@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import nets
@@ -180,3 +181,29 @@ def test_a_code_is_loaded_with_the_weights() -> None:
     second.load_state_dict(first.state_dict())
     assert torch.equal(second(x), first(x))
     assert "reads" not in Int8Conv2d(conv).state_dict(), "levels need no code"
+
+
+@pytest.mark.parametrize("make", [lambda: nn.Linear(4, 6), lambda: nn.Conv2d(4, 6, 1)])
+@torch.no_grad()
+def test_channels_without_weights_keep_their_bias(make: Callable[[], nn.Module]) -> None:
+    """Pruned channels, and weights that are so small that their steps count the bias beyond 32 bits."""
+    layer = make()
+    for channel, weight in enumerate((0.0, 1e-45, 1e-38, 1e-20, 1e-9)):
+        layer.weight[channel], layer.bias[channel] = weight, 0.7
+    levels = torch.full((2, 4) if isinstance(layer, nn.Linear) else (2, 4, 1, 1), 3.0)
+    twin = (Int8Linear if isinstance(layer, nn.Linear) else Int8Conv2d)(layer)
+    torch.testing.assert_close(twin(levels), layer(levels), rtol=0.01, atol=0.01)
+
+
+@torch.no_grad()
+def test_the_largest_sums_have_32_bits() -> None:
+    layer, levels = nn.Linear(150_000, 2), torch.full((1, 150_000), 255.0)
+    layer.weight[0], layer.weight[1] = 1.0, -1.0
+    torch.testing.assert_close(Int8Linear(layer)(levels), layer(levels), rtol=0.01, atol=0)
+    assert Int8Linear(nn.Linear(50_000, 2)).weight.abs().amax() == int8_layers.largest_weight(255), "there was room"
+
+
+@torch.no_grad()
+def test_no_samples_have_a_shape() -> None:
+    layer = Int8Linear(nn.Linear(8, 6))
+    assert layer(torch.zeros(0, 5, 8)).shape == (0, 5, 6) and layer(torch.zeros(2, 0, 8)).shape == (2, 0, 6)

@@ -55,7 +55,8 @@ def test_the_range_of_the_data() -> None:
     for images, byte in ((IMAGES.abs() + 1, 0), (-IMAGES.abs() - 1, 255)):
         scale, zero_point = reading_floats(sjpc.to_int8(network(), [images]))["0"]
         assert zero_point == byte and scale == pytest.approx(images.abs().max().item() / 255)
-    assert reading_floats(sjpc.to_int8(network(), [torch.zeros_like(IMAGES)]))["0"] == (1.0, 0)
+    for factor in (0.0, 1e-41):
+        assert reading_floats(sjpc.to_int8(network(), [factor * IMAGES]))["0"] == (1.0, 0)
     parts = [(part, torch.zeros(1)) for part in IMAGES.split(1)]
     whole = [{"image": IMAGES, "label": torch.zeros(4)}]
     one, other = (reading_floats(sjpc.to_int8(network(), data)) for data in (parts, whole))
