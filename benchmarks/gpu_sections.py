@@ -123,10 +123,10 @@ def measured(section: str, runs: dict[str, Callable[[], Callable[[], object]]], 
 def gpu_tests(sizes: Sizes) -> Iterator[Line]:
     """The tests that need a GPU."""
     start = time.perf_counter()
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu and not slow", "tests/kernels"]
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu and not slow", "tests/kernels", "tests/files"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     last = (done.stdout.strip().splitlines() or [done.stderr.strip()[-200:]])[-1]
-    yield Line("GPU tests", "pytest -m gpu tests/kernels", time.perf_counter() - start, "s", note=last)
+    yield Line("GPU tests", "pytest -m gpu tests/kernels tests/files", time.perf_counter() - start, "s", note=last)
 
 
 def workloads(node: SpikingNode, x: Tensor) -> dict[str, tuple[Callable[[], Tensor], int]]:

@@ -51,6 +51,18 @@ def test_every_network(name: str, tmp_path: Path) -> None:
     assert_same(snn, round_trip(snn, tmp_path), x.to(dtype))
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("mode", MODES)
+@torch.no_grad()
+def test_a_network_on_a_gpu(mode: str, tmp_path: Path) -> None:
+    ann, x = net("concatenated")
+    snn = converted(ann, x, mode=mode).cuda()
+    assert_same(snn, round_trip(snn, tmp_path), x.cuda())
+    sjpc.save(snn, tmp_path / "of_gpu.sjpc")
+    assert_same(snn.cpu(), sjpc.load(tmp_path / "of_gpu.sjpc", device="cpu"), x)
+
+
 @settings(max_examples=settings().max_examples // 10 + 1)
 @given(network=networks(), mode=st.sampled_from(MODES), fold=st.booleans())
 @torch.no_grad()
