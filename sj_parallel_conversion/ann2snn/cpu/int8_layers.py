@@ -190,9 +190,9 @@ class Int8Layer(nn.Module):
         if flow is None:
             return _CURRENTS
         neuron, readers = flow.neurons.get(self), flow.readers.get(self)
-        if neuron is not None and neuron.packed and not any(map(has_hooks, (self, neuron, neuron.node))):
+        if neuron is not None and neuron.packed and not any(has_hooks(module) for module in (self, neuron, neuron.node)):
             return Result(*LEVELS, torch.uint8, "hardtanh", (0.0, float(neuron.node.code.max_level(neuron.node.T))))
-        if readers is not None and flow.site.packed and not any(map(has_hooks, (self, *readers))):
+        if readers is not None and flow.site.packed and not any(has_hooks(layer) for layer in (self, *readers)):
             return Result(*readers[0].code, torch.uint8)
         return _CURRENTS
 
