@@ -147,6 +147,10 @@ def _product(levels: Tensor, code: ByteCode, *weights: Tensor | None, result: Re
     return torch.ops.onednn.qlinear_pointwise(levels, *code, *weights, *result)
 
 
+def _any_has_hooks(*modules: nn.Module) -> bool:
+    return any(map(has_hooks, modules))
+
+
 class Int8Layer(nn.Module):
     """
     :param layer: the layer that it stands for
@@ -190,9 +194,9 @@ class Int8Layer(nn.Module):
         if flow is None:
             return _CURRENTS
         neuron, readers = flow.neurons.get(self), flow.readers.get(self)
-        if neuron is not None and neuron.packed and not any(has_hooks(m) for m in (self, neuron, neuron.node)):
+        if neuron is not None and neuron.packed and not _any_has_hooks(self, neuron, neuron.node):
             return Result(*LEVELS, torch.uint8, "hardtanh", (0.0, float(neuron.node.code.max_level(neuron.node.T))))
-        if readers is not None and flow.site.packed and not any(map(has_hooks, (self, *readers))):
+        if readers is not None and flow.site.packed and not _any_has_hooks(self, *readers):
             return Result(*readers[0].code, torch.uint8)
         return _CURRENTS
 

@@ -48,7 +48,20 @@ class _Model(nn.Module):
 
 def _reads_floats(net: fx.GraphModule, node: fx.Node, exact: set[fx.Node]) -> bool:
     module = module_of(net, node)
-    return is_plain_convolution(module) and node.args[0] not in exact
+    if not (isinstance(module, nn.Conv2d) and is_plain_convolution(module)):
+        return False
+    return node.args[0] not in exact and _sees_its_input(module)
+
+
+def _sees_its_input(conv: nn.Conv2d) -> bool:
+    """
+    Whether no output is of padding alone. There oneDNN's kernels for bytes, of which another than 0 stands for 0, read
+    memory that is not theirs.
+    """
+    if isinstance(conv.padding, str):  # "valid", or "same", which is less than the kernel
+        return True
+    forms = zip(conv.kernel_size, conv.dilation, conv.padding, strict=True)
+    return all(padding <= dilation * (size - 1) for size, dilation, padding in forms)
 
 
 class _Observer(fx.Interpreter):

@@ -134,3 +134,20 @@ def test_padding_that_is_no_number_stays_in_floats() -> None:
     small = sjpc.to_int8(sjpc.ParallelConverter([IMAGES], show_progress=False).convert(ann), [IMAGES])
     assert [name for name, module in small.net.named_modules() if isinstance(module, Int8Conv2d)] == ["2", "5"]
     assert list(reading_floats(small)) == ["5"], "a reflection is an operation of its own"
+
+
+@torch.no_grad()
+def test_outputs_of_padding_alone_are_made_in_floats() -> None:
+    """The kernel would give other numbers there at each call."""
+    torch.manual_seed(0)
+    ann = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=2), nn.Conv2d(4, 1, 3, padding=2), nn.Conv2d(1, 4, (2, 3), 2, padding=3),
+        nn.Conv2d(4, 4, 2, padding=4, dilation=3), nn.Conv2d(4, 8, 1), nn.ReLU(), nn.Conv2d(8, 4, 2, padding=4),
+    ).eval()  # fmt: skip
+    snn = sjpc.ParallelConverter([IMAGES], time_steps=8, calibration="none", show_progress=False).convert(ann)
+    small = sjpc.to_int8(snn, [IMAGES])
+    assert list(reading_floats(small)) == ["0", "1", "4"], "'3' is padded by four, and its kernel is as long"
+    expected = snn.predict(IMAGES)
+    assert (small.predict(IMAGES) - expected).norm() < 0.05 * expected.norm()
+    for size in (1, 3):
+        torch.testing.assert_close(small.predict(IMAGES[:size]), small.predict(IMAGES)[:size])
