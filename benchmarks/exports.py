@@ -9,8 +9,8 @@
 The first is ResNet-20, with DIR as in examples/cifar10_resnet20.py. Other models and data are named as on the command
 line of the package. The weights of the third are made by examples/transformer.py --task images --weights vit.pt.
 
-Below the table stands a check of the float file, image by image: does a level differ from the network's on a tie alone,
-and is all equal if the network is given the levels of the file?
+Below the table stands a check of the float file, image by image. Does a level differ from the network's on a tie alone?
+Is all equal if the network is given the levels of the file?
 
 Times are of one thread and of 16 images, as multiples of the packed network's. It needs onnx, onnxscript and
 onnxruntime.

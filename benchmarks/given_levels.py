@@ -2,8 +2,8 @@
 Which levels an ONNX file makes, beside those of the network.
 
 Two libraries add the products of a convolution in another order. A current on a tie between two levels may so become
-the next level, which later layers spread. Nothing else may differ, and this is checked from both ends: a network that
-is given the levels of the file has its currents and its output, and a level that differs first stands on a tie.
+the next level, which later layers spread. Nothing else may differ. This is checked from both ends. A network that is
+given the levels of the file has its currents and its output. And a level that differs first stands on a tie.
 """
 
 from __future__ import annotations
@@ -136,9 +136,9 @@ def distance_from_ties(own: Levels, other: Levels) -> float | None:
     """
     :param own: the levels of a sample. It has to be one: each sample has its own first neurons with other levels
     :param other: those of another program
-    :return: of the first neurons that make other levels, how far such a current is from the tie between the two at
-        most, as a share of the neuron's largest; infinite if levels differ by more than one. ``None`` if all levels are
-        equal
+    :return: of the first neurons that make other levels, the largest distance of such a current from the tie between
+        the two levels. It is a share of the neuron's largest current, and infinite if levels differ by more than one.
+        ``None`` if all levels are equal
     """
     for (current, level), (_, theirs) in zip(own, other, strict=True):
         differs = level != theirs

@@ -47,6 +47,16 @@ def in_dtype(net: tuple[nn.Module, Inputs], dtype: torch.dtype) -> tuple[nn.Modu
     return ann, x
 
 
+def runs_on_one_sample(ann: nn.Module, x: Inputs) -> bool:
+    """Torch normalises no group that has one value, which a group of one sample may have."""
+    try:
+        run(ann, each(x, lambda value: value[:1]))
+    except ValueError as error:
+        assert "Expected more than 1 value per channel" in str(error)
+        return False
+    return True
+
+
 def relative_error(outputs: object, reference: object) -> float:
     """
     Of all outputs together, squared; relative to 1e-5 at least, because an output that is 0 but for rounding (of the
@@ -157,7 +167,7 @@ def test_time_and_batch_are_never_mixed_up(net: tuple[nn.Module, Inputs], mode: 
         return
     expected = run(snn.predict, x)
     close = {"rtol": 1e-6, "atol": 1e-9}
-    for i in range(BATCH):
+    for i in range(BATCH) if runs_on_one_sample(ann, x) else ():
         alone = run(snn.predict, each(x, lambda value, i=i: value[i : i + 1]))
         torch.testing.assert_close(alone, _select(expected, i), **close)
     larger = each(x, lambda value: torch.cat([value, value]))
