@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterator
 from configparser import ConfigParser
 from graphlib import CycleError, TopologicalSorter
@@ -250,3 +251,20 @@ def test_private_parts_of_torch(tmp_path: Path) -> None:
         "compat": {"torch._assert", "torch.nn.Module._call_impl"},
         "hooks": {"torch.utils._pytree", "torch._dynamo"},
     }
+
+
+def repeated_basenames(folder: Path) -> list[str]:
+    """Names that two test files have. pytest imports a test file by its name alone, so it stops at the second one."""
+    names = Counter(path.name for path in folder.rglob("test_*.py"))
+    return [name for name, times in names.items() if times > 1]
+
+
+def test_no_two_test_files_have_one_name() -> None:
+    assert not repeated_basenames(Path(__file__).parent)
+
+
+def test_two_test_files_of_one_name_are_found(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "test_same.py").touch()
+    assert repeated_basenames(tmp_path) == ["test_same.py"]
