@@ -26,6 +26,7 @@ from .quantisers import recognise
 from .side_effects import undone
 from .signature import Signature, without_values
 
+_SAMPLES_TRIED = 256  # the most that a try of another size may take
 
 @torch.no_grad()
 def graph_of(
@@ -73,6 +74,7 @@ def _graph_of(
         _check_second_call(ann, expected, run_ann(eager, data.form, first))
         captured.sizes.allow(first)
         _check_one_sample(eager, captured, net, signature, first)
+        _try_left_out(eager, captured, net, signature, first)
     return net, signature
 
 
@@ -132,18 +134,30 @@ def _check_one_sample(
     """A capture supposes two samples or more: whether one sample gives the ANN's result is tried."""
     if captured.sizes.fixed_batch or batch.size == 1:
         return
-    single = batch.select(slice(1))
-    try:
-        expected = run_ann(eager, signature.form, single)
-    except DataError:
+    if not _agree(eager, net, signature, batch.select(slice(1))):
         captured.sizes.smallest_batch = 2
-        return
+
+
+def _try_left_out(eager: nn.Module, captured: Capture, net: PlainGraph, signature: Signature, batch: Batch) -> None:
+    """
+    An ANN that keeps the size of its last call compares it with the next, so that the capture leaves that one size out.
+    It is tried: twice, because the second call finds its own size.
+    """
+    most = _SAMPLES_TRIED * sum(x[:1].numel() for x in batch.tensors)
+    for example in captured.sizes.left_out(batch):
+        small = sum(x.numel() for x in example.tensors) <= most
+        if small and _agree(eager, net, signature, example) and _agree(eager, net, signature, example):
+            captured.sizes.allow(example)
+
+
+def _agree(eager: nn.Module, net: PlainGraph, signature: Signature, batch: Batch) -> bool:
+    """Whether the graph gives the ANN's result. Where one of the two fails, it does not."""
     try:
-        result = signature.build(net(*single.clone().tensors))
-    except RuntimeError:
-        result = None
-    if result is None or _relative_error(expected, result) is not None:
-        captured.sizes.smallest_batch = 2
+        expected = run_ann(eager, signature.form, batch)
+        result = signature.build(net(*batch.clone().tensors))
+    except (DataError, RuntimeError):
+        return False
+    return _relative_error(expected, result) is None
 
 
 def _relative_error(expected: object, result: object) -> float | None:

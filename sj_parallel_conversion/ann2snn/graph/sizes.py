@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,6 +48,26 @@ class Sizes:
             inner = range(2, len(sizes)) if len(sizes) > 3 else range(1, max(len(sizes) - 1, 0))
             found += [f"{name}.shape[{i}] = {sizes[i]}" for i in inner if isinstance(sizes[i], int)]
         return found
+
+    def left_out(self, batch: Batch) -> Iterator[Batch]:
+        """
+        :param batch: an example
+        :return: the same with sizes that a condition leaves out, while it takes those next to them
+        """
+        for condition, names in list(self.conditions):
+            for size in {int(number) for number in re.findall(r"\b\d+\b", condition)}:
+                near = [_holds(condition, dict.fromkeys(names, size + step)) for step in (-1, 0, 1)]
+                if len(names) == 1 and near == [True, False, True]:
+                    yield self._resized(batch, names[0], size)
+
+    def _resized(self, batch: Batch, name: str, size: int) -> Batch:
+        """``batch`` with so much along the axes of one free size. What is there is cut or repeated."""
+        tensors = list(batch.tensors)
+        for i, sizes in enumerate(self.sizes):
+            for axis in [axis for axis, known in enumerate(sizes) if known == name]:
+                numbers = torch.arange(size, device=tensors[i].device) % tensors[i].shape[axis]
+                tensors[i] = tensors[i].index_select(axis, numbers)
+        return Batch(tuple(tensors), batch.batched)
 
     def allow(self, batch: Batch) -> None:
         """

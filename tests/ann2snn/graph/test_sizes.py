@@ -165,3 +165,42 @@ def test_conditions_hold_or_are_named(condition: str) -> None:
         torch.testing.assert_close(signature.build(net(*batch.tensors)), ann(x))
         taken.append((n, h, w))
     assert (4, 9, 10) in taken and 1 < len(taken) < len(OTHERS)
+
+
+class KeepsSize(nn.Module):
+    """Makes a grid anew when the size is another than at the last call, as detectors do."""
+
+    def __init__(self, axis: int) -> None:
+        super().__init__()
+        self.axis, self.size, self.grid = axis, None, torch.zeros(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.size != x.shape[self.axis]:
+            self.size, self.grid = x.shape[self.axis], torch.ones(1)
+        return torch.relu(x) + self.grid
+
+
+@pytest.mark.parametrize("axis", [0, 2])
+@torch.no_grad()
+def test_the_size_of_an_earlier_call_is_taken(axis: int) -> None:
+    ann, shape = KeepsSize(axis), [4, 3, 12, 10]
+    shape[axis] = 7
+    ann(torch.randn(shape))
+    net, signature = captured(ann.eval(), X[:4])
+    x = torch.randn(shape)
+    assert torch.equal(signature.build(net(*signature.batch((x,), {}).tensors)), torch.relu(x) + 1)
+    assert ann.size == 7
+
+
+class Seven(nn.Module):
+    """Treats seven samples in another way than others."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x) + (2 if len(x) == 7 else 1)
+
+
+@torch.no_grad()
+def test_a_size_that_is_another_case_is_refused() -> None:
+    _, signature = captured(Seven().eval(), X)
+    with pytest.raises(sjpc.DataError, match=r"x\.shape\[0\] is 7, and the captured network holds only where"):
+        signature.batch((torch.zeros(7, 3, 12, 10),), {})
