@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -111,7 +112,7 @@ class _ModuleConversionRecipe:
         return ann
 
 
-def synop_counter() -> object:
+def synop_counter() -> Any:
     """
     :return: a new ``SynOpCounter`` of SpikingJelly
     :raises UnsupportedReleaseError: if the installed release has none

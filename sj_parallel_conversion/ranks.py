@@ -170,7 +170,7 @@ def objects(value: T) -> list[T]:
     return found
 
 
-def object_of(value: object, rank: int) -> object:
+def object_of(value: T, rank: int) -> T:
     """``value`` as ``rank`` has it. Tensors in it are on the CPU."""
     if count() == 1:
         return value

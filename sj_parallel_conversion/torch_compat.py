@@ -8,13 +8,14 @@ import operator
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from types import CodeType
 from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._compile import _disable_dynamo
 from torch._ops import HigherOrderOperator as HigherOrderOperator
 from torch.export import Dim, ExportedProgram
 from torch.func import functional_call
@@ -55,7 +56,7 @@ def export(model: torch.nn.Module, tensors: tuple[Tensor, ...], free: tuple[dict
 
 
 def axes_that_stay_free(
-    module: torch.nn.Module, tensors: tuple[Tensor, ...], free: tuple[dict[int, object], ...]
+    module: torch.nn.Module, tensors: tuple[Tensor, ...], free: tuple[Mapping[int, object], ...]
 ) -> list[list[int]]:
     """
     :param module: its ``forward`` takes tensors alone
@@ -116,14 +117,13 @@ def _patched() -> Iterator[None]:
 def size_conditions(program: ExportedProgram) -> list[object]:
     """What the capture took for granted about sizes: expressions of sympy, all true for the example."""
     for node in program.graph.nodes:
-        value = node.meta.get("val")
-        for size in getattr(value, "shape", ()):
+        for size in getattr(node.meta.get("val"), "shape", ()):
             if isinstance(size, torch.SymInt):
                 return [c for c in _conditions_of(size.node.shape_env) if not _is_about_indices(c)]
     return []
 
 
-def _conditions_of(environment: object) -> list[object]:
+def _conditions_of(environment: Any) -> list[object]:
     # What torch 2.6 checks for an operation, as the sizes of a matrix product, is apart from its guards.
     checks = [check for checks in environment.deferred_runtime_asserts.values() for check in checks]
     return [condition.expr for condition in (*environment.guards, *checks)]
@@ -172,8 +172,8 @@ def run_on_fakes(
     mode = next((x.fake_mode for x in fakes if isinstance(x, torch._subclasses.FakeTensor)), None)
     if mode is None:
         return module(*args, **kwargs)
-    own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    fake = {name: mode.from_tensor(value.detach(), static_shapes=True) for name, value in own.items()}
+    own = [*module.named_parameters(), *module.named_buffers()]
+    fake: dict[str, Tensor] = {name: mode.from_tensor(value.detach(), static_shapes=True) for name, value in own}
     # sizes and numbers that depend on values are no matter of the capture, which asks where they have gone
     inner = nullcontext() if mode.shape_env is None else mode.shape_env.ignore_fresh_unbacked_symbols()
     with inner:
@@ -291,7 +291,7 @@ def never_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     :param function: any function
     :return: the same, which torch.compile leaves alone with all that it calls. Without torch.compile it costs nothing
     """
-    uncompiled = torch._disable_dynamo(function)
+    uncompiled = _disable_dynamo(function)
 
     @functools.wraps(function)
     def run(*args: object, **kwargs: object) -> object:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from types import SimpleNamespace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,11 +12,12 @@ from torch import Tensor, nn
 
 from ..ann2snn.cpu.int8_layers import Int8Layer
 from ..ann2snn.data.batches import model_call
-from ..ann2snn.data.inputs import TARGET_KEYS, Call, named_forward, placement
+from ..ann2snn.data.inputs import TARGET_KEYS, Call, HasForward, named_forward, placement
 from ..ann2snn.network.parts import PartlySpikingNetwork
 from ..ann2snn.network.spiking_network import SpikingNetwork
 from ..compat import MemoryModule, MultiStepModule, StepModeContainer
 from ..errors import ConfigError, DataError
+from ..parameters import as_integer
 from ..torch_compat import tree_leaves, tree_map
 
 _ANSWERS = ("logits", "out", "output", "y")  # in dicts and dataclasses, the most telling name first
@@ -47,7 +47,7 @@ class Network:
             raise ConfigError(
                 f"time_steps={time_steps!r}: {type(module).__name__} has no spiking neurons, so it has no time"
             )
-        self._steps = _checked_steps(module, time_steps) if self._neurons else None
+        self._steps = _checked_steps(module, time_steps) if self._neurons else 0
 
     def call_of(self, batch: object, index: int) -> Call:
         """What the network is called with for a batch, on its device and in its dtype."""
@@ -55,7 +55,7 @@ class Network:
 
     def answer(self, call: Call) -> object:
         """What the network returns; a mean over time, where there is time."""
-        if self._steps is None:
+        if not self._neurons:
             run = self.module.predict if isinstance(self.module, SpikingNetwork) else self.module
             return run(*call.args, **call.kwargs)
         self._reset()
@@ -110,12 +110,13 @@ def _neurons(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def _checked_steps(module: nn.Module, time_steps: object) -> int:
-    if isinstance(time_steps, bool) or not hasattr(time_steps, "__index__") or time_steps < 1:
+    steps = as_integer(time_steps)
+    if steps is None or steps < 1:
         raise ConfigError(
             f"{type(module).__name__} has spiking neurons of its own: give time_steps, an integer >= 1, got "
             f"{time_steps!r}"
         )
-    return operator.index(time_steps)
+    return steps
 
 
 def _stacked(values: tuple[Any, ...]) -> object:
@@ -166,12 +167,17 @@ def main_tensor(answer: object) -> Tensor:
     raise DataError(f"the network returns a {type(answer).__name__} in which there is no tensor of floats")
 
 
-def _with_named_arguments(module: nn.Module) -> object:
+@dataclass(frozen=True)
+class ConvertedNetwork:  # its name stands in messages
+    forward: Callable[..., Any]
+
+
+def _with_named_arguments(module: nn.Module) -> HasForward:
     """Something whose ``forward`` has the names of the ANN's arguments."""
     if isinstance(module, PartlySpikingNetwork):
         return module.model
     if isinstance(module, SpikingNetwork):
-        return SimpleNamespace(forward=named_forward(module.signature.form))
+        return ConvertedNetwork(named_forward(module.signature.form))
     return module
 
 

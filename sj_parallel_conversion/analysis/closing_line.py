@@ -37,8 +37,9 @@ def report(snn: SpikingNetwork | PartlySpikingNetwork, show: bool) -> None:
 
 
 def _neurons(snn: SpikingNetwork | PartlySpikingNetwork) -> str:
-    count, parts = len(snn.neurons()), getattr(snn, "parts", None)
-    where = f" in {len(parts)} part{'s' * (len(parts) > 1)}" if isinstance(snn, PartlySpikingNetwork) else ""
+    count, where = len(snn.neurons()), ""
+    if isinstance(snn, PartlySpikingNetwork):
+        where = f" in {len(snn.parts)} part{'s' * (len(snn.parts) > 1)}"
     return f"Converted: {count} layer{'s' * (count > 1)} of neurons{where}, T = {snn.time_steps}."
 
 
@@ -99,8 +100,9 @@ def _share_of_others(found: Inspection) -> float:
 
 def _outputs_left(snn: SpikingNetwork | PartlySpikingNetwork) -> set[str]:
     """The names of activations without a neuron, because they are outputs."""
-    is_partly = isinstance(snn, PartlySpikingNetwork)
-    parts = {f"{name}.": part for name, part in snn.parts.items()} if is_partly else {"": snn}
+    parts = {"": snn}
+    if isinstance(snn, PartlySpikingNetwork):
+        parts = {f"{name}.": part for name, part in snn.parts.items()}
     names: set[str] = set()
     for prefix, part in parts.items():
         if not part.config.output_neurons:

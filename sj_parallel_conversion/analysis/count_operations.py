@@ -155,7 +155,7 @@ def count_operations(
     :raises ConfigError: if ``device`` cannot be used
     """
     check_converted("count_operations", snn)
-    totals: dict[str, LayerOperations] = {}
+    totals: dict[tuple[str, str], list[float]] = {}
     costs, samples = checked_device(device), 0
     network = Network(snn)
     with ranks.together(distributed, "count_operations"), network.evaluating():
@@ -185,7 +185,7 @@ def _rows_of_call(snn: SpikingNetwork | PartlySpikingNetwork, call: Call) -> Ite
         yield from _rows(snn, snn.signature.batch(*call))
         return
     calls = record_calls(snn, call)
-    rest = calls.total
+    rest: float = calls.total
     for name, part in snn.parts.items():
         for batch in calls.inputs.get(name, []):
             for row in _rows(part, batch):

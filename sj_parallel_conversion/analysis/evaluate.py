@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -102,7 +103,7 @@ def _run(
     source, hidden = checked(dataloader), not (show_progress and ranks.leads())
     for index, batch in enumerate(tqdm(source, desc="evaluate", disable=hidden, leave=False)):
         call = runner.call_of(batch, index)
-        with as_data_error(lambda index=index: f"dataloader: batch {index} cannot be run by the network"):
+        with as_data_error(partial("dataloader: batch {} cannot be run by the network".format, index)):
             synchronise(runner.device)
             start = time.perf_counter()
             answer = runner.answer(call)
@@ -117,7 +118,7 @@ def _run(
 class _Metric:
     """One form for all metrics: told of each batch, asked at the end."""
 
-    def __init__(self, metric: object) -> None:
+    def __init__(self, metric: Any) -> None:
         self._metric, self._total, self._count = metric, 0.0, 0
         self._is_object = hasattr(metric, "update") and hasattr(metric, "compute")
         if self._is_object and hasattr(metric, "reset"):
@@ -142,7 +143,7 @@ class _Metric:
 def _as_metrics(metrics: object) -> dict[str, _Metric]:
     if metrics is None:
         return {}
-    named = metrics if isinstance(metrics, Mapping) else {_name_of(metrics): metrics}
+    named: Mapping[str, object] = metrics if isinstance(metrics, Mapping) else {_name_of(metrics): metrics}
     for name, metric in named.items():
         if not callable(metric) and not (hasattr(metric, "update") and hasattr(metric, "compute")):
             raise ConfigError(
@@ -152,7 +153,7 @@ def _as_metrics(metrics: object) -> dict[str, _Metric]:
     return {name: _Metric(metric) for name, metric in named.items()}
 
 
-def _name_of(metric: Callable[..., Any]) -> str:
+def _name_of(metric: object) -> str:
     return getattr(metric, "__name__", type(metric).__name__)
 
 
@@ -218,8 +219,8 @@ class _Scores:
         calls = self._calls[1:] or self._calls
         speed = sum(count for count, _ in calls) / max(sum(seconds for _, seconds in calls), 1e-9)
         counts = (self.images, self._met, self._targets, self._agreed, self._classes)
-        *counts, speed = ranks.total_of(*counts, speed)
-        images, met, targets, agreed, classes = map(int, counts)
+        *totals, speed = ranks.total_of(*counts, speed)
+        images, met, targets, agreed, classes = map(int, totals)
         return Evaluation(
             images=images,
             accuracy=met / targets if targets else None,
@@ -236,7 +237,8 @@ def _are_logits(answer: object, logits: Tensor, count: int) -> bool:
     return logits.is_floating_point() and logits.dim() > 1 and len(logits) == count and logits.shape[1] > 1
 
 
-def are_classes(target: object, classes: Tensor) -> bool:
+def are_classes(target: object, classes: Tensor) -> TypeGuard[Tensor]:
     """Whether ``target`` holds the right answer for each of ``classes``."""
-    is_integer = isinstance(target, Tensor) and not (target.is_floating_point() or target.is_complex())
-    return is_integer and target.shape == classes.shape
+    if not isinstance(target, Tensor) or target.is_floating_point() or target.is_complex():
+        return False
+    return target.shape == classes.shape

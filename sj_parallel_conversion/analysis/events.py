@@ -50,19 +50,27 @@ class Events:
 
     def receive(self, layer: nn.Module, steps: list[Tensor]) -> None:
         """Add what reaches a layer, ``[N, ...]`` at each step."""
-        count = sum((x != 0).double() for x in steps)
+        count = _how_often(steps)
         self.received += int(count.sum())
         self.synops += reached_synapses(layer, count)
 
-    def meet(self, product: Callable[..., Tensor], trains: Sequence[Steps | _Train], arguments: object) -> None:
+    def meet(self, product: Callable[..., Any], trains: Sequence[Steps | _Train], arguments: object) -> None:
         """
         Add what reaches a product of two trains. A value of one at a step is added up with what has come of the other,
         as often as a value of the other would be: once for each value that they make together.
         """
         for train in trains:
-            count = sum((x != 0).double() for x in train.steps)
+            count = _how_often(train.steps)
             self.received += int(count.sum())
             self.synops += round(float(product(_map(arguments, partial(_counted, train, count))).sum()))
+
+
+def _how_often(steps: list[Tensor]) -> Tensor:
+    """At how many of the steps each value is not 0."""
+    count = torch.zeros_like(steps[0], dtype=torch.float64)
+    for x in steps:
+        count += x != 0
+    return count
 
 
 def _counted(train: object, count: Tensor, value: object) -> object:
@@ -121,7 +129,7 @@ class StepCounter(TimeAxisRunner):
             self.events.setdefault(node, Events()).meet(partial(self._call, node), trains, arguments)
         return super().run_node(node)
 
-    def _fire(self, node: fx.Node, site: SpikingActivation, x: object) -> object:
+    def _fire(self, node: fx.Node, site: SpikingActivation, x: Any) -> object:
         fired = super()._fire(node, site, x)
         if not isinstance(fired, Steps):  # nothing reads its train
             train = site.node.spikes(site.node.constant(x.mean if isinstance(x, Steps) else x))
@@ -160,6 +168,7 @@ class MeanCounter(fx.Interpreter):
         module = self.submodules.get(node.target) if node.op == "call_module" else None
         if isinstance(module, ResidualAdd):
             kwargs = {"overwrite": False}  # a value without a time axis serves all steps
+        at_mean: tuple[tuple[Any, ...], dict[str, Any]]
         at_mean = _map((args, kwargs), lambda v: v.mean if isinstance(v, _Train) else v)
         if node.op == "output":
             return at_mean[0][0]
@@ -169,16 +178,14 @@ class MeanCounter(fx.Interpreter):
         if node in self.products:
             self.events.setdefault(node, Events()).meet(partial(self._call, node), trains, (args, kwargs))
         if node in self.layers and trains:
-            self.events.setdefault(node, Events()).receive(module, trains[0].steps)
+            self.events.setdefault(node, Events()).receive(self.submodules[node.target], trains[0].steps)
             return self._call(node, at_mean)
         value = self._call(node, at_mean)
         if not trains or node not in self._at_each_step or node in self.layers | self.products:
             return value
         if is_max_pool(self.module, node):
             return _Train(max_pool_steps(self.module, node, *at_mean, trains[0].steps), value)
-        at_steps = [
-            _map((args, kwargs), lambda v, t=t: v.steps[t] if isinstance(v, _Train) else v) for t in range(self._T)
-        ]
+        at_steps = [_map((args, kwargs), partial(_at_step, t)) for t in range(self._T)]
         return _Train([self._call(node, arguments) for arguments in at_steps], value)
 
     def _fire(self, node: fx.Node, site: SpikingActivation, x: Tensor) -> _Train:
@@ -186,7 +193,7 @@ class MeanCounter(fx.Interpreter):
         self.events.setdefault(node, Events()).emit(train)
         return _Train(list(site.node.amplify(train)), site.node.decode(train, x.dtype))
 
-    def _call(self, node: fx.Node, arguments: tuple[Any, ...]) -> object:
+    def _call(self, node: fx.Node, arguments: tuple[Any, ...]) -> Any:
         return getattr(self, node.op)(node.target, *arguments)
 
 
@@ -213,11 +220,15 @@ def _one_channel(layer: _ConvNd) -> tuple[int, ...]:
     return (layer.groups, layer.in_channels // layer.groups, *layer.kernel_size)
 
 
-def _map(arguments: object, change: Callable[[object], object]) -> object:
+def _at_step(t: int, value: object) -> object:
+    return value.steps[t] if isinstance(value, _Train) else value
+
+
+def _map(arguments: object, change: Callable[[Any], object]) -> Any:
     return fx.node.map_aggregate(arguments, change)
 
 
-def _leaves(arguments: object) -> list[object]:
-    found: list[object] = []
+def _leaves(arguments: object) -> list[Any]:
+    found: list[Any] = []
     _map(arguments, found.append)
     return found

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..ann2snn.data.inputs import Batch, Call, placement
 from ..ann2snn.graph.signals import (
@@ -149,7 +149,9 @@ class Inspection:
                 yield f"{what}: {', '.join(row.name for row in rows)}"
 
 
-def inspect(snn: nn.Module, *inputs: object, show: bool = True, **named: object) -> Inspection:
+def inspect(
+    snn: SpikingNetwork | PartlySpikingNetwork, *inputs: object, show: bool = True, **named: object
+) -> Inspection:
     """
     What became of each layer of the ANN.
 

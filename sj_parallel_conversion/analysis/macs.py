@@ -94,7 +94,7 @@ def samples_in(call: Call) -> int:
 
 
 def _record_part(calls: Calls, name: str) -> Callable[..., None]:
-    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, object]) -> None:
+    def hook(module: SpikingSubmodule, args: tuple[Any, ...], kwargs: dict[str, object]) -> None:
         calls.inputs.setdefault(name, []).append(module.snn.signature.batch(args, kwargs))
 
     return hook

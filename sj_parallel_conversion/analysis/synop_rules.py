@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from ..ann2snn.cpu.prepack import PrepackedConv2d
 from ..ann2snn.graph.signals import LAYER, SPIKES, Signals
@@ -53,7 +54,7 @@ def synop_rules(snn: SpikingNetwork | PartlySpikingNetwork) -> dict[object, Call
     return {op: _rule(snn, layers, own[op], place) for op, place in _INPUT.items()}
 
 
-def _layers_of_spikes(snn: SpikingNetwork | PartlySpikingNetwork) -> Iterator[nn.Module]:
+def _layers_of_spikes(snn: SpikingNetwork | PartlySpikingNetwork) -> Iterator[nn.Linear | _ConvNd]:
     for part in [snn] if isinstance(snn, SpikingNetwork) else snn.parts.values():
         sites = {name for name, module in part.net.named_modules() if isinstance(module, SpikingActivation)}
         signals = Signals(part.net, sites, part.graded_input)
@@ -62,7 +63,9 @@ def _layers_of_spikes(snn: SpikingNetwork | PartlySpikingNetwork) -> Iterator[nn
                 yield part.net.get_submodule(node.target)
 
 
-def _rule(snn: nn.Module, layers: list[nn.Module], own: Callable[..., int], place: int) -> Callable[..., int]:
+def _rule(
+    snn: SpikingNetwork | PartlySpikingNetwork, layers: list[nn.Linear | _ConvNd], own: Callable[..., int], place: int
+) -> Callable[..., int]:
     def count(args: tuple[Any, ...], kwargs: dict[str, object], out: object) -> int:
         """The synaptic operations of one call of the operator; 0 where its layer receives no spikes."""
         before, (x, weight), after = args[:place], args[place : place + 2], args[place + 2 :]

@@ -20,6 +20,7 @@ from .models import Model, ModelOptions, load_model
 from .parser import Command
 from .preparation import ImageOptions
 
+Converted = sjpc.SpikingNetwork | sjpc.PartlySpikingNetwork
 EXPORTS = {"onnx": ".onnx", "onnx-int8": ".onnx", "torch": ".pt", "integers": ""}  # and what the file's name ends with
 
 
@@ -130,7 +131,7 @@ def report(
     snn, *others = (_load(name, trained, device) for name in (file, *curve))
     loader = Reader(loading, images, trained.preparation).to_evaluate(data)
     points = [snn, *others] if others else None
-    options = {"curve": points, "detail_batches": detail_batches, "show_progress": show_progress}
+    options: dict[str, Any] = {"curve": points, "detail_batches": detail_batches, "show_progress": show_progress}
     print(sjpc.report(snn, trained.network.to(device), loader, folder, **options))
 
 
@@ -165,7 +166,8 @@ def suggest(
     trained = load_model(ann, model)
     loader = Reader(loading, images, trained.preparation, config.seed).to_calibrate(data)
     options = _options(config) | {"tolerance": tolerance, "cost": cost, "time_steps": time_steps, "device": device}
-    options |= {} if modes is None else {"modes": modes}
+    if modes is not None:
+        options["modes"] = modes
     del options["mode"]
     try:
         found = sjpc.suggest_time_steps(trained.network.to(device), loader, **options)
@@ -196,7 +198,8 @@ def export(
     :param ann: the trained network, as for convert, if it was converted in parts
     """
     path = _writable(output or Path(file).stem + EXPORTS[format], may_be_folder=format == "integers")
-    snn = _load(file, _trained(ann, model), "cpu")
+    # Any: a network in parts is refused where it is exported, in words that say how its parts are
+    snn: Any = _load(file, _trained(ann, model), "cpu")
     if format == "torch":
         torch.save(sjpc.to_torch(snn), path)
     elif format == "integers":
@@ -213,7 +216,7 @@ def _device(name: str | None) -> str:
     return name
 
 
-def _options(config: sjpc.ConversionConfig) -> dict[str, object]:
+def _options(config: sjpc.ConversionConfig) -> dict[str, Any]:
     return {field.name: getattr(config, field.name) for field in fields(config)}
 
 
@@ -232,7 +235,7 @@ def _trained(ann: str | None, model: ModelOptions) -> Model | None:
     return None if ann is None else load_model(ann, model)
 
 
-def _load(file: str, trained: Model | None, device: str) -> nn.Module:
+def _load(file: str, trained: Model | None, device: str) -> Converted:
     try:
         return sjpc.load(file, device=device, model=trained and trained.network)
     except FileError as error:
@@ -241,7 +244,7 @@ def _load(file: str, trained: Model | None, device: str) -> nn.Module:
         raise
 
 
-def _print_evaluation(snn: nn.Module, ann: nn.Module | None, loader: Iterable[Any], show_progress: bool) -> None:
+def _print_evaluation(snn: Converted, ann: nn.Module | None, loader: Iterable[Any], show_progress: bool) -> None:
     if ann is not None:
         print(f"ANN: {sjpc.evaluate(ann, loader, show_progress=show_progress)}")
     print(f"SNN, T = {snn.time_steps}: {sjpc.evaluate(snn, loader, ann=ann, show_progress=show_progress)}")

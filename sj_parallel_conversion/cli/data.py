@@ -83,7 +83,7 @@ class Reader:
 
     def _open(self, data: str, train: bool, most: int | None) -> Iterable[Any]:
         source, words = self._source(data, train)
-        if not isinstance(source, Dataset) or isinstance(source, IterableDataset):
+        if not _can_be_chosen_from(source):
             given = self.options
             self._refuse(data, images=given.images, batch_size=given.batch_size, workers=given.workers or None)
             return source
@@ -95,7 +95,7 @@ class Reader:
         size = self.options.batch_size or _USUAL_BATCH
         return DataLoader(Subset(source, chosen), size, num_workers=self.options.workers)
 
-    def _source(self, data: str, train: bool) -> tuple[object, str]:
+    def _source(self, data: str, train: bool) -> tuple[Any, str]:
         kind, _, root = data.partition(":")
         if kind in CIFAR and root:
             return cifar(kind, root, train, self.options.download, self._prepare)
@@ -127,7 +127,11 @@ class Reader:
             raise ConfigError(f"{', '.join(given)} changes nothing in data from {data}")
 
 
-def _own(place: str) -> Iterable[Any]:
+def _can_be_chosen_from(source: object) -> bool:
+    return isinstance(source, Dataset) and not isinstance(source, IterableDataset)
+
+
+def _own(place: str) -> Iterable[Any] | Dataset[Any]:
     """What yields batches, or makes it, in a module or a file of the user's."""
     found = thing(place, "data")
     source = found() if callable(found) and not isinstance(found, (DataLoader, Dataset)) else found

@@ -73,6 +73,7 @@ def _file(name: str, what: str) -> ModuleType:
 
 def _run(name: str, path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None  # there is a loader for every name that ends with .py
     sys.modules[name] = module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)

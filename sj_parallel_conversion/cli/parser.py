@@ -48,7 +48,7 @@ class _Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
 class _Parser(ArgumentParser):
     """Its errors are exceptions of one line."""
 
-    def __init__(self, **settings: object) -> None:
+    def __init__(self, **settings: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=_Help, **settings)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -78,10 +78,11 @@ class Command:
         parser = _Parser(description=_wrapped(_summary(self.function)), epilog=examples, usage=self._usage())
         parser.add_argument("--config", action="config", help="a YAML file with any of these arguments by name")
         parser.add_argument("--traceback", action="store_true", help="show where in the code an error came up")
-        _add(parser, self.function, skip=self.groups)
+        _add(parser.add_argument, self.function, skip=self.groups)
         for group in self.groups.values():
             title, _, more = _summary(group).partition(". ")
-            _add(parser.add_argument_group(title.rstrip("."), _wrapped(more) or None), group, skip=self.without)
+            under_title = parser.add_argument_group(title.rstrip("."), _wrapped(more) or None)
+            _add(under_title.add_argument, group, skip=self.without)
         return parser
 
     def arguments(self, values: Namespace) -> dict[str, object]:
@@ -133,7 +134,7 @@ def read_call(parser: ArgumentParser, commands: Mapping[str, Command], words: Se
     return Call(command.function, command.arguments(of_command), of_command.traceback)
 
 
-def _add(target: object, source: Callable[..., Any], skip: Iterable[str] = ()) -> None:
+def _add(add: Callable[..., Any], source: Callable[..., Any], skip: Iterable[str] = ()) -> None:
     """A flag or a position for each parameter of a function or a dataclass."""
     hints = get_type_hints(source if inspect.isfunction(source) else source.__init__)
     words = {p.arg_name: p.description for p in parse_docstring(inspect.getdoc(source)).params}
@@ -141,17 +142,17 @@ def _add(target: object, source: Callable[..., Any], skip: Iterable[str] = ()) -
         if name in skip:
             continue
         flag = f"--{name.replace('_', '-')}"
-        settings = {"help": _plain(words.get(name) or "")}
+        settings: dict[str, Any] = {"help": _plain(words.get(name) or "")}
         kind = hints[name]
         if parameter.default is parameter.empty:
-            target.add_argument(name, type=kind, metavar=name.upper(), **settings)
+            add(name, type=kind, metavar=name.upper(), **settings)
         elif kind is bool:
-            target.add_argument(flag, action=ActionYesNo(no_prefix="no-"), default=parameter.default, **settings)
-        elif _item(kind) is not None:
+            add(flag, action=ActionYesNo(no_prefix="no-"), default=parameter.default, **settings)
+        elif (item := _item(kind)) is not None:
             default = None if parameter.default is None else list(parameter.default)
-            target.add_argument(flag, type=_item(kind), nargs="*", default=default, **settings)
+            add(flag, type=item, nargs="*", default=default, **settings)
         else:
-            target.add_argument(flag, type=kind, default=parameter.default, **settings)
+            add(flag, type=kind, default=parameter.default, **settings)
 
 
 def _item(kind: object) -> type | None:

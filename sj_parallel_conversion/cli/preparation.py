@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
@@ -43,13 +43,15 @@ class ImageOptions:
                 raise ConfigError(f"{name} must be at least 1, got {value}")
         if self.std is not None and not all(value > 0 for value in self.std):
             raise ConfigError(f"std must be above 0, got {list(self.std)}")
-        if self.resize_size is not None and self.image_size is None:
+        if self.resize_size is None:
+            return
+        if self.image_size is None:
             raise ConfigError(f"resize_size={self.resize_size} needs image_size, the size after cropping")
-        if self.resize_size is not None and self.resize_size < self.image_size:
+        if self.resize_size < self.image_size:
             raise ConfigError(f"resize_size={self.resize_size} is smaller than image_size={self.image_size}")
 
     @property
-    def given(self) -> dict[str, object]:
+    def given(self) -> dict[str, Any]:
         """The options that were given, by name."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
@@ -95,7 +97,7 @@ def plain(options: ImageOptions, channels: int = 3, same_size: bool = False) -> 
     return Prepared(transform, f"{', '.join(sizes)}, mean {_numbers(mean)}, std {_numbers(std)}")
 
 
-def of_torchvision(weights: object) -> Preparation:
+def of_torchvision(weights: Any) -> Preparation:
     """:param weights: trained weights of torchvision, a member of an enum such as ``ResNet18_Weights``"""
 
     def prepare(options: ImageOptions) -> Prepared:

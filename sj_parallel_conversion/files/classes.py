@@ -72,7 +72,7 @@ class Row:
         unknown = set() if self.container else set(children) - set(self.children)
         if wrong or unknown:
             raise FileError(f"it has other settings than such a module: {min(wrong | unknown)!r}")
-        arguments = {name: attributes[name] for name in self.arguments}
+        arguments: dict[str, Any] = {name: attributes[name] for name in self.arguments}
         arguments |= {argument: name in tensors for argument, name in self.given}
         arguments |= {name: tensors.get(name) for name in self.tensors}
         arguments |= {name: children.get(name) for name in self.children}
@@ -90,7 +90,7 @@ class Row:
 
 def _node(cls: type[nn.Module], *arguments: str) -> Row:
     def make(formula: nn.Module | None, **rest: object) -> nn.Module:
-        node = cls(**{name: value for name, value in rest.items() if not (name == "shift" and value is None)})
+        node: Any = cls(**{name: value for name, value in rest.items() if not (name == "shift" and value is None)})
         node.formula = formula
         return node
 
@@ -105,9 +105,10 @@ def _int8_conv(
     form: tuple[Any, ...], max_level: int, weight: Tensor, bias: Tensor | None, reads: Tensor | None, **buffers: object
 ) -> Int8Conv2d:
     stride, padding, dilation, groups = form
-    channels = (weight.shape[1] * groups, weight.shape[0], tuple(weight.shape[2:]))
-    sizes = {"stride": tuple(stride), "padding": tuple(padding), "dilation": tuple(dilation), "groups": groups}
-    return Int8Conv2d(nn.Conv2d(*channels, **sizes, bias=bias is not None), max_level, reads)
+    outputs, inputs, height, width = weight.shape
+    sizes: dict[str, Any] = {"stride": tuple(stride), "padding": tuple(padding), "dilation": tuple(dilation)}
+    options: dict[str, Any] = {"groups": groups, "bias": bias is not None}
+    return Int8Conv2d(nn.Conv2d(inputs * groups, outputs, (height, width), **sizes, **options), max_level, reads)
 
 
 def _int8_linear(

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,6 +24,7 @@ from ..atomic_file import replacing
 from ..errors import FileError, SJPCError
 from ..version import __version__
 from .tensors import TensorReader
+from .values import Record
 
 FORMAT = "sj_parallel_conversion"
 VERSION = 1
@@ -66,7 +68,7 @@ _OF_DAMAGED_FILES = (
 )  # fmt: skip
 
 
-def write(path: Path, structure: dict[str, object], tensors: dict[str, Tensor]) -> None:
+def write(path: Path, structure: Record, tensors: dict[str, Tensor]) -> None:
     """
     :param path: the file; an old one stays until the new one is whole
     :param structure: JSON
@@ -84,7 +86,7 @@ def write(path: Path, structure: dict[str, object], tensors: dict[str, Tensor]) 
             file.write(checksum.encode())
 
 
-def _checksum(file: object) -> tuple[int, str]:
+def _checksum(file: BinaryIO) -> tuple[int, str]:
     """Where the checksum of an open file stands, and what it has to be: that of the file with zeros in its place."""
     file.seek(0)
     length = int.from_bytes(file.read(8), "little")
@@ -103,7 +105,7 @@ def _checksum(file: object) -> tuple[int, str]:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[tuple[dict[str, object], TensorReader]]:
+def reading(path: Path) -> Iterator[tuple[Record, TensorReader]]:
     """
     Within it, the file is open.
 
@@ -131,7 +133,7 @@ def reading(path: Path) -> Iterator[tuple[dict[str, object], TensorReader]]:
         yield structure, TensorReader(forms, lambda name: tensors.get_tensor(name).clone())
 
 
-def _header(file: object) -> dict[str, object]:
+def _header(file: BinaryIO) -> dict[str, Any]:
     start = file.read(8)
     length = int.from_bytes(start, "little")
     size = os.fstat(file.fileno()).st_size
@@ -151,7 +153,7 @@ def _header(file: object) -> dict[str, object]:
     return header
 
 
-def _metadata(header: dict[str, object]) -> dict[str, str]:
+def _metadata(header: dict[str, Any]) -> dict[str, str]:
     metadata = header["__metadata__"]
     if metadata.get("format") != FORMAT:
         raise FileError("it is no file of a network: it was not made by sjpc.save")

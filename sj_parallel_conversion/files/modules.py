@@ -12,11 +12,9 @@ from .classes import NAMES, ROWS
 from .nodes import decode_nodes, encode_nodes, is_path
 from .own import decode_function_activation, decode_own, encode_function_activation, encode_own, is_own
 from .tensors import TensorReader, TensorWriter
-from .values import decode, encode, need
+from .values import Record, decode, encode, need
 
 _DEEPEST = 60  # modules in modules
-Record = dict[str, object]
-
 
 def encode_modules(root: nn.Module, tensors: TensorWriter) -> list[Record]:
     """
@@ -50,7 +48,7 @@ def encode_modules(root: nn.Module, tensors: TensorWriter) -> list[Record]:
 
 
 def _encode_module(module: nn.Module, path: str, tensors: TensorWriter) -> Record:
-    record = {**_encode_class(module), "training": module.training}
+    record: Record = {**_encode_class(module), "training": module.training}
     own = {**module._parameters, **module._buffers}
     record["tensors"] = {}
     for name, value in own.items():
@@ -73,7 +71,7 @@ def _encode_class(module: nn.Module) -> Record:
     if row is None:
         raise FileError("no file holds modules of this class, and it is not registered (register_leaf)")
     attributes = {name: getattr(module, name) for name in row.attributes}
-    record = {"class": type(module).__name__}
+    record: Record = {"class": type(module).__name__}
     if attributes:
         record["attributes"] = {name: encode(value) for name, value in attributes.items()}
     given = {**module._parameters, **module._buffers}
@@ -125,7 +123,8 @@ class ModuleReader:
     def root(self) -> PlainGraph:
         """:return: the graph module. :raises FileError: if a module is damaged; the message names it"""
         root = self._build("")
-        need(isinstance(root, PlainGraph), "its graph is missing")
+        if not isinstance(root, PlainGraph):
+            raise FileError("its graph is missing")
         for path, record in self._records.items():
             if "source" in record:
                 need(record["source"] in self._built, f"layer {path!r} is damaged")
@@ -134,25 +133,29 @@ class ModuleReader:
 
     def _build(self, path: str) -> nn.Module:
         if path in self._built:
-            need(self._built[path] is not None, f"the module {path!r} is a part of itself")
-            return self._built[path]
+            built = self._built[path]
+            if built is None:
+                raise FileError(f"the module {path!r} is a part of itself")
+            return built
         record = self._records[path]
         self._built[path] = None
         if "same" in record:
             need(record["same"] in self._records, f"the module {path!r} is damaged")
-            self._built[path] = self._build(record["same"])
-            return self._built[path]
-        names = self._children.get(path, [])
-        children = {name: self._build(f"{path}.{name}".lstrip(".")) for name in names}
-        try:
-            self._built[path] = self._module(record, children)
-        except FileError as error:
-            raise FileError(f"layer {path!r}: {error}" if path else str(error)) from error
-        return self._built[path]
+            built = self._build(record["same"])
+        else:
+            names = self._children.get(path, [])
+            children = {name: self._build(f"{path}.{name}".lstrip(".")) for name in names}
+            try:
+                built = self._module(record, children)
+            except FileError as error:
+                raise FileError(f"layer {path!r}: {error}" if path else str(error)) from error
+        self._built[path] = built
+        return built
 
     def _module(self, record: Record, children: dict[str, nn.Module]) -> nn.Module:
         entries, training = record["tensors"], record["training"]
         need(isinstance(training, bool), "it is damaged")
+        module: nn.Module
         if "nodes" in record:
             root = nn.Module()
             for name, child in children.items():

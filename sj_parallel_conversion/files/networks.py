@@ -24,9 +24,7 @@ from .rest import decode_rest, encode_rest
 from .signature import decode_signature, encode_signature
 from .structures import Classes
 from .tensors import TensorReader, TensorWriter
-from .values import decode, encode, need
-
-Record = dict[str, object]
+from .values import Record, decode, encode, need
 
 
 def save(snn: SpikingNetwork | PartlySpikingNetwork, path: str | os.PathLike[str]) -> None:
@@ -45,7 +43,7 @@ def save(snn: SpikingNetwork | PartlySpikingNetwork, path: str | os.PathLike[str
     with container.naming(path, "saved"):
         stored: dict[str, torch.Tensor] = {}
         if isinstance(snn, SpikingNetwork):
-            structure = {"network": _encode_network(snn, TensorWriter("", stored))}
+            structure: Record = {"network": _encode_network(snn, TensorWriter("", stored))}
         else:
             parts = {
                 name: _encode_network(part, TensorWriter(f"parts.{i}.", stored))
@@ -87,6 +85,7 @@ def load(
     if model is not None and not isinstance(model, nn.Module):
         raise ConfigError(f"model must be a torch.nn.Module or None, got {type(model).__name__}")
     known = Classes(tuple(classes))
+    snn: SpikingNetwork | PartlySpikingNetwork
     with container.naming(path, "loaded"), container.reading(path) as (structure, tensors):
         if "network" in structure:
             snn = _decode_network(structure["network"], tensors, known)

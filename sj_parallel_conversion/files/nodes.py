@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keyword
 import re
+from typing import Any
 
 from torch import fx, nn
 
@@ -11,7 +12,7 @@ from ..ann2snn.graph.following import construct
 from ..ann2snn.graph.plain import PlainGraph
 from ..errors import FileError
 from .operators import check_constructor, decode_function, encode_function
-from .values import decode, encode, need, no_more
+from .values import Record, decode, encode, need, no_more
 
 _KEPT = ("shape", "is_floating_point", "path")  # of what is noted at a node, as in PlainGraph
 _LONGEST = 1_000  # characters of a name
@@ -20,8 +21,9 @@ _OPS = {"placeholder", "get_attr", "call_function", "call_module", "output"}
 
 def is_identifier(name: object) -> bool:
     """Whether ``name`` can stand in the code of a graph."""
-    is_word = isinstance(name, str) and len(name) <= _LONGEST and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name)
-    return bool(is_word) and not keyword.iskeyword(name)
+    if not isinstance(name, str) or len(name) > _LONGEST or keyword.iskeyword(name):
+        return False
+    return re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) is not None
 
 
 def is_path(name: object) -> bool:
@@ -33,12 +35,12 @@ def is_path(name: object) -> bool:
     )
 
 
-def encode_nodes(graph: fx.Graph) -> list[dict[str, object]]:
+def encode_nodes(graph: fx.Graph) -> list[Record]:
     """:return: the nodes as JSON. :raises FileError: if there is something in them that no file holds"""
     return [_encode_node(node) for node in graph.nodes]
 
 
-def _encode_node(node: fx.Node) -> dict[str, object]:
+def _encode_node(node: fx.Node) -> Record:
     def reference(value: object) -> object:
         return {"node": value.name} if isinstance(value, fx.Node) else no_more(value)
 
@@ -56,7 +58,7 @@ def _encode_node(node: fx.Node) -> dict[str, object]:
         raise FileError(f"operation {node.name!r}{f' in {where!r}' if where else ''}: {error}") from error
 
 
-def decode_nodes(records: list[dict[str, object]], root: nn.Module) -> PlainGraph:
+def decode_nodes(records: list[Record], root: nn.Module) -> PlainGraph:
     """
     :param records: of :func:`encode_nodes`, from a file that may be damaged
     :param root: holds the modules and tensors that the nodes name
@@ -83,8 +85,8 @@ def decode_nodes(records: list[dict[str, object]], root: nn.Module) -> PlainGrap
     return module
 
 
-def _decode_node(graph: fx.Graph, record: dict[str, object], known: dict[str, fx.Node]) -> fx.Node:
-    def reference(kind: str, content: object) -> fx.Node:
+def _decode_node(graph: fx.Graph, record: Record, known: dict[str, fx.Node]) -> fx.Node:
+    def reference(kind: str, content: Any) -> fx.Node:
         need(kind == "node" and isinstance(content, str) and content in known, "it reads a value that is not there")
         return known[content]
 
@@ -108,7 +110,7 @@ def _decode_node(graph: fx.Graph, record: dict[str, object], known: dict[str, fx
     return node
 
 
-def _decode_meta(record: dict[str, object]) -> dict[str, object]:
+def _decode_meta(record: Record) -> Record:
     meta = {key: decode(value) for key, value in record.items() if key in _KEPT}
     shape, path = meta.get("shape", ()), meta.get("path", "")
     need(isinstance(shape, tuple) and all(type(size) is int for size in shape), "its shape is damaged")

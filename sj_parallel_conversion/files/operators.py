@@ -26,7 +26,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
         torch.sym_max, torch.sym_min, torch.sym_not, torch.sym_float, torch.sym_int, torch.sym_ite, torch.sym_sum,
     )},
 }  # fmt: skip
-_NAMES = {function: name for name, function in FUNCTIONS.items()}
+_NAMES: dict[object, str] = {function: name for name, function in FUNCTIONS.items()}
 
 # ATen operators beside those of the table of operations. They compute tensors from tensors, and do nothing else.
 _ANALOGUE = """
@@ -100,8 +100,9 @@ def decode_function(name: object) -> Callable[..., Any]:
     if isinstance(name, str) and name in FUNCTIONS:
         return FUNCTIONS[name]
     match = re.fullmatch(r"aten::([a-zA-Z0-9_]+)(\.[a-zA-Z0-9_]+)?", name) if isinstance(name, str) else None
-    if match is None or match[1] not in ALLOWED:
+    if not isinstance(name, str) or match is None or match[1] not in ALLOWED:
         raise FileError(f"it calls the operator {str(name)[:80]!r}, which this version does not know")
+    found: Any
     try:
         found = operator_named(name)
     except AttributeError:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from ..ann2snn.graph.registry import ACTIVATIONS, LEAVES, OWN_FUNCTIONS, FunctionActivation
 from ..ann2snn.network.standing_for import OF_ANY_MODULE
 from ..errors import FileError
 from .structures import full_name
-from .values import decode, encode, need
+from .values import Record, decode, encode, need
 
 
 def is_own(module: nn.Module) -> bool:
@@ -20,7 +22,7 @@ def _classes() -> dict[str, type[nn.Module]]:
     return {full_name(cls): cls for cls in (*LEAVES, *ACTIVATIONS)}
 
 
-def encode_own(module: nn.Module) -> dict[str, object]:
+def encode_own(module: nn.Module) -> Record:
     """
     :param module: of a class that :func:`is_own`
     :return: the name of its class, and its attributes beside tensors and modules
@@ -37,7 +39,7 @@ def encode_own(module: nn.Module) -> dict[str, object]:
     return {"own": full_name(type(module)), "attributes": attributes}
 
 
-def decode_own(record: dict[str, object], children: dict[str, nn.Module]) -> nn.Module:
+def decode_own(record: Record, children: dict[str, nn.Module]) -> nn.Module:
     """
     :param record: of :func:`encode_own`, from a file that may be damaged
     :param children: its modules
@@ -61,7 +63,7 @@ def decode_own(record: dict[str, object], children: dict[str, nn.Module]) -> nn.
     return module
 
 
-def encode_function_activation(module: FunctionActivation) -> dict[str, object]:
+def encode_function_activation(module: FunctionActivation) -> Record:
     """As :func:`encode_own` for a registered function."""
     return {
         "function": _function_name(module.function),
@@ -69,7 +71,7 @@ def encode_function_activation(module: FunctionActivation) -> dict[str, object]:
     }
 
 
-def decode_function_activation(record: dict[str, object]) -> FunctionActivation:
+def decode_function_activation(record: Record) -> FunctionActivation:
     """As :func:`decode_own` for a registered function."""
     name = record["function"]
     function = {_function_name(f): f for f in OWN_FUNCTIONS if getattr(Tensor, f.__name__, None) is not f}.get(name)
@@ -82,5 +84,5 @@ def decode_function_activation(record: dict[str, object]) -> FunctionActivation:
     return FunctionActivation(function, values["bounds"], *values["arguments"], **values["named"])
 
 
-def _function_name(function: object) -> str:
+def _function_name(function: Any) -> str:
     return full_name(function) if getattr(function, "__module__", None) else f"torch.{function.__name__}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -12,10 +13,8 @@ from ..ann2snn.network.parts import PartlySpikingNetwork, SpikingSubmodule, repl
 from ..ann2snn.network.spiking_network import SpikingNetwork
 from ..errors import FileError
 from .structures import decode_sample, encode_sample
-from .tensors import Entry, TensorReader, TensorWriter
-from .values import decode, encode, need, strings
-
-Record = dict[str, object]
+from .tensors import TensorReader, TensorWriter
+from .values import Record, decode, encode, need, strings
 
 
 def encode_rest(snn: PartlySpikingNetwork, tensors: TensorWriter) -> Record:
@@ -45,7 +44,7 @@ def _around(model: nn.Module, parts: set[str]) -> Iterator[tuple[str, Tensor]]:
             yield name, value
 
 
-def _without_objects(value: object) -> object:
+def _without_objects(value: Any) -> Any:
     """An example of a call in which ``None`` stands for what no file holds."""
     if type(value) in (tuple, list):
         return type(value)(map(_without_objects, value))
@@ -83,6 +82,7 @@ def decode_rest(
         replace_everywhere(model, modules[name], snn)
     args, kwargs = decode(record["sample"], _sample)
     network = PartlySpikingNetwork(model, Call(args, kwargs))
+    need(isinstance(record["network_training"], bool), "it is damaged")
     _set_training(network, set(strings(record["training"])), record["network_training"])
     return network
 
@@ -92,7 +92,7 @@ def _sample(kind: str, content: Record) -> Tensor:
     return decode_sample(content)
 
 
-def _fill(model: nn.Module, own: dict[str, Tensor], entries: dict[str, Entry], tensors: TensorReader) -> None:
+def _fill(model: nn.Module, own: dict[str, Tensor], entries: dict[str, Record], tensors: TensorReader) -> None:
     shapes = tensors.shapes(entries)
     for name, value in own.items():
         if shapes[name].shape != value.shape:
@@ -107,8 +107,7 @@ def _fill(model: nn.Module, own: dict[str, Tensor], entries: dict[str, Entry], t
             value.requires_grad_(saved.requires_grad)
 
 
-def _set_training(network: PartlySpikingNetwork, names: set[str], training: object) -> None:
-    need(isinstance(training, bool), "it is damaged")
+def _set_training(network: PartlySpikingNetwork, names: set[str], training: bool) -> None:
     inside = {id(module) for part in network.parts.values() for module in part.modules()}
     for name, module in network.model.named_modules():
         if id(module) not in inside:

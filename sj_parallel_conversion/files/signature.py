@@ -6,18 +6,19 @@ from ..ann2snn.data.inputs import Batch, InputForm
 from ..ann2snn.graph.capture import Outputs
 from ..ann2snn.graph.signature import Signature
 from ..ann2snn.graph.sizes import Sizes
+from ..errors import FileError
 from .conditions import check_condition
 from .nodes import is_identifier
 from .structures import Classes, decode_sample, decode_structure, encode_constants, encode_sample, encode_structure
-from .values import decode, encode, need, strings
+from .values import Record, decode, encode, need, strings
 
 _RESERVED = {"math", "min", "max", "abs"}  # functions in conditions
 
 
-def encode_signature(signature: Signature) -> dict[str, object]:
+def encode_signature(signature: Signature) -> Record:
     """:return: JSON. :raises FileError: if there is something in it that no file holds"""
     form, sizes, outputs = signature.form, signature.sizes, signature.outputs
-    record = {
+    record: Record = {
         "inputs": {
             "positional": form.positional,
             "by_position": sorted(form.by_position),
@@ -47,7 +48,7 @@ def encode_signature(signature: Signature) -> dict[str, object]:
     return record
 
 
-def decode_signature(record: dict[str, object], classes: Classes) -> Signature:
+def decode_signature(record: Record, classes: Classes) -> Signature:
     """
     :param record: of :func:`encode_signature`, from a file that may be damaged
     :param classes: the types that the reader has given
@@ -64,7 +65,7 @@ def decode_signature(record: dict[str, object], classes: Classes) -> Signature:
     return Signature(form, sizes, outputs, sample)
 
 
-def _decode_form(record: dict[str, object], classes: Classes) -> InputForm:
+def _decode_form(record: Record, classes: Classes) -> InputForm:
     form = InputForm.__new__(InputForm)
     form.positional = strings(record["positional"])
     form.by_position = set(strings(record["by_position"]))
@@ -79,7 +80,7 @@ def _decode_form(record: dict[str, object], classes: Classes) -> InputForm:
     return form
 
 
-def _decode_sizes(record: dict[str, object]) -> Sizes:
+def _decode_sizes(record: Record) -> Sizes:
     sizes = [tuple(axes) for axes in record["sizes"]]
     free = {size for axes in sizes for size in axes if isinstance(size, str)}
     fixed = [size for axes in sizes for size in axes if not isinstance(size, str)]
@@ -96,7 +97,7 @@ def _decode_sizes(record: dict[str, object]) -> Sizes:
     return Sizes(names, sizes, conditions, batch, smallest)
 
 
-def _decode_outputs(record: dict[str, object], classes: Classes) -> Outputs:
+def _decode_outputs(record: Record, classes: Classes) -> Outputs:
     structure, is_tensor = decode_structure(record["structure"], classes), _flags(record["is_tensor"])
     leaves = [decode(value) for value in record["leaves"]]
     one = record["is_one_tensor"]
@@ -106,5 +107,6 @@ def _decode_outputs(record: dict[str, object], classes: Classes) -> Outputs:
 
 
 def _flags(value: object) -> list[bool]:
-    need(isinstance(value, list) and all(isinstance(item, bool) for item in value), "a list of flags is damaged")
+    if not isinstance(value, list) or not all(isinstance(item, bool) for item in value):
+        raise FileError("a list of flags is damaged")
     return value

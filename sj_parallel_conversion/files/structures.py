@@ -8,7 +8,7 @@ what ``transformers`` returns) need their class. Without it a tuple or an ordere
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from ..ann2snn.data.structure import SizePlace, Structure, flatten
 from ..errors import FileError
 from ..user_warnings import warn
-from .values import DTYPES, decode, encode, need, no_more
+from .values import DTYPES, Record, decode, encode, need, no_more
 
 
 class _Leaf:
@@ -36,7 +36,7 @@ class Classes:
         self._given = {full_name(kind): kind for kind in given}
         self.replaced: dict[str, str] = {}  # what stands in the place of types that are not there
 
-    def build(self, name: str, kind: str, content: object) -> object:
+    def build(self, name: str, kind: str, content: Any) -> object:
         """
         :param name: of a class
         :param kind: ``"tuple"``, ``"named"`` (a named tuple) or ``"fields"``
@@ -62,7 +62,7 @@ class Classes:
             )
 
 
-def _new_dataclass(cls: type, content: dict[str, object]) -> object:
+def _new_dataclass(cls: Any, content: dict[str, object]) -> object:
     # not its __init__, which may compute or refuse fields
     new: Any = object.__new__(cls)
     for name in (field.name for field in fields(cls)):
@@ -70,7 +70,7 @@ def _new_dataclass(cls: type, content: dict[str, object]) -> object:
     return new
 
 
-def full_name(thing: object) -> str:
+def full_name(thing: Any) -> str:
     """The full name of a class or a function."""
     return f"{thing.__module__}.{thing.__qualname__}"
 
@@ -80,7 +80,7 @@ def encode_structure(structure: Structure) -> object:
     return _encode(structure.unflatten([_Leaf()] * structure.leaves))
 
 
-def _encode(value: object) -> object:
+def _encode(value: Any) -> object:
     if isinstance(value, _Leaf):
         return {"leaf": None}
     if type(value) in (list, dict, tuple, OrderedDict):
@@ -94,7 +94,7 @@ def _encode(value: object) -> object:
         return {"size_of": [_encode(item) for item in value]}
     if isinstance(value, tuple):
         return _own(value, "named" if hasattr(value, "_fields") else "tuple", [_encode(item) for item in value])
-    pairs = None
+    pairs: Iterable[tuple[Any, Any]] | None = None
     if isinstance(value, Mapping):
         pairs = value.items()
     elif is_dataclass(value):
@@ -115,7 +115,7 @@ def decode_structure(record: object, classes: Classes) -> Structure:
     :return: the structure
     """
 
-    def other(kind: str, content: object) -> object:
+    def other(kind: str, content: Any) -> object:
         """What :func:`decode` does not know: a leaf, an ordered dict, a size, a type of the reader's own."""
         if kind == "leaf":
             return _Leaf()
@@ -135,12 +135,12 @@ def decode_structure(record: object, classes: Classes) -> Structure:
     return structure
 
 
-def encode_sample(x: Tensor) -> dict[str, object]:
+def encode_sample(x: Tensor) -> Record:
     """A tensor without values as JSON."""
     return {"shape": list(x.shape), "dtype": encode(x.dtype)}
 
 
-def decode_sample(record: dict[str, object]) -> Tensor:
+def decode_sample(record: Record) -> Tensor:
     """The tensor of :func:`encode_sample`, on the device ``meta``: none of its values are there."""
     dtype = decode(record["dtype"])
     need(dtype in DTYPES.values(), "the form of its inputs is damaged")

@@ -9,9 +9,7 @@ from torch import Tensor, nn
 
 from ..errors import FileError
 from .nodes import is_identifier
-from .values import DTYPES, need
-
-Entry = dict[str, object]
+from .values import DTYPES, Record, need
 
 
 class TensorWriter:
@@ -24,9 +22,9 @@ class TensorWriter:
 
     def __init__(self, prefix: str, stored: dict[str, Tensor]) -> None:
         self._prefix, self.stored = prefix, stored
-        self._entries: dict[int, Entry] = {}
+        self._entries: dict[int, Record] = {}
 
-    def put(self, name: str, value: Tensor) -> Entry:
+    def put(self, name: str, value: Tensor) -> Record:
         """
         :param name: of the tensor in its network
         :param value: the tensor
@@ -38,12 +36,14 @@ class TensorWriter:
         if value.layout != torch.strided or value.is_quantized or value.is_meta or value.dtype not in DTYPES.values():
             raise FileError(f"its tensor {name!r} ({value.dtype}, {value.layout}) has no form in a file")
         name = self._prefix + name
-        entry = self._entries[id(value)] = {"name": name}
+        entry: Record = {"name": name}
+        self._entries[id(value)] = entry
         plain = value.detach()
         if plain.is_complex():
             entry["complex"] = True
             plain = torch.view_as_real(plain.resolve_conj())
-        order = sorted(range(plain.dim()), key=lambda axis: (-plain.stride(axis), axis))
+        strides = plain.stride()
+        order = sorted(range(plain.dim()), key=lambda axis: (-strides[axis], axis))
         if not plain.is_contiguous() and plain.permute(order).is_contiguous():
             entry["order"] = order  # channels last, say, for which other kernels run
             plain = plain.permute(order)
@@ -67,12 +67,12 @@ class TensorReader:
         self._header, self._read = header, read
         self._known: dict[str, Tensor] = {}
 
-    def shapes(self, entries: dict[str, Entry]) -> dict[str, Tensor]:
+    def shapes(self, entries: dict[str, Record]) -> dict[str, Tensor]:
         """:return: the tensors without values, on the device ``meta``. :raises FileError: if one is not there"""
         forms = {name: self._form(entry) for name, entry in entries.items()}
         return {name: torch.empty(shape, dtype=dtype, device="meta") for name, (shape, dtype) in forms.items()}
 
-    def _form(self, entry: Entry) -> tuple[tuple[int, ...], torch.dtype]:
+    def _form(self, entry: Record) -> tuple[tuple[int, ...], torch.dtype]:
         name = entry["name"]
         need(isinstance(name, str) and name in self._header, f"the tensor {str(name)[:80]!r} is missing")
         shape, dtype = self._header[name]
@@ -85,7 +85,7 @@ class TensorReader:
             return shape[:-1], torch.complex64 if dtype == torch.float32 else torch.complex128
         return shape, dtype
 
-    def fill(self, module: nn.Module, entries: dict[str, Entry], any_name: bool) -> None:
+    def fill(self, module: nn.Module, entries: dict[str, Record], any_name: bool) -> None:
         """
         :param module: gets its parameters and buffers
         :param entries: what the file says of them, by their names in the module
@@ -96,15 +96,16 @@ class TensorReader:
         for name, entry in entries.items():
             need(is_identifier(name), f"the tensor {str(name)[:80]!r} has no name that a module can have")
             shape, _ = self._form(entry)
-            if not any_name and (own.get(name) is None or tuple(own[name].shape) != tuple(shape)):
-                has = "none" if own.get(name) is None else f"one of shape {list(own[name].shape)}"
+            there = own.get(name)
+            if not any_name and (there is None or tuple(there.shape) != tuple(shape)):
+                has = "none" if there is None else f"one of shape {list(there.shape)}"
                 raise FileError(f"the file has a tensor {name!r} of shape {list(shape)}, and the layer has {has}")
         missing = [name for name, value in own.items() if value is not None and name not in entries]
         need(not missing, f"the file lacks its tensors {', '.join(missing)}")
         for name, entry in entries.items():
             _put(module, name, self.tensor(entry), entry.get("persistent", True) is True)
 
-    def tensor(self, entry: Entry) -> Tensor:
+    def tensor(self, entry: Record) -> Tensor:
         """:return: the tensor, the same one for each of its names"""
         self._form(entry)
         name = entry["name"]

@@ -12,6 +12,7 @@ from torch.fx.immutable_collections import immutable_dict, immutable_list
 
 from ..errors import FileError
 
+Record = dict[str, Any]  # JSON, which may be damaged where it comes from a file
 DEPTH = 50  # values are nested so deep at most
 _DTYPES = (
     torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128, torch.bool,
@@ -20,13 +21,13 @@ _DTYPES = (
 _FORMATS = (torch.preserve_format, torch.contiguous_format, torch.channels_last, torch.channels_last_3d)
 
 
-def _names(things: tuple[Any, ...]) -> dict[str, object]:
+def _names(things: tuple[Any, ...]) -> dict[str, Any]:
     return {str(thing).removeprefix("torch."): thing for thing in things}
 
 
 DTYPES: dict[str, torch.dtype] = _names(_DTYPES)
 # What JSON has no word for: a name in the file, and the values that may stand there.
-_CONSTANTS: dict[str, dict[str, object]] = {
+_CONSTANTS: dict[str, dict[str, Any]] = {
     "dtype": DTYPES, "memory_format": _names(_FORMATS), "layout": _names((torch.strided,)),
     "float": {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}, "constant": {"ellipsis": ...},
 }  # fmt: skip
@@ -38,7 +39,7 @@ def no_more(value: object) -> object:
     raise FileError(f"a {type(value).__name__} cannot be saved: files hold numbers, words and tensors")
 
 
-def encode(value: object, other: Callable[[object], object] = no_more) -> object:
+def encode(value: Any, other: Callable[[Any], object] = no_more) -> object:
     """
     :param value: a number, a word, and lists, tuples, dicts and slices of such
     :param other: makes JSON of everything else
@@ -68,7 +69,7 @@ def encode(value: object, other: Callable[[object], object] = no_more) -> object
     return other(value)
 
 
-def decode(value: object, other: Callable[[str, object], object] | None = None, depth: int = 0) -> object:
+def decode(value: object, other: Callable[[str, Any], object] | None = None, depth: int = 0) -> Any:
     """
     :param value: what :func:`encode` gave, from a file that may be damaged
     :param other: ``(name, JSON) -> value`` for what the other function of :func:`encode` made
@@ -78,7 +79,7 @@ def decode(value: object, other: Callable[[str, object], object] | None = None, 
     if depth > DEPTH:
         raise FileError("its values are nested too deep")
 
-    def inner(item: object) -> object:
+    def inner(item: object) -> Any:
         return decode(item, other, depth + 1)
 
     if value is None or isinstance(value, (bool, int, str)):
@@ -118,5 +119,6 @@ def need(holds: object, words: str) -> None:
 
 def strings(value: object) -> list[str]:
     """``value``, a list of strings; :raises FileError: if it is none"""
-    need(isinstance(value, list) and all(isinstance(item, str) for item in value), "a list of names is damaged")
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise FileError("a list of names is damaged")
     return value

@@ -207,10 +207,11 @@ def encode_bytes(level: Tensor, code: Code, T: int, signed: bool = False) -> Ten
     :func:`encode` without a gradient, in int8: a quarter of the memory, and :func:`decode` reads it fastest. A byte
     holds no NaN: such levels emit no spike that means anything.
     """
-    k = level.detach().to(torch.int32)
+    k, digits = level.detach().to(torch.int32), code.digits
+    assert digits is not None, f"the {code.name} code with base {code.base} is written by its neuron's loop alone"
     if signed and -1 not in code.symbols:
-        return code.digits(k.abs(), T) * k.sign().to(torch.int8)
-    return code.digits(k, T)
+        return digits(k.abs(), T) * k.sign().to(torch.int8)
+    return digits(k, T)
 
 
 def greedy_digits(u: Tensor, weights: list[float]) -> Tensor:
@@ -250,19 +251,23 @@ def decode(train: Tensor, code: Code, dtype: torch.dtype | None = None) -> Tenso
 
 
 # How many digits of a base fit into a byte.
-_PLACES = {1: 127, 2: 7}
+_PLACES: dict[float, int] = {1: 127, 2: 7}
 
 
 def _decode_bytes(train: Tensor, code: Code, dtype: torch.dtype) -> Tensor:
     order, inverse = _memory_order(train[0])
     train = train.permute(0, *(d + 1 for d in order))  # sums of what lies side by side in memory
-    level = None
-    for digits in train.split(_PLACES[code.base]):
+
+    def read(digits: Tensor) -> Tensor:
         if code.weighted:
             weights = torch.tensor(code.weights(len(digits)), dtype=torch.int8, device=train.device)
             digits = digits * weights.view(-1, *[1] * len(order))
-        part = digits.sum(0, dtype=torch.int8).to(dtype)
-        level = part if level is None else level * code.base ** len(digits) + part
+        return digits.sum(0, dtype=torch.int8).to(dtype)
+
+    first, *rest = train.split(_PLACES[code.base])
+    level = read(first)
+    for digits in rest:
+        level = level * code.base ** len(digits) + read(digits)
     return level.permute(inverse)
 
 

@@ -40,7 +40,7 @@ def finite_start(x_seq: Tensor) -> Tensor:
 
 
 def level(
-    total: Tensor, v_threshold: Tensor | float, psi: Tensor | float, max_level: int, min_level: int = 0
+    total: Tensor, v_threshold: Tensor | float, psi: Tensor | float, max_level: float, min_level: float = 0
 ) -> Tensor:
     r"""
     The level of a neuron: :math:`k = \mathrm{clip}(\lfloor (\sum_t I_t + \psi) / \theta \rfloor, k_{min}, k_{max})`
@@ -56,7 +56,7 @@ def level(
     return clip_to_levels((total + psi) / v_threshold, max_level, min_level, overwrite=True)
 
 
-def clip_to_levels(line: Tensor, max_level: int, min_level: int = 0, overwrite: bool = False) -> Tensor:
+def clip_to_levels(line: Tensor, max_level: float, min_level: float = 0, overwrite: bool = False) -> Tensor:
     r"""
     :param line: currents in units of one level, initial charge included, any shape
     :param max_level: the largest level of the code

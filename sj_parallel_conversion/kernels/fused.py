@@ -30,12 +30,19 @@ BYTES_PER_LOAD = 16  # the widest that a thread does at once
 WIDE_FROM = 2**31  # elements a step: indices need 64 bits, which take longer to divide
 
 
-class Node(Protocol):
+class HasForm(Protocol):
+    """What says whether it has a closed form."""
+
+    @property
+    def closed_form(self) -> bool:
+        """Whether the level is computed at once, and not by a loop over time."""
+
+
+class Node(HasForm, Protocol):
     """What a kernel needs of a neuron; each of :class:`~sj_parallel_conversion.neuron.SpikingNode`'s is one."""
 
     T: int
     code: Code
-    closed_form: bool
     channel_dim: int
     signed: bool
     min_level: float
@@ -50,7 +57,7 @@ class Node(Protocol):
         """All parameters."""
 
 
-def check_closed_form(node: Node) -> None:
+def check_closed_form(node: HasForm) -> None:
     """:raises ConfigError: if ``node`` runs a loop over time, which has no kernel"""
     if not node.closed_form:
         raise ConfigError(
@@ -164,9 +171,10 @@ def _launch(
     step, size = x_seq[0], x_seq[0].numel()
     _check(node, x_seq)
     n = node.code.levels_per_threshold(node.T)
-    parameters = [_along(node, p, step) for p in (*(affine or (None, None, None)), amplitude)]
-    if amplitude is not None and n != 1:
-        parameters[-1] = parameters[-1] / n  # by torch, whose rounding of a division by a number depends on the device
+    worth = _along(node, amplitude, step)
+    if worth is not None and n != 1:
+        worth = worth / n  # by torch, whose rounding of a division by a number depends on the device
+    parameters = [*(_along(node, p, step) for p in affine or (None, None, None)), worth]
     if size == 0:
         return
     channel_wise = any(p is not None and p.numel() > 1 for p in parameters)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from .. import kernels
 
 
@@ -13,8 +15,14 @@ class BackendChoice:
     - ``"cupy"``: one fused CUDA kernel, written with CuPy, with the same results. It knows closed forms only.
     """
 
-    closed_form = True  # False for a node that runs a loop over time
+    activation: nn.Module | None
+    formula: nn.Module | None
     _backend = "torch"
+
+    @property
+    def closed_form(self) -> bool:
+        """Whether the node computes its level at once; False for one that runs a loop over time."""
+        return True
 
     @property
     def supported_backends(self) -> tuple[str, ...]:

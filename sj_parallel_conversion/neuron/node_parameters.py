@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from ..errors import ConfigError
@@ -46,10 +48,11 @@ class NodeParameters(Recorded):
         check_flag(owner, "signed", signed)
         if activation is not None and not isinstance(activation, nn.Module):
             raise ConfigError(f"{owner}: activation must be a torch.nn.Module or None, got {activation!r}")
-        if as_integer(channel_dim) is None:
+        dim = as_integer(channel_dim)
+        if dim is None:
             raise ConfigError(f"{owner}: channel_dim must be an integer, got {channel_dim!r}")
         self.T = self.code.check_steps(T)
-        self.channel_dim = as_integer(channel_dim)
+        self.channel_dim = dim
         self.signed = signed
         self.activation = activation
         self.formula: nn.Module | None = None
@@ -99,7 +102,7 @@ class NodeParameters(Recorded):
         flags = {name: getattr(self, name) for name in ("channel_dim", "signed", "folded_input", "folded_output")}
         return {"neuron": type(self).__name__, "T": self.T, **flags}
 
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: object) -> None:
         self.check_state_dict(state_dict, prefix)  # before room is made
         # Which parameters a neuron has, and of which shape, depends on its calibration. The checkpoint decides.
         key = prefix + "v_threshold"

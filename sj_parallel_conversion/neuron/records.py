@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ class Recorded(nn.Module):
     def set_extra_state(self, state: object) -> None:
         """Nothing is set: what is loaded was compared before."""
 
-    def _load_from_state_dict(self, state_dict: dict[str, object], prefix: str, *args: object) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: object) -> None:
         # Before anything is loaded, so that a module that refuses a state dict stays as it was.
         self.check_state_dict(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)

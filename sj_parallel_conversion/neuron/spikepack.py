@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,7 +44,7 @@ class SpikePackNode(SerialNode):
         tau: float = 2.0,
         serial: bool = False,
         backend: str = "torch",
-        **options: object,
+        **options: Any,
     ) -> None:
         if isinstance(tau, bool) or not isinstance(tau, (int, float)) or not 1 < tau <= 2**MAX_WEIGHTED_STEPS:
             raise ConfigError(f"SpikePackNode: tau must be a number > 1 (2 is usual), got {tau!r}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -52,7 +54,7 @@ class TSANode(SerialNode):
         serial: bool = False,
         silent_steps: int = 1,
         backend: str = "torch",
-        **options: object,
+        **options: Any,
     ) -> None:
         super().__init__(T, v_threshold, **options)
         self.serial, self.silent_steps = serial, silent_steps

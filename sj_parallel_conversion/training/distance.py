@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -37,9 +38,18 @@ def distance_from(ann: Network, held: Iterable[Sample]) -> Loss:
         with torch.no_grad():
             targets = _floats(ann.answer(sample.call))
         pairs = zip(_floats(answer), targets, deviations, strict=True)
-        return sum(((y - target) / deviation).square().mean() for y, target, deviation in pairs) / len(deviations)
+        errors = [((y - target) / deviation).square().mean() for y, target, deviation in pairs]
+        return reduce(torch.add, errors) / len(deviations)
 
     return distance
+
+
+def measure_of(loss: Callable[[object, object], Tensor] | None, ann: Network | None, held: Iterable[Sample]) -> Loss:
+    """The user's ``loss``; without one the distance from ``ann``, as :func:`distance_from`."""
+    if loss is not None:
+        return loss_of(loss)
+    assert ann is not None  # fine_tune takes one or the other
+    return distance_from(ann, held)
 
 
 def loss_of(function: Callable[[object, object], Tensor]) -> Loss:

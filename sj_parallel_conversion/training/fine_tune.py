@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from ..atomic_file import as_path
 from ..errors import ConfigError, as_data_error
 from ..parameters import as_integer
 from ..user_warnings import warn
-from .distance import Loss, distance_from, loss_of
+from .distance import Loss, measure_of
 from .tuning_checkpoint import TuningCheckpoint
 from .tuning_data import TuningData
 
@@ -104,8 +105,8 @@ def fine_tune(
     together = ranks.together(distributed, "fine_tune")
     with together, _packed(snn), network.evaluating(), _evaluating(reference):
         data = TuningData(network, dataloader, held_out, seed, show_progress)
-        measure = distance_from(reference, data.held) if loss is None else loss_of(loss)
-        settings = {"epochs": epochs, "learning_rate": learning_rate, "seed": seed}
+        measure = measure_of(loss, reference, data.held)
+        settings: dict[str, object] = {"epochs": epochs, "learning_rate": learning_rate, "seed": seed}
         with _trained(snn) as names:
             tuner = _Tuner(snn, network, measure, data, names)
             settings["parameters"] = {name: list(p.shape) for name, p in names.items()}
@@ -126,7 +127,7 @@ class _Tuner:
 
     def __init__(
         self,
-        snn: nn.Module,
+        snn: SpikingNetwork | PartlySpikingNetwork,
         network: Network,
         loss: Loss,
         data: TuningData,
@@ -171,7 +172,7 @@ class _Tuner:
         with torch.enable_grad():
             for step, sample in enumerate(bar):
                 done = min((epoch + step / self.data.batches) / epochs, 1.0)
-                with as_data_error(lambda step=step: f"dataloader: the network cannot be trained on batch {step}"):
+                with as_data_error(partial("dataloader: the network cannot be trained on batch {}".format, step)):
                     value = None if sample is None else self.loss(sample, self.network.answer(sample.call))
                     if value is not None:
                         self._refuse_nan(float(value.detach()))
@@ -212,14 +213,14 @@ class _Tuner:
             "kept": self.kept,
         }
 
-    def _load(self, state: dict[str, object]) -> None:
+    def _load(self, state: dict[str, Any]) -> None:
         self._set(state["parameters"])
         self.descent.load_state_dict(state["descent"])
         self.losses, self.kept = list(state["losses"]), state["kept"]
         self.best = {name: state["best"][name].to(p.device) for name, p in self.trained.items()}
 
 
-def _check(snn: object, ann: object, loss: object, epochs: object, learning_rate: object, patience: object) -> None:
+def _check(snn: nn.Module, ann: object, loss: object, epochs: object, learning_rate: object, patience: object) -> None:
     check_converted("fine_tune", snn)
     if any(p.dtype in (torch.float16, torch.bfloat16) for p in snn.parameters()):
         raise ConfigError("fine_tune needs float32 or float64: half precision cannot tell small steps apart. Call "

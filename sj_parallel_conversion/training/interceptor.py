@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from inspect import signature
+from inspect import signature, unwrap
 from pathlib import Path
 from types import CodeType, FrameType, MethodType
 from typing import Any
@@ -86,7 +86,7 @@ class Interceptor:
         )
 
 
-_RUN: CodeType = Interceptor.__call__.__wrapped__.__code__
+_RUN: CodeType = unwrap(Interceptor.__call__).__code__
 
 
 class _Answers(TorchFunctionMode):
@@ -109,7 +109,7 @@ class _Answers(TorchFunctionMode):
         if func in OTHER_ACTIVATIONS and _innermost(sys._getframe()) is self._owner:
             self._owner.note(OTHER_ACTIVATIONS[func])
         owner, relu = (None, None) if call is None else _caller(sys._getframe())
-        if owner is not self._owner:
+        if call is None or owner is not self._owner:
             return func(*args, **kwargs)
         self.calls.append((relu, call.name, call.upper))
         result = owner.answer(call, self.calls)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from inspect import unwrap
 from types import CodeType, FunctionType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -62,8 +62,9 @@ def relu_call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
     return ReLUCall(x, name, x if in_place else arguments.get("out"), _UPPER[name] if upper is None else upper)
 
 
-def _ends(arguments: dict[str, object]) -> tuple[object, object]:
-    return tuple(arguments.get(end, arguments.get(f"{end}_val")) for end in ("min", "max"))
+def _ends(arguments: dict[str, Any]) -> tuple[Any, Any]:
+    lower, upper = (arguments.get(end, arguments.get(f"{end}_val")) for end in ("min", "max"))
+    return lower, upper
 
 
 def _cuts_at_zero(arguments: dict[str, object]) -> bool:
@@ -73,10 +74,10 @@ def _cuts_at_zero(arguments: dict[str, object]) -> bool:
     return upper is None or (isinstance(upper, (int, float)) and upper > 0)
 
 
-def is_relu(module: nn.Module) -> bool:
+def is_relu(module: nn.Module) -> TypeGuard[nn.ReLU | nn.Hardtanh]:
     """Whether it is a ReLU, ReLU6 or Hardtanh from 0. A subclass with its own ``forward`` is code that calls a ReLU."""
     forward = type(module).forward
-    return forward is nn.ReLU.forward or (forward is nn.Hardtanh.forward and module.min_val == 0)
+    return forward is nn.ReLU.forward or (forward is nn.Hardtanh.forward and bool(module.min_val == 0))
 
 
 def upper_of(relu: nn.Module) -> float:
@@ -103,7 +104,8 @@ def names_in(module: nn.Module) -> set[str]:
     names: set[str] = set()
     waiting = ["forward"]
     while waiting:
-        method = unwrap(getattr(type(module), waiting.pop(), None))
+        found: Any = getattr(type(module), waiting.pop(), None)
+        method = unwrap(found)
         if isinstance(method, FunctionType) and method.__module__.partition(".")[0] not in _KNOWN:
             new = _names_in_code(method.__code__) - names
             names |= new

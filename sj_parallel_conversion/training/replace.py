@@ -162,10 +162,10 @@ def _check_without_data(model: nn.Module) -> None:
 
 
 def _give_each_name_its_own_relu(model: nn.Module) -> None:
-    seen: set[nn.Module] = set()
+    seen: set[nn.Module | None] = set()
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):  # named_children() names a module that is there twice once
-            if child in seen and is_relu(child):
+            if child is not None and child in seen and is_relu(child):
                 parent._modules[name] = copy.deepcopy(child)
             seen.add(child)
 
@@ -176,6 +176,7 @@ def _swap_modules(model: nn.Module, several: set[str], make: Make) -> nn.Module:
         parent, _, own = name.rpartition(".")
         if not is_relu(relu):
             continue
+        new: nn.Module
         if name in several:
             new = ActivationPerCall(named(name, relu), relu.inplace)
         else:
@@ -227,7 +228,7 @@ def _forwards_of(model: nn.Module, data: CalibrationData) -> tuple[dict[str, For
     for training in (False, True):
         probe = copy.deepcopy(model).train(training)
         modules = modules_of(probe)
-        names = {module: name for name, module in modules.items()}
+        names: dict[nn.Module | None, str] = {module: name for name, module in modules.items()}
         args, kwargs = data.form.call(data.first().clone().tensors)
         try:
             with warnings.catch_warnings(), undone(probe), torch.random.fork_rng(cuda):
@@ -240,8 +241,8 @@ def _forwards_of(model: nn.Module, data: CalibrationData) -> tuple[dict[str, For
             if training:  # such as a loss that wants targets, or a BatchNorm that wants more samples
                 break
             raise DataError(f"dataloader: {type(model).__name__} does not run on the first batch: {error}") from error
-        for name, recorder in recorders.items():
-            found[name] += [[(names.get(relu), *call) for relu, *call in calls] for calls in recorder.forwards]
+        for owner, recorder in recorders.items():
+            found[owner] += [[(names.get(r), name, cut) for r, name, cut in calls] for calls in recorder.forwards]
             if recorder.others:
                 others[recorder.name] |= recorder.others
     return found, others
@@ -259,7 +260,7 @@ def _warn_of_others(others: dict[str, set[str]]) -> None:
 
 def _called_several_times(forwards: dict[str, Forwards]) -> set[str]:
     """The ReLU modules that one module calls several times in a forward, or that several modules call."""
-    most: Counter[object] = Counter()
+    most: Counter[str] = Counter()
     for own in forwards.values():
         each = (Counter(relu for relu, *_ in calls if relu is not None) for calls in own)
         most.update(reduce(or_, each, Counter()))  # of counters, | has the larger counts
@@ -289,7 +290,7 @@ def _intercept(model: nn.Module, name: str, owner: nn.Module, calls: list[SeenCa
                 "among them would be called as one of its layers. Write that ReLU as a nn.ReLU of its own"
             )
         free = (f"{function}_{i}" if i else function for i in count())
-        place = next(n for n in free if not hasattr(owner, n)) if relu is None else str(len(holder))
+        place = next(n for n in free if not hasattr(owner, n)) if relu is None else str(len(holder._modules))
         holder.add_module(place, make(name, holder.training, upper))
         places.append((holder, place))
     # what the batch did not come to must not pass in silence

@@ -24,6 +24,7 @@ from ..neuron.activations import DAQCFS, QCFS, ClipReLU
 from ..parameters import as_integer, check_flag
 from ..user_warnings import warn
 
+Trainable = QCFS | DAQCFS | ClipReLU
 _TRAINABLE = (QCFS, DAQCFS, ClipReLU)
 
 
@@ -91,7 +92,7 @@ def start_from_data(
     :raises DataError: if activations are NaN or infinite, or a batch cannot be run
     """
     uppers = {id(activation): upper for activation, upper in placed}
-    waiting = {name: module for name, module in model.named_modules() if id(module) in uppers}
+    waiting = {name: module for name, module in _trainable_of(model) if id(module) in uppers}
     probe = _with_relus(model, {name: uppers[id(module)] for name, module in waiting.items()})
     for training in (False, True):
         called = _Called(probe.train(training), data.form)
@@ -118,6 +119,12 @@ def start_from_data(
         f"the data do not reach {', '.join(waiting)}: thresholds start there at the default of 8.0. Set them by hand, "
         "or give v_threshold=..."
     )
+
+
+def _trainable_of(model: nn.Module) -> Iterator[tuple[str, Trainable]]:
+    for name, module in model.named_modules():
+        if isinstance(module, _TRAINABLE):
+            yield name, module
 
 
 class _Called:
@@ -180,7 +187,7 @@ def _check_channels(name: str, channel_dim: int, shapes: list[torch.Size], given
 
 
 def _measured(
-    called: _Called, activations: dict[str, nn.Module], data: CalibrationData, options: StartOptions
+    called: _Called, activations: dict[str, Trainable], data: CalibrationData, options: StartOptions
 ) -> dict[str, Tensor]:
     """The thresholds, by the rule of a conversion to as many levels."""
     if not activations:

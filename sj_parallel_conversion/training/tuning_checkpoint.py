@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -30,7 +31,7 @@ class TuningCheckpoint:
         if self._path is not None and ranks.leads() and not self._path.parent.is_dir():
             raise FileError(f"{self._path}: the checkpoint cannot be written, there is no such folder")
 
-    def read(self) -> dict[str, object] | None:
+    def read(self) -> dict[str, Any] | None:
         """
         torch's global generator, which shuffles loaders, goes on as well.
 
@@ -39,29 +40,12 @@ class TuningCheckpoint:
         """
         if self._path is None:
             return None
-        found = ranks.object_of(self._read() if ranks.leads() else None, 0)
+        found = ranks.object_of(_read(self._path, self._settings) if ranks.leads() else None, 0)
         if found is None:
             return None
         state, generators = found
         torch.set_rng_state(generators[ranks.number()] if ranks.count() > 1 else generators)
         return state
-
-    def _read(self) -> tuple[dict[str, object], object] | None:
-        """The state, and that of torch's generator; a list of them if there are several ranks."""
-        if not self._path.exists():
-            return None
-        try:
-            content = torch.load(self._path, map_location="cpu", weights_only=True)
-            settings, found = content["settings"], (content["state"], content["generator"])
-        except (OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, pickle.UnpicklingError) as error:
-            raise FileError(f"{self._path}: it is no checkpoint of fine_tune, or a damaged one: {error}") from error
-        for name, value in (dict.fromkeys(settings) | self._settings).items():
-            if settings.get(name) != value:
-                raise FileError(
-                    f"{self._path}: it is the checkpoint of another run, with {name}={settings.get(name)!r} instead of "
-                    f"{value!r}. Give the same, or another path"
-                )
-        return found
 
     def write(self, state: dict[str, object]) -> None:
         """:param state: tensors and numbers. An old file stays until the new one is whole. Rank 0 writes it"""
@@ -77,3 +61,21 @@ class TuningCheckpoint:
                 torch.save(content, new)
         except (OSError, RuntimeError) as error:
             raise FileError(f"{self._path}: the checkpoint cannot be written: {error}") from error
+
+
+def _read(path: Path, settings: dict[str, object]) -> tuple[dict[str, Any], Any] | None:
+    """The state, and that of torch's generator; a list of them if there are several ranks."""
+    if not path.exists():
+        return None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        theirs, found = content["settings"], (content["state"], content["generator"])
+    except (OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, pickle.UnpicklingError) as error:
+        raise FileError(f"{path}: it is no checkpoint of fine_tune, or a damaged one: {error}") from error
+    for name, value in (dict.fromkeys(theirs) | settings).items():
+        if theirs.get(name) != value:
+            raise FileError(
+                f"{path}: it is the checkpoint of another run, with {name}={theirs.get(name)!r} instead of "
+                f"{value!r}. Give the same, or another path"
+            )
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +39,7 @@ class Sample:
     def select(self, mask: Tensor) -> Sample:
         """Those that ``mask`` ``[size]`` marks."""
 
-        def chosen(x: object) -> object:
+        def chosen(x: Any) -> object:
             batched = isinstance(x, Tensor) and x.dim() and len(x) == self.size
             return x[mask.to(x.device)] if batched else x
 
@@ -79,7 +79,7 @@ class TuningData:
         if held_out is None:
             self._choose(bar, seed)
         else:
-            self.batches = len(dataloader) if hasattr(dataloader, "__len__") else sum(1 for _ in bar)
+            self.batches = len(dataloader) if isinstance(dataloader, Sized) else sum(1 for _ in bar)
             self.held = list(self._read(checked(held_out)))
         # what one rank holds out another must not train on: shards may change with each epoch
         self._digests = set().union(*ranks.objects(self._digests))

@@ -147,8 +147,9 @@ def test_networks_of_spikingjelly(step_mode: str) -> None:
     assert found.accuracy == pytest.approx(share(y.argmax(1) == Y))
     # batches of another size after it find a network that was reset
     assert evaluate(net, time_steps=5).images == 30
-    with pytest.raises(sjpc.ConfigError, match="give time_steps"):
-        evaluate(net)
+    for steps in (None, torch.tensor(2.5)):
+        with pytest.raises(sjpc.ConfigError, match="give time_steps"):
+            evaluate(net, time_steps=steps)
 
 
 class Metric:
@@ -212,6 +213,8 @@ def test_what_cannot_be_used_is_refused() -> None:
         evaluate(classifier(), [])
     with pytest.raises(sjpc.DataError, match="batch 1 cannot be run by the network"):
         evaluate(classifier(), [X, torch.randn(2, 7)])
+    with pytest.raises(sjpc.DataError, match="the input of ConvertedNetwork is not clear"):
+        evaluate(convert(classifier()), [{"a": X, "b": X}])
     with pytest.raises(sjpc.ConfigError, match="must be a torch"):
         evaluate(lambda x: x)
     with pytest.raises(sjpc.ConfigError, match="converted with T = 2"):

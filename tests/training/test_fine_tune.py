@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
+from fine_tuned import ANN, BATCHES, UNSEEN, X, convert, error, same, tune
 from in_parts import IMAGES, PARTS, detector
 from in_parts import convert as convert_parts
 from torch import Tensor, nn
@@ -18,43 +17,9 @@ from torch.utils.data import DataLoader, TensorDataset
 import sj_parallel_conversion as sjpc
 
 
-def network() -> nn.Module:
-    torch.manual_seed(1)
-    body = [nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 6, 3, padding=1), nn.ReLU()]
-    return nn.Sequential(*body, nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(96, 5)).eval()
-
-
-def images(n: int = 128, seed: int = 2) -> Tensor:
-    return torch.randn(n, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
-
-
-ANN, X, UNSEEN = network(), images(256), images(256, seed=3)
-BATCHES = list(X.split(32))
-
-
 @pytest.fixture(scope="module")
 def converted() -> sjpc.SpikingNetwork:
     return convert()
-
-
-def convert(**options: object) -> sjpc.SpikingNetwork:
-    options = {"time_steps": 1, "calibration": "none", "show_progress": False} | options
-    return sjpc.ParallelConverter(BATCHES, **options).convert(ANN)
-
-
-def tune(snn: nn.Module, batches: object = BATCHES, ann: nn.Module | None = ANN, **options: object) -> sjpc.FineTuning:
-    return sjpc.fine_tune(snn, ann, batches, **{"epochs": 3, "show_progress": False} | options)
-
-
-def error(snn: sjpc.SpikingNetwork, x: Tensor = UNSEEN) -> float:
-    with torch.no_grad():
-        y = ANN(x)
-        return float((snn.predict(x) - y).square().mean() / y.var())
-
-
-def same(first: nn.Module, second: nn.Module) -> bool:
-    pairs = zip(first.parameters(), second.parameters(), strict=True)
-    return all(torch.equal(p, q) for p, q in pairs)
 
 
 @pytest.mark.parametrize("mode", ["parallel", "spikepack", "css"])
@@ -183,60 +148,6 @@ def _distance(snn: nn.Module, ann: nn.Module) -> float:
     pairs = [(p[key], q[key]) for p, q in zip(snn(IMAGES), ann(IMAGES), strict=True) for key in q]
     errors = [(y - target).square().mean() / target.var(correction=0) for y, target in pairs if y.is_floating_point()]
     return float(sum(errors) / len(errors))
-
-
-def shuffled() -> DataLoader:
-    return DataLoader(TensorDataset(X), 32, shuffle=True)
-
-
-class Interrupted(Exception):
-    pass
-
-
-class Breaks:
-    """A loader that breaks off at its third reading: the choice of held-out samples is the first."""
-
-    def __init__(self, loader: DataLoader) -> None:
-        self.loader, self.readings = loader, 0
-
-    def __iter__(self) -> Iterator[object]:
-        self.readings += 1
-        for i, batch in enumerate(self.loader):
-            if self.readings == 3 and i == 2:
-                raise Interrupted
-            yield batch
-
-
-def test_goes_on_after_a_break(converted: sjpc.SpikingNetwork, tmp_path: Path) -> None:
-    whole, broken, resumed = (copy.deepcopy(converted) for _ in range(3))
-    torch.manual_seed(5)
-    expected = tune(whole, shuffled(), epochs=4)
-    torch.manual_seed(5)
-    path = tmp_path / "run.pt"
-    with pytest.raises(Interrupted):
-        tune(broken, Breaks(shuffled()), epochs=4, checkpoint=path)
-    torch.manual_seed(5)  # the choice of held-out samples reads the loader, which draws
-    result = tune(resumed, shuffled(), epochs=4, checkpoint=path)
-    assert result == expected and same(resumed, whole)
-    again = copy.deepcopy(converted)
-    assert tune(again, shuffled(), epochs=4, checkpoint=path) == expected and same(again, whole)
-
-
-def test_checkpoints_of_other_runs(converted: sjpc.SpikingNetwork, tmp_path: Path) -> None:
-    path = tmp_path / "run.pt"
-    tune(copy.deepcopy(converted), epochs=1, checkpoint=path)
-    content = path.read_bytes()
-    for options, words in ({"epochs": 2}, "epochs=1 instead of 2"), ({"learning_rate": 0.1}, "learning_rate"):
-        with pytest.raises(sjpc.FileError, match=words):
-            tune(copy.deepcopy(converted), **{"epochs": 1, "checkpoint": path} | options)
-    with pytest.raises(sjpc.FileError, match="parameters"):
-        tune(convert(fold=False), epochs=1, checkpoint=path)
-    for damaged in (content[:-100], b"", b"not a checkpoint"):
-        path.write_bytes(damaged)
-        with pytest.raises(sjpc.FileError, match="no checkpoint of fine_tune, or a damaged one"):
-            tune(copy.deepcopy(converted), epochs=1, checkpoint=path)
-    with pytest.raises(sjpc.FileError, match="there is no such folder"):
-        tune(copy.deepcopy(converted), epochs=1, checkpoint=tmp_path / "none" / "run.pt")
 
 
 def test_patience(converted: sjpc.SpikingNetwork) -> None:

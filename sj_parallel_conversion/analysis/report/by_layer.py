@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
+from matplotlib.ticker import FuncFormatter, Locator, LogLocator, MaxNLocator
 
 from .svg import MUTED
 
@@ -48,13 +49,13 @@ class LayerAxes:
 
     def ranges(self, low: Sequence[float], high: Sequence[float], colour: str) -> None:
         """A line for each layer; one that has a single value gets a short one."""
-        style = {"color": colour, "linewidth": 5 if self.named else 2, "capstyle": "round"}
+        style: dict[str, Any] = {"color": colour, "linewidth": 5 if self.named else 2, "capstyle": "round"}
         (self.axes.hlines if self.named else self.axes.vlines)(self._places, low, high, **style)
 
     def dots(self, values: Sequence[float], colour: str) -> None:
         """A dot for each layer."""
-        places = (values, self._places) if self.named else (self._places, values)
-        self.axes.scatter(*places, s=18 if self.named else 8, color=colour, zorder=3)
+        x, y = (values, self._places) if self.named else (self._places, values)
+        self.axes.scatter(x, y, s=18 if self.named else 8, color=colour, zorder=3)
 
     def logarithmic(self) -> None:
         """The values' axis shows powers."""
@@ -62,7 +63,7 @@ class LayerAxes:
         self._number(LogLocator(subs=(1, 2, 5)))
         self.axes.minorticks_off()
 
-    def _number(self, locator: object) -> None:
+    def _number(self, locator: Locator) -> None:
         axis = self.axes.xaxis if self.named else self.axes.yaxis
         axis.set_major_locator(locator)
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))

@@ -20,7 +20,7 @@ from ...errors import ConfigError, FileError
 from ..answers import check_converted
 from ..energy import checked_device
 from .curve import checked_curve
-from .metrics import Subject, measure
+from .metrics import Metrics, Subject, measure
 from .numbers import percent
 from .options import check_libraries, checked_folder, checked_limit, checked_title
 
@@ -37,7 +37,7 @@ class Report:
 
     html: Path
     json: Path
-    metrics: dict[str, object]
+    metrics: Metrics
 
     def __str__(self) -> str:
         results, share = self.metrics["results"], self.metrics["operations"]["energy_share"]["arithmetic"]
@@ -110,7 +110,7 @@ def report(
     return _write(path, found, render(found))
 
 
-def _write(folder: Path, found: dict[str, object], page: str) -> Report:
+def _write(folder: Path, found: Metrics, page: str) -> Report:
     html, figures = folder / "report.html", folder / "metrics.json"
     words = json.dumps(found, indent=1, allow_nan=False).encode()
     try:

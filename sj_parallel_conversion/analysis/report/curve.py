@@ -18,8 +18,8 @@ _WANTED = (
     "Give converted networks, points with mode, time_steps, accuracy and agreement, or a dict of such by name. What "
     "suggest_time_steps returns is taken as well"
 )
-Point = dict[str, object]
-Entry = tuple[str | None, object]  # the name of a line, and a network or a point
+Point = dict[str, Any]
+Entry = tuple[str | None, Converted | Point]  # the name of a line, and a network or a point
 
 
 def entries_of(curve: object) -> Iterator[Entry]:
@@ -87,7 +87,7 @@ def point(
     }  # fmt: skip
 
 
-def _checked(entry: object, where: str) -> object:
+def _checked(entry: object, where: str) -> Converted | Point:
     if isinstance(entry, NETWORKS):
         return entry
     mode, steps, accuracy, agreement = (_part(entry, name) for name in ("mode", "time_steps", "accuracy", "agreement"))
@@ -95,17 +95,22 @@ def _checked(entry: object, where: str) -> object:
         raise ConfigError(f"{where}: got {type(entry).__name__}. {_WANTED}")
     if mode not in MODES:
         raise ConfigError(f"{where}: mode must be one of {', '.join(map(repr, MODES))}, got {mode!r}")
-    if (as_integer(steps) or 0) < 1:
+    count = as_integer(steps)
+    if count is None or count < 1:
         raise ConfigError(f"{where}: time_steps must be an integer >= 1, got {steps!r}")
     for name, value in (("accuracy", accuracy), ("agreement", agreement)):
-        is_share = isinstance(value, Real) and not isinstance(value, bool) and 0 <= value <= 1
-        if value is not None and not is_share:
+        if value is not None and not _is_share(value):
             raise ConfigError(f"{where}: {name} must be None or a share from 0 to 1, got {value!r}")
     if accuracy is None and agreement is None:
         raise ConfigError(f"{where}: there is neither an accuracy nor an agreement")
     accuracy, agreement = (None if value is None else float(value) for value in (accuracy, agreement))
-    return point(mode, mode, as_integer(steps), accuracy, agreement, "given")
+    return point(mode, mode, count, accuracy, agreement, "given")
 
 
-def _part(entry: object, name: str) -> object:
+def _is_share(value: Any) -> bool:
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    return is_number and bool(0 <= value <= 1)
+
+
+def _part(entry: object, name: str) -> Any:
     return entry.get(name) if isinstance(entry, Mapping) else getattr(entry, name, None)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from matplotlib.figure import Figure
 
 from . import svg
 from .by_layer import LayerAxes
+from .metrics import Metrics
 from .svg import BLUE, GREEN, INK, MUTED, ORANGE, PAPER
 from .train_figures import draw_codes, draw_trains, spikes_in
 
-Metrics = dict[str, object]
 _COLOURS = (BLUE, ORANGE, GREEN)
 _DASHES = ("-", (0, (6, 3)), (0, (2, 2)))
 _KINDS = {
@@ -45,13 +46,13 @@ def _curve(metrics: Metrics) -> str | None:
         for i, line in enumerate(lines):
             own = sorted((p["time_steps"], 100 * p[what]) for p in shown if p["line"] == line)
             # Lines may lie on each other: those that come later are thinner, and broken.
-            style = {"color": _COLOURS[i % 3], "linestyle": _DASHES[(i + i // 3) % 3], "marker": "o^s"[i % 3]}
-            axes.plot(*zip(*own, strict=True), markersize=6 - i % 3, linewidth=2.2, label=line, **style)
+            style: dict[str, Any] = {"linestyle": _DASHES[(i + i // 3) % 3], "linewidth": 2.2, "markersize": 6 - i % 3}
+            axes.plot(*zip(*own, strict=True), color=_COLOURS[i % 3], marker="o^s"[i % 3], label=line, **style)
         if what == "accuracy" and results["ann_accuracy"] is not None:
             axes.axhline(100 * results["ann_accuracy"], color=INK, linewidth=1, linestyle=(0, (4, 3)), label="the ANN")
         this = points[0]
         if this[what] is not None:
-            ring = {"s": 130, "facecolor": "none", "edgecolor": INK, "linewidth": 1.5, "zorder": 3}
+            ring: dict[str, Any] = {"s": 130, "facecolor": "none", "edgecolor": INK, "linewidth": 1.5, "zorder": 3}
             axes.scatter([this["time_steps"]], [100 * this[what]], label="this network", **ring)
         axes.set_xscale("log", base=2)
         axes.set_xticks(steps, [str(T) for T in steps])

@@ -28,7 +28,7 @@ from .trains import in_every_code, record_trains
 
 SCHEMA_VERSION = 1
 _SAMPLES = 1000  # errors by layer and operations are means, which change little with more
-Metrics = dict[str, object]
+Metrics = dict[str, Any]  # plain data, as JSON has them
 
 
 @dataclass(frozen=True)
@@ -127,11 +127,11 @@ def _network(subject: Subject) -> Metrics:
 
 
 def _results(found: Evaluation, of_ann: Evaluation, errors: LayerErrors) -> Metrics:
-    both = found.accuracy is not None and of_ann.accuracy is not None
+    accuracy, of_the_ann = found.accuracy, of_ann.accuracy
     return {
-        "accuracy": found.accuracy,
-        "ann_accuracy": of_ann.accuracy,
-        "accuracy_change": found.accuracy - of_ann.accuracy if both else None,
+        "accuracy": accuracy,
+        "ann_accuracy": of_the_ann,
+        "accuracy_change": None if accuracy is None or of_the_ann is None else accuracy - of_the_ann,
         "agreement": found.agreement,
         "output_error": next((row.after for row in errors.rows if row.name == OUTPUT), None),
         "samples_per_second": found.images_per_second,
@@ -184,7 +184,7 @@ def _plain(value: object) -> object:
     return float(number)
 
 
-def _finite(value: object) -> object:
+def _finite(value: Any) -> Any:
     """The same with ``None`` for infinity and NaN, which JSON does not know."""
     if isinstance(value, dict):
         return {key: _finite(inner) for key, inner in value.items()}

@@ -16,7 +16,7 @@ _FEW_STEPS = 16  # up to which each step has its number
 _NAMES = {"sorted": "sorted", "binary": "binary", "signed_digit": "signed digit"}
 
 
-def draw_trains(figure: Figure, layers: Sequence[dict[str, object]]) -> None:
+def draw_trains(figure: Figure, layers: Sequence[dict[str, Any]]) -> None:
     """
     :param figure: of matplotlib
     :param layers: names and trains of some of their neurons
@@ -30,7 +30,7 @@ def draw_trains(figure: Figure, layers: Sequence[dict[str, object]]) -> None:
     panels[-1].set_xlabel(_step_label(layers[-1]["time_steps"]))
 
 
-def draw_codes(figure: Figure, codes: Sequence[dict[str, object]]) -> None:
+def draw_codes(figure: Figure, codes: Sequence[dict[str, Any]]) -> None:
     """
     :param figure: of matplotlib
     :param codes: trains of the same neurons in each code
@@ -49,7 +49,7 @@ def draw_codes(figure: Figure, codes: Sequence[dict[str, object]]) -> None:
         axes.set_xlabel("weight of a spike at this step" if steps <= _FEW_STEPS else _step_label(steps))
 
 
-def spikes_in(code: dict[str, object]) -> int:
+def spikes_in(code: dict[str, Any]) -> int:
     """How many spikes there are in the trains of some neurons."""
     return sum(abs(symbol) for neuron in code["neurons"] for symbol in neuron["train"])
 

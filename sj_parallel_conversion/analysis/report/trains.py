@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...ann2snn.data.inputs import Batch, Call
 from ...ann2snn.network.spiking_network import SpikingNetwork
@@ -23,7 +23,7 @@ _NEURONS = 8  # of each layer
 _WEIGHTED_STEPS = 8  # 256 levels, more than a picture can show
 
 
-def record_trains(snn: Converted, call: Call) -> list[dict[str, object]]:
+def record_trains(snn: Converted, call: Call) -> list[dict[str, Any]]:
     """
     :param snn: a converted network
     :param call: its first sample is run
@@ -45,7 +45,7 @@ def record_trains(snn: Converted, call: Call) -> list[dict[str, object]]:
     return [_layer(name, site.node, *found[site]) for name, site in chosen if site in found]
 
 
-def in_every_code(layer: dict[str, object]) -> list[dict[str, object]]:
+def in_every_code(layer: dict[str, Any]) -> list[dict[str, Any]]:
     """
     :param layer: one of :func:`record_trains`
     :return: for each code the trains that stand for the values of the same neurons, as near as its levels allow
@@ -53,8 +53,8 @@ def in_every_code(layer: dict[str, object]) -> list[dict[str, object]]:
     return [_in_code(code, layer) for code in CODES.values()]
 
 
-def _recorder(found: dict[SpikingActivation, tuple[Tensor, Tensor]]) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-    def record(module: nn.Module, args: tuple[Any, ...]) -> None:
+def _recorder(found: dict[SpikingActivation, tuple[Tensor, Tensor]]) -> Callable[..., None]:
+    def record(module: SpikingActivation, args: tuple[Any, ...]) -> None:
         node, x = module.node, args[0].clone()
         if module not in found:
             found[module] = node.spikes(node.constant(x)).cpu(), in_levels(node, x).cpu()
@@ -74,7 +74,7 @@ def _first_sample(snn: SpikingNetwork, batch: Batch) -> Batch:
     return batch if snn.signature.sizes.fixed_batch else batch.select(slice(0, 1))
 
 
-def _layer(name: str, node: SpikingNode, train: Tensor, values: Tensor) -> dict[str, object]:
+def _layer(name: str, node: SpikingNode, train: Tensor, values: Tensor) -> dict[str, Any]:
     levels = decode(train, node.code).flatten()
     levels = levels.where(levels.isfinite(), 0)
     order = values.flatten().abs().argsort(descending=True, stable=True)
@@ -95,7 +95,7 @@ def _layer(name: str, node: SpikingNode, train: Tensor, values: Tensor) -> dict[
     return {"name": name, "code": node.code.name, **size, "neurons": neurons}
 
 
-def _in_code(code: Code, layer: dict[str, object]) -> dict[str, object]:
+def _in_code(code: Code, layer: dict[str, Any]) -> dict[str, Any]:
     own = code.name == layer["code"]
     steps = layer["time_steps"] if own or not code.weighted else min(layer["time_steps"], _WEIGHTED_STEPS)
     highest = int(code.max_level(steps))

@@ -33,7 +33,7 @@ def prepack(snn: SpikingNetwork | PartlySpikingNetwork) -> SpikingNetwork | Part
     """
     check_machine("prepack", snn, hasattr(torch.ops.mkldnn, "_convolution_pointwise"))
     snn = copy.deepcopy(snn)
-    parts = snn.parts.values() if isinstance(snn, PartlySpikingNetwork) else [snn]
+    parts = list(snn.parts.values()) if isinstance(snn, PartlySpikingNetwork) else [snn]
     if not sum(prepack_convolutions(part.net) for part in parts):
         warn(
             "prepack: nothing is gained, because there is no 2-D convolution in float32, with zero padding given in "

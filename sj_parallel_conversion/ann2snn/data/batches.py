@@ -14,7 +14,7 @@ from ... import ranks
 from ...errors import DataError, as_data_error
 from ...torch_compat import tree_leaves
 from .cache import Spool
-from .inputs import TARGET_KEYS, Batch, Call, InputForm, parameters_of
+from .inputs import TARGET_KEYS, Batch, Call, HasForward, InputForm, parameters_of
 from .source import Source
 
 # What the input is called in mappings, the most telling name first.
@@ -25,7 +25,7 @@ _INPUT_KEYS = (
 _ELEMENTS = 2**21  # of an input at once: 13 images of 224 x 224, whatever the batch size of the dataloader
 
 
-def model_call(model: nn.Module, batch: object, index: int) -> Call:
+def model_call(model: HasForward, batch: object, index: int) -> Call:
     """
     What a model is called with for one batch.
 
@@ -60,7 +60,7 @@ def model_call(model: nn.Module, batch: object, index: int) -> Call:
     return call
 
 
-def _find_call(model: nn.Module, batch: object, index: int) -> Call:
+def _find_call(model: HasForward, batch: object, index: int) -> Call:
     if isinstance(batch, Mapping):
         return _from_mapping(model, batch, index)
     if not isinstance(batch, (tuple, list)) or not batch:
@@ -75,7 +75,7 @@ def _find_call(model: nn.Module, batch: object, index: int) -> Call:
     return _find_call(model, batch[0], index)
 
 
-def _from_mapping(model: nn.Module, batch: Mapping[str, Any], index: int) -> Call:
+def _from_mapping(model: HasForward, batch: Mapping[str, Any], index: int) -> Call:
     parameters = {p.name: p for p in parameters_of(model) if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     named = {key: value for key, value in batch.items() if key in parameters}
     inputs = {k: v for k, v in named.items() if k not in TARGET_KEYS or parameters[k].default is parameters[k].empty}

@@ -7,6 +7,7 @@ import os
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -61,7 +62,7 @@ class Spool:
         try:
             if self._folder is None:
                 self._folder = tempfile.TemporaryDirectory(prefix="sj_parallel_conversion_")
-            path = _File(self._folder.name, str(next(self._numbers)))
+            path = Path(self._folder.name, str(next(self._numbers)))
             torch.save(value, path)
         except (OSError, RuntimeError) as error:  # torch has no error of its own for a full disk
             raise ConfigError(
@@ -69,7 +70,7 @@ class Spool:
                 f"folder {_temporary_folder()}: it is full or missing ({str(error).splitlines()[0]}). Set the "
                 "environment variable TMPDIR to a folder with room, or a larger max_memory"
             ) from error
-        return path
+        return _File(path)
 
     @staticmethod
     def get(stored: object) -> object:
@@ -77,7 +78,7 @@ class Spool:
         if not isinstance(stored, _File):
             return stored
         # Mapped, not read: a copy of large values takes as long as a layer. Windows cannot remove what is mapped.
-        return torch.load(stored, weights_only=False, mmap=os.name == "posix")
+        return torch.load(stored.path, weights_only=False, mmap=os.name == "posix")
 
     def close(self) -> None:
         """Remove all files, also while someone (a debugger, a traceback) still holds values."""
@@ -88,13 +89,16 @@ class Spool:
     def drop(self, stored: object) -> None:
         """Make room for others."""
         if isinstance(stored, _File):
-            stored.unlink(missing_ok=True)
-        else:
+            stored.path.unlink(missing_ok=True)
+        elif self._free is not None:
             self._free += size_of(stored)
 
 
-class _File(type(Path())):
-    """A path that is no value."""
+@dataclass(frozen=True)
+class _File:
+    """Where a value is that has no room in memory."""
+
+    path: Path
 
 
 class Spooled:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import DataError
-from .structure import flatten
+from .structure import flatten, of_a_leaf
 
 # Arguments of forward that are targets: with them a model computes a loss.
 TARGET_KEYS = {
@@ -28,7 +28,15 @@ class Call(NamedTuple):
     kwargs: dict[str, object]
 
 
-def parameters_of(model: nn.Module) -> list[inspect.Parameter]:
+class HasForward(Protocol):
+    """What is asked for the names of its arguments: any module, or what stands for one."""
+
+    @property
+    def forward(self) -> Callable[..., Any]:
+        """What a call runs."""
+
+
+def parameters_of(model: HasForward) -> list[inspect.Parameter]:
     """The parameters of the model's ``forward``; none where they cannot be told."""
     try:
         return list(inspect.signature(model.forward).parameters.values())
@@ -91,7 +99,7 @@ class Batch(NamedTuple):
         cast = (x.to(dtype) if dtype is not None and x.is_floating_point() else x for x in moved)
         return Batch(tuple(cast), self.batched)
 
-    def _map_batched(self, change: object) -> Batch:
+    def _map_batched(self, change: Callable[[Tensor], Tensor]) -> Batch:
         tensors = (change(x) if b else x for x, b in zip(self.tensors, self.batched, strict=True))
         return Batch(tuple(tensors), self.batched)
 
@@ -199,14 +207,14 @@ class InputForm:
         )
 
 
-def _leaf_names(value: object, name: str = "") -> Iterator[str]:
+def _leaf_names(value: Any, name: str = "") -> Iterator[str]:
     """Names of the leaves of a value in the order of :func:`flatten`, as in ``features[0]``."""
     if not name:
         for key, inner in value.items():
             yield from _leaf_names(inner, key)
         return
     leaves, structure = flatten(value)
-    if len(leaves) == 1 and structure == flatten(None)[1]:
+    if len(leaves) == 1 and structure == of_a_leaf():
         yield name
     elif isinstance(value, dict):
         for key, inner in value.items():
@@ -243,5 +251,6 @@ def named_forward(form: InputForm) -> Callable[..., Any]:
     optional = [name for name in form.positional if name not in required]
     parameters = [inspect.Parameter(name, kind) for name in required]
     parameters += [inspect.Parameter(name, kind, default=form.defaults.get(name)) for name in optional]
-    forward.__signature__ = inspect.Signature(parameters)
+    named: Any = forward
+    named.__signature__ = inspect.Signature(parameters)
     return forward

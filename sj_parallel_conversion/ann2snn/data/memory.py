@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,10 +15,7 @@ from torch import Tensor
 from ... import ranks
 from ...torch_compat import tree_leaves
 
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None
+resource: Any = import_module("resource") if find_spec("resource") else None  # which Windows lacks
 
 # Of a control group: the file with its limit, that with what it has taken, and what of this can be taken back.
 _VERSION_2 = ("memory.max", "memory.current", "inactive_file")
@@ -35,7 +35,7 @@ def available_memory(device: torch.device, root: Path = Path("/")) -> int:
     :return: bytes that are free there, or that this process is allowed to take, if they are fewer. Ranks on one machine
         share what is free
     """
-    backend = getattr(torch, device.type, None)
+    backend: Any = getattr(torch, device.type, None)
     if hasattr(backend, "mem_get_info"):  # a GPU
         cached = backend.memory_reserved(device) - backend.memory_allocated(device)
         return backend.mem_get_info(device)[0] + cached

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -12,6 +12,7 @@ import torch
 # it was before them.
 global_generator = threading.RLock()
 _END = object()
+T = TypeVar("T")
 
 
 class SeededLoader:
@@ -24,7 +25,8 @@ class SeededLoader:
     """
 
     def __init__(self, source: Iterable[Any], seed: int) -> None:
-        self._source, self._seed = source, seed
+        self._source: Any = source  # whose length is asked for, which not every iterable has
+        self._seed = seed
 
     def __len__(self) -> int:
         return len(self._source)
@@ -39,7 +41,7 @@ class SeededLoader:
             yield batch
 
 
-def _with_state(state: torch.Tensor, act: Callable[[], object]) -> tuple[object, torch.Tensor]:
+def _with_state(state: torch.Tensor, act: Callable[[], T]) -> tuple[T, torch.Tensor]:
     """What ``act`` returns when torch's global generator is in ``state``, and the state that it leaves."""
     with global_generator:
         kept = torch.get_rng_state()

@@ -50,19 +50,23 @@ def checked(dataloader: Iterable[Any] | None) -> Iterable[Any]:
     return dataloader
 
 
-def replayable(dataloader: Iterable[Any]) -> Iterable[Any]:
+def replayable(dataloader: Iterable[Any] | None) -> Iterable[Any]:
     """
     :param dataloader: what the user gave
     :return: the same, or its batches, read when they are needed, if it is an iterator that can be read only once
     :raises DataError: as :func:`checked`
     """
-    return _KeptBatches(dataloader) if isinstance(checked(dataloader), Iterator) else dataloader
+    batches = checked(dataloader)
+    return _KeptBatches(batches) if isinstance(batches, Iterator) else batches
 
 
 class Batches:
     """Batches, as a dataloader yields them, that can be read again. The first batch is kept."""
 
-    length: int | None = None  # how many there are, if that is known
+    @property
+    def length(self) -> int | None:
+        """How many batches there are; ``None`` if it is not known."""
+        return None
 
     def first(self) -> object:
         """The same each time. :raises DataError: if there is none"""
@@ -99,29 +103,33 @@ class Source(Batches):
 
     @property
     def length(self) -> int | None:
-        """How many batches there are; ``None`` if it is not known."""
+        """As of :class:`Batches`."""
+        loader: Any = self._loader  # not every iterable has a length
         try:
-            length = len(self._loader)
+            length = len(loader)
         except (TypeError, AttributeError, NotImplementedError):
             return None
         return length if self._max_batches is None else min(length, self._max_batches)
 
     def first(self) -> object:
         """The first batch, the same each time, and for all ranks. :raises DataError: if there is none"""
+        return self._begun().batch
+
+    def _begun(self) -> SharedFirst:
         if self._shared is None:
             self._rest = self._read()
             self._found = list(islice(self._rest, 1))
             self._shared = SharedFirst(self._found)
-        return self._shared.batch
+        return self._shared
 
     def __iter__(self) -> Iterator[object]:
         """:raises DataError: if there are no batches, or none any more"""
-        self.first()
+        shared = self._begun()
         rest, self._rest = self._rest, None
-        return self._shared.applied(self._read_again() if rest is None else chain(self._found, rest))
+        return shared.applied(self._read_again() if rest is None else chain(self._found, rest))
 
     def _read_again(self) -> Iterator[object]:
-        batch = self
+        batch: object = self
         for batch in self._read():
             yield batch
         if batch is self and self._found:

@@ -30,12 +30,11 @@ class Structure:
         self.leaves: int = spec.num_leaves + inner
 
     def __eq__(self, other: object) -> bool:
-        same = isinstance(other, Structure) and self.spec == other.spec
-        return same and self.dataclasses == other.dataclasses
+        if not isinstance(other, Structure):
+            return False
+        return self.spec == other.spec and self.dataclasses == other.dataclasses
 
-    __hash__ = None
-
-    def unflatten(self, leaves: list[object]) -> object:
+    def unflatten(self, leaves: list[Any]) -> Any:
         """:param leaves: as :func:`flatten` gave them, or others in their places. :return: the value"""
         rest, outer = iter(leaves), []
         for i in range(self.spec.num_leaves):
@@ -70,6 +69,11 @@ def flatten(value: object) -> tuple[list[object], Structure]:
         else:
             leaves.append(leaf)
     return leaves, Structure(spec, dataclasses)
+
+
+def of_a_leaf() -> Structure:
+    """The structure of a value that is not nested."""
+    return flatten(None)[1]
 
 
 def _is_size(value: object) -> bool:

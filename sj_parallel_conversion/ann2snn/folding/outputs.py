@@ -30,7 +30,7 @@ class FoldOutputs:
 
     def __init__(self, model: fx.GraphModule, names: set[str], additions: dict[fx.Node, Addition]) -> None:
         self.model, self.names, self.additions = model, names, additions
-        self.units: dict[fx.Node, object] = {}
+        self.units: dict[fx.Node, Any] = {}
         self.owed: set[fx.Node] = set()
         self.settled: dict[fx.Node, fx.Node] = {}
 
@@ -115,6 +115,7 @@ class FoldOutputs:
             if unit is None:
                 other = self._settle(other)
             else:
+                assert factor is not None  # a branch that is owed its unit is not inside
                 factor = factor * unit.to(factor.device)
         if factor is not None:
             dims = len(node.meta["shape"]) - addition.dim - 1
@@ -148,7 +149,7 @@ class FoldOutputs:
     def _arguments(self, node: fx.Node) -> tuple[Any, ...]:
         return fx.node.map_arg((node.args, node.kwargs), self.units.__getitem__)
 
-    def _unit_of_values(self, node: fx.Node) -> object:
+    def _unit_of_values(self, node: fx.Node) -> Any:
         """Ones for a tensor; what is no tensor (a size, say) is computed from units, which have the same shapes."""
         if "shape" in node.meta:
             return torch.ones((), dtype=torch.float64).expand(node.meta["shape"])

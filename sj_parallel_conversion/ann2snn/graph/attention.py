@@ -84,13 +84,13 @@ class _Body:
         return Normalisation(PlainGraph(nn.Module(), self.graph))
 
 
-def _arguments(node: fx.Node) -> dict[str, object]:
+def _arguments(node: fx.Node) -> dict[str, Any]:
     schema = node.target._schema.arguments
     defaults = {a.name: a.default_value for a in schema if a.has_default_value()}
     return defaults | dict(zip((a.name for a in schema), node.args, strict=False)) | node.kwargs
 
 
-def _write_out(model: fx.GraphModule, node: fx.Node, a: dict[str, object]) -> None:
+def _write_out(model: fx.GraphModule, node: fx.Node, a: dict[str, Any]) -> None:
     q, k, v, mask = a["query"], a["key"], a["value"], a["attn_mask"]
     if a["enable_gqa"]:
         k, v = (_repeated(node, x, q.meta["shape"][-3] // x.meta["shape"][-3]) for x in (k, v))
@@ -102,7 +102,8 @@ def _write_out(model: fx.GraphModule, node: fx.Node, a: dict[str, object]) -> No
     transposed = _before(node, _aten.transpose.int, k, -2, -1, shape=(*k.meta["shape"][:-2], features, keys))
     scores = _before(node, _aten.matmul.default, q, transposed, shape=(*queries, keys), name=f"{node.name}_scores")
     body = _Body()
-    s, values = body.x(), (scores,)
+    s = body.x()
+    values: tuple[fx.Node, ...] = (scores,)
     given = None if mask is None else body.x()
     weighed = s
     if a["is_causal"]:

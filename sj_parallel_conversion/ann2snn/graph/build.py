@@ -188,7 +188,7 @@ class _Builder:
         elif "device" in kwargs and not _is_made_like_another(node):
             kept = {key: value for key, value in kwargs.items() if key not in ("device", "pin_memory", "layout")}
             floating = self.constants.follows(node.meta["val"].dtype)
-            op_name = qualified_name(target).removeprefix("aten::")
+            op_name = (qualified_name(target) or "").removeprefix("aten::")
             target, args, kwargs = construct, (self.constants.reference_node(), op_name, floating, *args), kept
         elif "device" in kwargs:
             kwargs = {key: value for key, value in kwargs.items() if key not in ("device", "pin_memory", "layout")}

@@ -23,7 +23,7 @@ from ...errors import ConversionError, DataError
 from ...torch_compat import FREE, QuietError, attention_without_fastpath, export, is_about_values
 from ..data.inputs import Batch, InputForm
 from ..data.seeded import global_generator
-from ..data.structure import Structure, flatten
+from ..data.structure import Structure, flatten, of_a_leaf
 from .known_values import KnownValues
 from .leaves import LeafCall, calls, whole_leaves
 from .lengths import free_lengths
@@ -45,7 +45,7 @@ class Outputs:
     :param is_one_tensor: whether a tensor, or a size, is returned and nothing else
     """
 
-    structure: Structure | None = None
+    structure: Structure = field(default_factory=of_a_leaf)
     leaves: list[object] = field(default_factory=list)
     is_tensor: list[bool] = field(default_factory=list)
     is_one_tensor: bool = False
@@ -94,7 +94,7 @@ class _Run:
 
     form: InputForm
     values: KnownValues
-    outputs: Outputs | None = None
+    outputs: Outputs = field(default_factory=Outputs)
 
 
 class _Root(nn.Module):
@@ -157,7 +157,8 @@ def _try(root: _Root, example: Batch, free: tuple[dict[int, object], ...], error
     try:
         program = export(root, example.tensors, free)
     except Exception as error:
-        errors.append(error.__cause__ if isinstance(error, QuietError) else error)
+        cause = error.__cause__ if isinstance(error, QuietError) else None
+        errors.append(cause if isinstance(cause, Exception) else error)
         return None
     sizes = sizes_of(program, form.tensor_names, form.batched)
     return Capture(program, root.model, dict(calls), root.run.outputs, sizes, frozenset(root.run.values.read))

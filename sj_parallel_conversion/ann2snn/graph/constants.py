@@ -33,9 +33,9 @@ class Constants:
     def _inputs_of(self, captured: Capture) -> dict[str, Tensor]:
         """The constants among the inputs of the program, by the names of their placeholders."""
         signature, model = captured.program.graph_signature, captured.model
-        stored = dict(model.named_parameters(remove_duplicate=False))
+        stored: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
         stored |= dict(model.named_buffers(remove_duplicate=False))
-        inputs = {}
+        inputs: dict[str, Tensor] = {}
         for name, target in {**signature.inputs_to_parameters, **signature.inputs_to_buffers}.items():
             own = target.removeprefix("model.")
             inputs[name] = stored[own]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, fx, nn
 
 from .operations import operator_of
 from .plain import value_of
 
-Arguments = dict[str, object]
+Arguments = dict[str, Any]
 
 
 _GUARD = 1e4  # a clamp of that range keeps numbers finite, and is no activation

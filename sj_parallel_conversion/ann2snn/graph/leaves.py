@@ -11,9 +11,10 @@ import copy
 import functools
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from inspect import getattr_static
 from typing import Any
 
 import torch
@@ -22,20 +23,20 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from ...torch_compat import hint, packet_name, real_tensors, run_on_fakes, tree_leaves
-from ..data.structure import Structure, flatten
+from ..data.structure import Structure, flatten, of_a_leaf
 from . import max_pool1d
 from .known_values import KnownValues
 from .long_sizes import check_sizes
 from .registry import LEAVES, OWN_FUNCTIONS, FunctionActivation
 
 # As modules they wake up again when the network is trained.
-_DROPOUTS = {
+_DROPOUTS: dict[Callable[..., Any], Callable[[float], nn.Module]] = {
     F.dropout: nn.Dropout, F.dropout1d: nn.Dropout1d, F.dropout2d: nn.Dropout2d, F.dropout3d: nn.Dropout3d,
     F.alpha_dropout: nn.AlphaDropout, F.feature_alpha_dropout: nn.FeatureAlphaDropout,
 }  # fmt: skip
 
 
-_DATA = Tensor.data.__get__
+_DATA = getattr_static(Tensor, "data").__get__
 
 
 @dataclass
@@ -59,12 +60,12 @@ class LeafCall:
     leaves: list[object]
     is_tensor: list[bool]
     structure: Structure
-    output_structure: Structure | None = None
+    output_structure: Structure = field(default_factory=of_a_leaf)
     output_leaves: list[object] = field(default_factory=list)
     is_output_tensor: list[bool] = field(default_factory=list)
     returns_tensor: bool = False
 
-    def arguments(self, tensors: list[object]) -> tuple[tuple[Any, ...], dict[str, object]]:
+    def arguments(self, tensors: Sequence[object]) -> tuple[tuple[Any, ...], dict[str, object]]:
         """The arguments of the call, with ``tensors`` in their places."""
         rest = iter(tensors)
         leaves = [next(rest) if t else leaf for leaf, t in zip(self.leaves, self.is_tensor, strict=True)]
@@ -111,7 +112,7 @@ def _shaped_like_a_run(call: LeafCall, tensors: list[Tensor]) -> object:
         zeros = [torch.zeros(size, dtype=x.dtype, device=x.device) for size, x in zip(sizes, tensors, strict=True)]
         args, kwargs = call.arguments(zeros)
         leaves, structure = flatten(call.module(*args, **kwargs))
-        shapes = [(list(y.shape), y.dtype) if isinstance(y, Tensor) else y for y in leaves]
+        shapes: list[Any] = [(list(y.shape), y.dtype) if isinstance(y, Tensor) else y for y in leaves]
     first, batch = (tensors[0].shape[:1], sizes[0][:1]) if tensors else ((), [])
     found = []
     for y, shape in zip(leaves, shapes, strict=True):
@@ -153,8 +154,9 @@ def whole_leaves(root: nn.Module, limit_sizes: bool = True) -> Iterator[KnownVal
     :return: the values of its buffers, which have to meet the model when a capture begins
     """
     inside: list[str] = []
+    kinds: tuple[type[nn.Module], ...] = tuple(LEAVES)
     for name, module in root.named_modules():
-        if any(name.startswith(f"{outer}.") for outer in inside) or not isinstance(module, tuple(LEAVES)):
+        if any(name.startswith(f"{outer}.") for outer in inside) or not isinstance(module, kinds):
             continue
         inside.append(name)
         module.forward = functools.partial(_call, copy.deepcopy(module).eval(), name)
@@ -166,7 +168,7 @@ def whole_leaves(root: nn.Module, limit_sizes: bool = True) -> Iterator[KnownVal
         yield values
 
 
-def _call(module: nn.Module, name: str | None, *args: object, **kwargs: object) -> object:
+def _call(module: nn.Module, name: str | None, *args: object, **kwargs: object) -> Any:
     leaves, structure = flatten((args, kwargs))
     is_tensor = [isinstance(leaf, Tensor) for leaf in leaves]
     constants = [None if t else leaf for leaf, t in zip(leaves, is_tensor, strict=True)]
@@ -191,7 +193,7 @@ class _Marks(TorchFunctionMode):
         func: Callable[..., Any],
         types: object,
         args: tuple[Any, ...] = (),
-        kwargs: dict[str, object] | None = None,
+        kwargs: dict[str, Any] | None = None,
     ) -> object:
         kwargs = kwargs or {}
         if func == _DATA:  # of which a capture makes a constant
@@ -222,7 +224,7 @@ def _call_function(function: Callable[..., Any], x: Tensor, *args: object, **kwa
 def _functions_kept_whole(root: nn.Module) -> Iterator[None]:
     """Registered Python functions become one operator, wherever a file or a module of ``root`` has them."""
     wrapped = {f: _as_operator(f) for f in OWN_FUNCTIONS if hasattr(f, "__code__")}
-    places: list[tuple[dict[str, object], str, object]] = []
+    places: list[tuple[dict[str, object], str, Any]] = []
     if wrapped:
         for namespace in [vars(m) for m in (*list(sys.modules.values()), *root.modules()) if hasattr(m, "__dict__")]:
             places += [(namespace, name, f) for name, f in list(namespace.items()) if _is_key(f, wrapped)]
@@ -243,7 +245,7 @@ def _as_operator(function: Callable[..., Any]) -> Callable[..., Any]:
     thread = threading.get_ident()
 
     @functools.wraps(function)
-    def call(*args: object, **kwargs: object) -> object:
+    def call(*args: Any, **kwargs: Any) -> object:
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         one_input = len(tensors) == 1 and args and args[0] is tensors[0]
         # the model of another thread calls it as it is

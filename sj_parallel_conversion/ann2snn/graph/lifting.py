@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-Arguments = dict[str, object]
+Arguments = dict[str, Any]
 # What a module stands for, and the value that it works on; None where the operator has to stay one.
 Lifted = tuple[nn.Module, object] | None
 
@@ -49,25 +50,25 @@ def _convolution(a: Arguments) -> Lifted:
     if not _constant_sizes(a, "stride", "padding", "dilation", "output_padding"):  # as for an output as large as x
         return None
     dims, transposed = weight.dim() - 2, a.get("transposed", "output_padding" in a)
-    options = {"groups": groups, "bias": bias is not None, "device": "meta"}
+    layer: nn.Module
+    options: dict[str, Any] = {"groups": groups, "bias": bias is not None, "device": "meta"}
     sizes = {name: _tuple(a[name], dims) for name in ("stride", "padding", "dilation")}
     if transposed:
-        output_padding = _tuple(a["output_padding"], dims)
-        channels = (weight.shape[0], weight.shape[1] * groups)
-        layer = _TRANSPOSED[dims](*channels, weight.shape[2:], output_padding=output_padding, **sizes, **options)
+        options["output_padding"] = _tuple(a["output_padding"], dims)
+        layer = _TRANSPOSED[dims](weight.shape[0], weight.shape[1] * groups, weight.shape[2:], **sizes, **options)
     else:
         layer = _CONVS[dims](weight.shape[1] * groups, weight.shape[0], weight.shape[2:], **sizes, **options)
     return _with(layer, weight=weight, bias=bias), a["input"]
 
 
-def _tuple(value: object, dims: int) -> object:
+def _tuple(value: object, dims: int) -> Any:
     if isinstance(value, str):
         return value
     value = tuple(value) if isinstance(value, (list, tuple)) else (value,)
     return value * dims if len(value) == 1 else value
 
 
-def _linear_layer(weight: object, bias: object, x: object) -> Lifted:
+def _linear_layer(weight: Any, bias: Any, x: object) -> Lifted:
     if not (_is_float(weight) and _is_float_or_none(bias) and weight.dim() == 2):
         return None
     if bias is not None:
@@ -86,7 +87,7 @@ def _addmm(a: Arguments) -> Lifted:
 
 
 def _matrix_product(a: Arguments) -> Lifted:
-    weight = a.get("mat2", a.get("other"))
+    weight: Any = a.get("mat2", a.get("other"))
     return _linear_layer(_transposed(weight), None, a["self"]) if _is_float(weight) and weight.dim() == 2 else None
 
 
@@ -110,7 +111,7 @@ def _batch_norm(a: Arguments) -> Lifted:
     return norm.eval(), a["input"]
 
 
-def _dims(x: object) -> int:
+def _dims(x: fx.Node) -> int:
     return len(x.meta["shape"])
 
 
@@ -150,7 +151,7 @@ def _embedding(a: Arguments) -> Lifted:
     if not _is_float(weight) or not isinstance(a["indices"], fx.Node):
         return None
     padding = a["padding_idx"] if 0 <= a["padding_idx"] < len(weight) else None
-    layer = nn.Embedding(*weight.shape, padding_idx=padding, device="meta")
+    layer = nn.Embedding(weight.shape[0], weight.shape[1], padding_idx=padding, device="meta")
     return _with(layer, weight=weight), a["indices"]
 
 

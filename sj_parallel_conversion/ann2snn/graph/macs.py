@@ -40,7 +40,7 @@ _CONVOLUTIONS = ("convolution", "_convolution", "mkldnn_convolution", "cudnn_con
 _RECURRENT = ("mkldnn_rnn_layer", "_cudnn_rnn", "miopen_rnn")
 
 
-def macs_of(name: str, args: tuple[Any, ...], output: object) -> int:
+def macs_of(name: str, args: tuple[Any, ...], output: Any) -> int:
     """
     :param name: of an operator of torch, without its namespace and overload, as ``"mm"``
     :param args: what it was called with
@@ -68,7 +68,7 @@ class MacCounter(TorchDispatchMode):
         self.total = 0
 
     def __torch_dispatch__(
-        self, func: object, types: tuple[Any, ...], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self, func: Any, types: tuple[Any, ...], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> object:
         output = func(*args, **(kwargs or {}))
         self.total += macs_of(func._schema.name.rpartition("::")[2], args, output)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 from torch import fx, nn
@@ -31,7 +31,7 @@ class PlainGraph(fx.GraphModule):
         state = {key: value for key, value in self.__dict__.items() if key not in ("_graph", "_code")}
         return _load, (state, nodes)
 
-    def __reduce_ex__(self, protocol: int) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return self.__reduce__()
 
 
@@ -64,11 +64,11 @@ def _load(state: dict[str, object], nodes: list[tuple[Any, ...]]) -> PlainGraph:
     return module
 
 
-def _encode(value: object) -> object:
+def _encode(value: object) -> Any:
     return map_leaves(value, lambda leaf: _Reference(leaf.name) if isinstance(leaf, fx.Node) else leaf)
 
 
-def _decode(value: object, known: dict[str, fx.Node]) -> object:
+def _decode(value: object, known: dict[str, fx.Node]) -> Any:
     return map_leaves(value, lambda leaf: known[leaf] if isinstance(leaf, _Reference) else leaf)
 
 
@@ -78,7 +78,7 @@ def put(module: nn.Module, name: str, value: torch.Tensor | nn.Module) -> None:
     for part in path:
         if part not in module._modules:
             module.add_module(part, nn.Module())
-        module = module._modules[part]
+        module = module.get_submodule(part)
     if isinstance(value, nn.Module):
         module.add_module(last, value)
     elif isinstance(value, nn.Parameter):
@@ -87,11 +87,12 @@ def put(module: nn.Module, name: str, value: torch.Tensor | nn.Module) -> None:
         module.register_buffer(last, value)
 
 
-def value_of(module: nn.Module, name: str) -> object:
+def value_of(module: nn.Module, name: str) -> Any:
     """What is stored under a dotted name."""
+    value: Any = module
     for part in name.split("."):
-        module = getattr(module, part)
-    return module
+        value = getattr(value, part)
+    return value
 
 
 def leaves_of(value: object) -> list[object]:
@@ -106,7 +107,7 @@ def varies(value: object) -> bool:
     return any(isinstance(leaf, fx.Node) for leaf in leaves_of(value))
 
 
-def map_leaves(value: object, change: Callable[[object], object]) -> object:
+def map_leaves(value: object, change: Callable[[Any], object]) -> Any:
     """``value`` with each leaf changed; lists, tuples, dicts and slices stay such."""
     if isinstance(value, (tuple, list)):
         kind = tuple if isinstance(value, tuple) else list

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -60,7 +61,7 @@ def recognise(formula: Formula, largest: float) -> QCFS | Formula:
     return RecognisedQCFS(levels, torch.tensor(theta).to(like), torch.tensor(psi).to(like), formula).eval()
 
 
-def _top(f: object, largest: float) -> tuple[float, float] | None:
+def _top(f: Callable[[Tensor], Tensor], largest: float) -> tuple[float, float] | None:
     """The greatest value, and an input that gives it; ``None`` if there is no such value, or 0 is not the least."""
     far = max(abs(largest), 1.0) * torch.logspace(0, 6, 25, dtype=torch.float64)
     high, low = f(far), f(-far)
@@ -69,7 +70,7 @@ def _top(f: object, largest: float) -> tuple[float, float] | None:
     return float(high[-1]), float(far[(high == high[-1]).nonzero()[0, 0]])
 
 
-def _levels(f: object, theta: float, reach: float) -> tuple[int, float] | None:
+def _levels(f: Callable[[Tensor], Tensor], theta: float, reach: float) -> tuple[int, float] | None:
     """The number of levels, and psi; ``None`` if values are not evenly spaced."""
     values = f(torch.linspace(0, min(reach, 4 * theta), 65_537, dtype=torch.float64)).unique()
     levels = len(values) - 1

@@ -29,7 +29,7 @@ class Activation:
     """
 
     module: type[nn.Module]
-    bounds: Bounds | Callable[[nn.Module], Bounds]
+    bounds: Bounds | Callable[[Any], Bounds]
 
 
 _ANY = (-math.inf, math.inf)
@@ -63,7 +63,7 @@ ROWS = (
 )
 
 ACTIVATIONS: dict[type[nn.Module], Activation] = {row.module: row for row in ROWS}
-OWN_FUNCTIONS: dict[object, Bounds] = {}  # functions and names of tensor methods that users registered
+OWN_FUNCTIONS: dict[Callable[..., Any], Bounds] = {}  # functions and tensor methods that users registered
 # Modules that stay whole: the capture does not look inside.
 _BUILT_IN = (QCFS, DAQCFS, ClipReLU, SpikingIdentity, nn.RNNBase, nn.RNNCellBase)
 LEAVES: list[type[nn.Module]] = list(_BUILT_IN)
@@ -108,7 +108,7 @@ def is_rectifier(module: nn.Module) -> bool:
     row = _row(module)
     if row is None or row.module not in (nn.ReLU, nn.ReLU6, nn.Hardtanh, ClipReLU):
         return False
-    return row.module is not nn.Hardtanh or module.min_val == 0
+    return row.module is not nn.Hardtanh or bool(module.min_val == 0)
 
 
 def _row(module: nn.Module) -> Activation | None:
@@ -145,7 +145,7 @@ def register_activation(
             f"register_activation({name}): level 0 stands for 0, so lower <= 0 <= upper (and lower < upper) is needed; "
             f"got lower={lower}, upper={upper}"
         )
-    if activation in (row.module for row in ROWS):
+    if any(activation is row.module for row in ROWS):
         raise ConfigError(f"register_activation: {name} is known already")
     if isinstance(activation, type):
         register_leaf(activation)

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils.parametrize import is_parametrized
 
 from ...hooks import has_hooks
 from ...parameters import exact
+
+Weighted = nn.Linear | _ConvNd
+Layer = Weighted | _BatchNorm | nn.LayerNorm
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
-def takes_input_scale(layer: nn.Module) -> bool:
+def takes_input_scale(layer: nn.Module) -> TypeGuard[Weighted]:
     """Whether :func:`scale_input` applies to ``layer``."""
     # Exact types: a subclass may do anything with its weight. A weight that is computed anew at each call would undo
     # the change.
@@ -22,11 +29,11 @@ def takes_input_scale(layer: nn.Module) -> bool:
     return known and _computes_alone(layer) and layer._parameters.get("weight") is not None
 
 
-def takes_output_scale(layer: nn.Module) -> bool:
+def takes_output_scale(layer: nn.Module) -> TypeGuard[Layer]:
     """Whether :func:`scale_output` applies to ``layer``."""
     if type(layer) is nn.LayerNorm:
         return layer.weight is not None and layer.weight.dim() == 1 and _computes_alone(layer)
-    return takes_input_scale(layer) or (type(layer) in _NORMS and layer.affine and _computes_alone(layer))
+    return takes_input_scale(layer) or (type(layer) in _NORMS and bool(layer.affine) and _computes_alone(layer))
 
 
 def _computes_alone(layer: nn.Module) -> bool:
@@ -39,7 +46,7 @@ def channel_dim(layer: nn.Module, dims: int) -> int:
     return dims - 1 if isinstance(layer, (nn.Linear, nn.LayerNorm)) else 1
 
 
-def scale_output(layer: nn.Module, factor: Tensor, offset: Tensor | None = None) -> None:
+def scale_output(layer: Layer, factor: Tensor, offset: Tensor | None = None) -> None:
     """
     Make ``layer`` return ``factor * layer(x) + offset``.
 
@@ -48,40 +55,41 @@ def scale_output(layer: nn.Module, factor: Tensor, offset: Tensor | None = None)
     :param offset: the same
     """
     weight, bias = layer.weight, layer.bias
-    if type(layer) in _TRANSPOSED:
+    if isinstance(layer, _ConvTransposeNd):
         factor_of_weight = _grouped(factor.expand(layer.out_channels), layer)
     else:
         factor_of_weight = factor.expand(len(weight))
     layer.weight = _times(weight, factor_of_weight)
     if bias is None and offset is None:
         return
-    new = (exact(bias) * factor if bias is not None else 0) + (0 if offset is None else offset)
-    channels = layer.out_channels if type(layer) in _TRANSPOSED else len(weight)
+    new = torch.zeros(()) if bias is None else exact(bias) * factor
+    new = new if offset is None else new + offset
+    channels = layer.out_channels if isinstance(layer, _ConvTransposeNd) else len(weight)
     layer.bias = nn.Parameter(new.expand(channels).to(weight).clone(), weight.requires_grad)
 
 
-def scale_input(layer: nn.Module, factor: Tensor) -> None:
+def scale_input(layer: Weighted, factor: Tensor) -> None:
     """
     Make ``layer`` return ``layer(factor * x)``.
 
     :param layer: its weights are replaced, not written to
     :param factor: ``[in_channels]``
     """
-    if type(layer) in _TRANSPOSED:
+    if isinstance(layer, _ConvTransposeNd):
         layer.weight = _times(layer.weight, factor)
-    elif type(layer) in _CONVS:
+    elif isinstance(layer, _ConvNd):
         layer.weight = _times(layer.weight, _grouped(factor, layer))
     else:
         layer.weight = _times(layer.weight, factor.unsqueeze(0))
 
 
-def _grouped(factor: Tensor, conv: nn.Module) -> Tensor:
+def _grouped(factor: Tensor, conv: _ConvNd) -> Tensor:
     # The second axis of the weight counts channels within a group, and the first runs through the groups.
     groups, rows = conv.groups, conv.weight.shape[0] // conv.groups
     return factor.view(groups, 1, -1).expand(-1, rows, -1).flatten(0, 1)
 
 
-def _times(weight: nn.Parameter, factor: Tensor) -> nn.Parameter:
+def _times(weight: Tensor, factor: Tensor) -> nn.Parameter:
     factor = factor.reshape(*factor.shape, *[1] * (weight.dim() - factor.dim()))
     # rounded once, and laid out in memory as before
     wide = exact(weight)

@@ -7,6 +7,7 @@ import sys
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -25,7 +26,7 @@ def undone(model: nn.Module) -> Iterator[None]:
 
     :param model: a copy of a model, which shares its functions with the original
     """
-    containers: dict[int, tuple[object, object]] = {}
+    containers: dict[int, tuple[Any, Any]] = {}
     for module in model.modules():
         for function in _functions(module):
             _collect(function, containers)
@@ -41,7 +42,7 @@ def held_tensors(model: nn.Module) -> Iterator[Tensor]:
     :param model: any module
     :return: tensors that its modules hold, and what its forward and its hooks reach, such as features of the last call
     """
-    containers: dict[int, tuple[object, object]] = {}
+    containers: dict[int, tuple[Any, Any]] = {}
     for module in model.modules():
         yield from (leaf for leaf in tree_leaves(list(vars(module).values())) if isinstance(leaf, Tensor))
         for function in _functions(module, (*_HOOKS, "_backward_hooks", "_backward_pre_hooks")):
@@ -56,11 +57,11 @@ def _functions(module: nn.Module, hooks: tuple[str, ...] = _HOOKS) -> Iterator[o
         yield from getattr(module, kind).values()
 
 
-def _values(container: object) -> list[object]:
+def _values(container: Any) -> list[object]:
     return list(container.values() if isinstance(container, dict) else container)
 
 
-def _collect(thing: object, containers: dict[int, tuple[object, object]], depth: int = 3) -> None:
+def _collect(thing: Any, containers: dict[int, tuple[Any, Any]], depth: int = 3) -> None:
     """Note the contents of what ``thing`` reaches, through at most ``depth`` functions and objects."""
     if id(thing) in containers or depth < 0 or isinstance(thing, (nn.Module, type)):
         return
@@ -82,7 +83,7 @@ def _collect(thing: object, containers: dict[int, tuple[object, object]], depth:
         _collect_attributes(thing, containers, depth - 1)
 
 
-def _collect_attributes(thing: object, containers: dict[int, tuple[object, object]], depth: int) -> None:
+def _collect_attributes(thing: object, containers: dict[int, tuple[Any, Any]], depth: int) -> None:
     attributes = getattr(thing, "__dict__", None)
     if isinstance(thing, (nn.Module, type)) or not isinstance(attributes, dict):
         return
@@ -91,7 +92,7 @@ def _collect_attributes(thing: object, containers: dict[int, tuple[object, objec
         _collect(value, containers, depth)
 
 
-def _reached(function: object) -> Iterator[object]:
+def _reached(function: Any) -> Iterator[object]:
     """What a Python function may write to: its closure, its defaults, and globals that its code names."""
     for cell in function.__closure__ or ():
         try:
@@ -109,7 +110,7 @@ def _is_of_the_user(value: object) -> bool:
     return hasattr(value, "__dict__") and library not in _LIBRARIES and not isinstance(value, (type, nn.Module))
 
 
-def _restore(container: object, content: object) -> None:
+def _restore(container: Any, content: Any) -> None:
     if isinstance(container, (list, deque)):
         if len(container) != len(content) or any(a is not b for a, b in zip(container, content, strict=True)):
             container.clear()

@@ -70,7 +70,7 @@ class Signature:
         """What the ANN returns, of its tensors."""
         return tensors[0] if self.outputs.is_one_tensor else self.outputs.build(tensors)
 
-    def map_outputs(self, change: Callable[[Tensor], Tensor], value: object) -> object:
+    def map_outputs(self, change: Callable[[Tensor], object], value: object) -> object:
         """``value``, which is built as an output, with each tensor changed."""
         leaves, structure = flatten(value)
         return structure.unflatten([change(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves])

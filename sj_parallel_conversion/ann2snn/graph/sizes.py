@@ -157,5 +157,5 @@ def sizes_of(program: ExportedProgram, names: list[str], batched: tuple[bool, ..
     return Sizes(names, sizes, conditions, first if isinstance(first, str) else None)
 
 
-def _name_or_number(size: object) -> int | str:
+def _name_or_number(size: Any) -> int | str:
     return size if isinstance(size, int) else int(size) if getattr(size, "is_Integer", False) else str(size)

@@ -64,7 +64,7 @@ def reads_values(model: fx.GraphModule, node: fx.Node) -> bool:
     return not operation(model, node).shape_only
 
 
-def passed(model: fx.GraphModule, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, object]) -> object | None:
+def passed(model: fx.GraphModule, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """
     :param model: a graph with recorded shapes
     :param node: an operation for which :func:`may_pass` is true

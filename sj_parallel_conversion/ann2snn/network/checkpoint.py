@@ -6,10 +6,12 @@ import re
 from collections.abc import Mapping
 
 import torch
+from torch import fx
 
 from ...neuron import SpikingNode
 from ...neuron.records import Record, Recorded, has_record, refuse
 from ...user_warnings import warn
+from ..config import ConversionConfig
 from ..graph import is_kept
 
 _SHORTCUT = re.compile(r"_shortcut(_\d+)?\.node$")  # the name of the second neuron of a membrane shortcut
@@ -17,6 +19,9 @@ _SHORTCUT = re.compile(r"_shortcut(_\d+)?\.node$")  # the name of the second neu
 
 class RecordedNetwork(Recorded):
     """Base of :class:`~.spiking_network.SpikingNetwork`: what its state dict says, and what is compared."""
+
+    net: fx.GraphModule
+    config: ConversionConfig
 
     def record(self) -> Record:
         """The options of the conversion that give the tensors their meaning, and the kind of the weights."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from typing import Any
+
+from torch import nn
 
 from ...errors import ConfigError
 from ..config import ConversionConfig
@@ -17,18 +20,18 @@ class RemovedOptionError(ConfigError, AttributeError):
     """An option that another one replaced. It is an AttributeError too, so that ``hasattr`` answers False."""
 
 
-class NetworkOptions:
+class NetworkOptions(nn.Module):
     """
     Base of the converted networks: refuses options that another one replaced, and options that only a conversion can
     set. Everything else is set as on any module.
     """
 
-    def __getattr__(self, name: str) -> object:
+    def __getattr__(self, name: str) -> Any:
         if name in _REPLACED:
             raise _replaced(self, name)
         return super().__getattr__(name)
 
-    def __setattr__(self, name: str, value: object) -> None:
+    def __setattr__(self, name: str, value: Any) -> None:
         if name in _REPLACED:
             raise _replaced(self, name)
         if name in _OF_THE_CONVERSION:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor, fx, nn
@@ -96,6 +97,18 @@ def _value(name: str, old: Tensor, own: State, theirs: State, neurons: set[str])
             f"{'the ANN has no such tensor' if value is None else f'that of the ANN {list(value.shape)}'}"
         )
     return value
+
+
+class HasOrigin(Protocol):
+    """A converted network."""
+
+    net: fx.GraphModule
+    config: ConversionConfig
+    signature: Signature
+    origin: Origin | None
+
+    def reset(self) -> None:
+        """Begin a new window."""
 
 
 def _tensors(model: nn.Module) -> State:
@@ -204,7 +217,7 @@ def _compare_quantisers(quantisers: dict[str, State], model: fx.GraphModule) -> 
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def weights_of(snn: object, ann: nn.Module) -> State:
+def weights_of(snn: HasOrigin, ann: nn.Module) -> State:
     """
     :param snn: a converted network
     :param ann: a retrained ANN
@@ -227,7 +240,7 @@ def weights_of(snn: object, ann: nn.Module) -> State:
 
 
 @torch.no_grad()
-def set_weights(snn: object, weights: State) -> None:
+def set_weights(snn: HasOrigin, weights: State) -> None:
     """Copy ``weights`` into a network, and begin a new window."""
     for name, own in _tensors(snn.net).items():
         own.copy_(weights[name])

@@ -111,7 +111,7 @@ class PartlySpikingNetwork(NetworkOptions, nn.Module):
         for snn in self.parts.values():
             snn.backend = value
 
-    def __getattr__(self, name: str) -> object:
+    def __getattr__(self, name: str) -> Any:
         """What the network does not have itself is the model's: its attributes and methods."""
         try:
             return super().__getattr__(name)
@@ -201,7 +201,7 @@ def replace_everywhere(model: nn.Module, original: nn.Module, snn: SpikingNetwor
                 vars(parent)[name] = _replaced(value, original, part)
 
 
-def _replaced(value: object, original: nn.Module, part: nn.Module, depth: int = 4) -> object:
+def _replaced(value: Any, original: nn.Module, part: nn.Module, depth: int = 4) -> object:
     """``value`` with ``part`` in the place of ``original``; lists and dicts are changed in place, tuples are not."""
     if value is original:
         return part

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -49,6 +50,7 @@ class SpikingNetwork(NetworkOptions, StandingFor, RecordedNetwork, MemoryModule)
     """
 
     _execution = "spikes"
+    step: int  # of the window that runs, which step mode "s" gives next
 
     def __init__(
         self,
@@ -120,14 +122,13 @@ class SpikingNetwork(NetworkOptions, StandingFor, RecordedNetwork, MemoryModule)
         check_choice("execution", value, list(EXECUTIONS))
         if value != "serial":
             return
-        nodes = [site.node for site in self.neurons()]
-        if not all(isinstance(node, SerialNode) for node in nodes):
-            raise ConfigError(
-                f"mode={self.config.mode!r} has no serial form: its neurons need the whole window. Convert with "
-                "mode='spikepack' or 'css'"
-            )
-        for node in nodes:
-            node.check_serial()
+        for site in self.neurons():
+            if not isinstance(site.node, SerialNode):
+                raise ConfigError(
+                    f"mode={self.config.mode!r} has no serial form: its neurons need the whole window. Convert with "
+                    "mode='spikepack' or 'css'"
+                )
+            site.node.check_serial()
 
     @property
     def backend(self) -> str:
@@ -198,8 +199,7 @@ class SpikingNetwork(NetworkOptions, StandingFor, RecordedNetwork, MemoryModule)
             )
         t, self.step = self.step, (self.step + 1) % self.time_steps
         # Copies, because evaluation loops add up the steps in place.
-        steps = (y_seq[t].clone() if isinstance(y_seq, Tensor) else y_seq for y_seq in self.window_output)
-        return self.signature.build(tuple(steps))
+        return self.signature.build(tuple(y[t].clone() if isinstance(y, Tensor) else y for y in self.window_output))
 
     def multi_step_forward(self, *args: object, **kwargs: object) -> object:
         """
@@ -280,7 +280,7 @@ class SpikingNetwork(NetworkOptions, StandingFor, RecordedNetwork, MemoryModule)
         if begins_window:
             self.reset()
 
-    def _load_from_state_dict(self, *args: object) -> None:
+    def _load_from_state_dict(self, *args: Any) -> None:
         super()._load_from_state_dict(*args)
         self.origin = None  # what the calibration of a checkpoint did to its weights is not known
         self.reset()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import types
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -12,7 +13,7 @@ _ABSENT = object()
 OF_ANY_MODULE = frozenset(vars(nn.Module()))  # names of what torch keeps in each module
 
 
-class StandingFor:
+class StandingFor(nn.Module):
     """
     Base of modules that stand for another: what they do not have themselves they take from it. Methods are bound to
     the new module, so that a method that calls its model gets the answer of the spiking one.
@@ -34,7 +35,7 @@ class StandingFor:
         # past nn.Module's own, which would look at each of them
         self.__dict__["_original"] = (type(original) if _can_be_saved(type(original)) else nn.Module, kept)
 
-    def __getattr__(self, name: str) -> object:
+    def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
         except AttributeError:
@@ -46,7 +47,7 @@ class StandingFor:
                 raise
             return value
 
-    def _of_original(self, name: str) -> object:
+    def _of_original(self, name: str) -> Any:
         kind, attributes = self.__dict__.get("_original", (nn.Module, {}))
         if name in attributes:
             return attributes[name]
@@ -66,16 +67,14 @@ class _Answering:
     def __init__(self, network: StandingFor, kind: type[nn.Module]) -> None:
         self.__dict__.update(_network=network, _kind=kind)
 
-    @property
-    def __class__(self) -> type[nn.Module]:  # for isinstance and super()
-        return self._kind
+    __class__: Any = property(lambda self: self._kind)  # for isinstance and super()
 
     def __call__(self, *args: object, **kwargs: object) -> object:
         return self._network._answer(*args, **kwargs)
 
     forward = __call__
 
-    def __getattr__(self, name: str) -> object:
+    def __getattr__(self, name: str) -> Any:
         try:
             return getattr(self._network, name)
         except AttributeError:

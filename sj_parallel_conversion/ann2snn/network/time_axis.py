@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules.conv import _ConvNd
 
 from ...hooks import has_hooks
 from ...neuron.spiking_activation import SpikingActivation
@@ -45,13 +46,18 @@ class Steps:
     :param rest: the form at a step at which no neuron fires, where serial neurons need it
     """
 
-    def __init__(self, steps: list[Any], mean: object = None, rest: object = None) -> None:
-        self.steps, self.rest = steps, rest
+    def __init__(self, steps: list[Any], mean: Any = None, rest: Any = None) -> None:
+        self._steps, self.rest = steps, rest
         if mean is not None:
             self.mean = mean
 
+    @property
+    def steps(self) -> list[Any]:
+        """The forms."""
+        return self._steps
+
     @cached_property
-    def mean(self) -> object:
+    def mean(self) -> Any:
         """What the value stands for; sizes and the like are the same at each step."""
         first = self.steps[0]
         return mean_over_time(torch.stack(self.steps)) if isinstance(first, Tensor) else first
@@ -67,8 +73,9 @@ class Symbols(Steps):
     :param rest: as of :class:`Steps`
     """
 
-    def __init__(self, symbols: list[Any], worth: list[float], mean: object, rest: object) -> None:
-        self.symbols, self.worth, self.mean, self.rest = symbols, worth, mean, rest
+    def __init__(self, symbols: list[Any], worth: list[float], mean: Any, rest: Any) -> None:
+        super().__init__([], mean, rest)
+        self.symbols, self.worth = symbols, worth
 
     @cached_property
     def steps(self) -> list[Any]:
@@ -76,7 +83,7 @@ class Symbols(Steps):
         return [_times(s, worth) for s, worth in zip(self.symbols, self.worth, strict=True)]
 
 
-def _times(value: object, worth: float) -> object:
+def _times(value: Any, worth: float) -> Any:
     return value * worth if isinstance(value, Tensor) else type(value)(_times(v, worth) for v in value)
 
 
@@ -138,10 +145,10 @@ class TimeAxisRunner(fx.Interpreter):
         moved = self._moved(node, args, kwargs)
         if moved is not None:
             return moved
-        steps = [self._call(node, _at((args, kwargs), lambda value, t=t: value.steps[t])) for t in range(self._T)]
+        steps = [self._call(node, _at_step((args, kwargs), t, lambda value: value.steps)) for t in range(self._T)]
         return Steps(steps, rest=self._at_rest(node, args, kwargs))
 
-    def _fire(self, node: fx.Node, site: SpikingActivation, x: object) -> object:
+    def _fire(self, node: fx.Node, site: SpikingActivation, x: Any) -> object:
         if self._serial:
             train = site.node(self._injected_once(x) if isinstance(x, Steps) else site.node.constant(x))
             return self._emitted(node, site, train, torch.zeros_like(train[0]))
@@ -160,7 +167,7 @@ class TimeAxisRunner(fx.Interpreter):
             return Steps(list(neuron.amplify(train)), level, rest)
         return Symbols(list(train), [self._T * w for w in neuron.code.weights(self._T)], level, rest)
 
-    def _pool(self, node: fx.Node, x: Steps, at_mean: tuple[Any, ...]) -> Steps:
+    def _pool(self, node: fx.Node, x: Steps, at_mean: tuple[tuple[Any, ...], dict[str, Any]]) -> Steps:
         steps = x.symbols if isinstance(x, Symbols) else x.steps
         pooled = max_pool_steps(self.module, node, *at_mean, [*steps, x.rest] if self._serial else steps)
         rest, value = pooled[-1] if self._serial else None, self._call(node, at_mean)
@@ -176,13 +183,13 @@ class TimeAxisRunner(fx.Interpreter):
         found: list[Steps] = []
         _at((args, kwargs), found.append)
         if len(found) == 1:
-            steps = [self._call(node, _at((args, kwargs), lambda value, t=t: value.steps[t])) for t in range(self._T)]
+            steps = [self._call(node, _at_step((args, kwargs), t, lambda value: value.steps)) for t in range(self._T)]
             return Steps(steps)
         sums = {id(value): torch.stack(value.steps).cumsum(0) for value in found}
-        running = [self._call(node, _at((args, kwargs), lambda v, t=t: sums[id(v)][t])) for t in range(self._T)]
+        running = [self._call(node, _at_step((args, kwargs), t, lambda v: sums[id(v)])) for t in range(self._T)]
         # their mean is the product of the two means, each of which is a sum over T
-        steps = torch.stack(running).diff(dim=0, prepend=torch.zeros_like(running[0]).unsqueeze(0)) / self._T
-        return Steps(list(steps), self._call(node, _at((args, kwargs), lambda value: value.mean)))
+        changes = torch.stack(running).diff(dim=0, prepend=torch.zeros_like(running[0]).unsqueeze(0)) / self._T
+        return Steps(list(changes), self._call(node, _at((args, kwargs), lambda value: value.mean)))
 
     def _moved(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, object]) -> Symbols | None:
         """The symbols that ``node`` moves, or joins from several trains; ``None`` if it does something else."""
@@ -190,11 +197,11 @@ class TimeAxisRunner(fx.Interpreter):
         fx.node.map_aggregate((args, kwargs), lambda v: tensors.append(v) if _holds_floats(v) else None)
         if not (operation(self.module, node).moves and all(isinstance(v, Symbols) for v in tensors)):
             return None
-        symbols = [self._call(node, _at((args, kwargs), lambda v, t=t: v.symbols[t])) for t in range(self._T)]
+        symbols = [self._call(node, _at_step((args, kwargs), t, lambda v: v.symbols)) for t in range(self._T)]
         mean = self._call(node, _at((args, kwargs), lambda v: v.mean))
         return Symbols(symbols, tensors[0].worth, mean, self._at_rest(node, args, kwargs))
 
-    def _cross(self, layer: nn.Module, x: Symbols) -> Steps:
+    def _cross(self, layer: nn.Linear | _ConvNd, x: Symbols) -> Steps:
         """What the synapses of ``layer`` make of bare symbols: its bias does not depend on what they count for."""
         synapses, bias = copy.copy(layer), layer.bias
         synapses._parameters = {**layer._parameters, "bias": None}
@@ -217,7 +224,7 @@ class TimeAxisRunner(fx.Interpreter):
         x_seq[0] += self._T * x.rest
         return x_seq
 
-    def _call(self, node: fx.Node, arguments: tuple[Any, ...]) -> object:
+    def _call(self, node: fx.Node, arguments: tuple[Any, ...]) -> Any:
         return getattr(self, node.op)(node.target, *arguments)
 
     def _with_time(self, value: object) -> object:
@@ -226,17 +233,22 @@ class TimeAxisRunner(fx.Interpreter):
         return value.expand(self._T, *value.shape) if isinstance(value, Tensor) else value
 
 
-def _at(arguments: object, pick: Callable[[Steps], object]) -> object:
+def _at(arguments: object, pick: Callable[[Any], object]) -> Any:
     return fx.node.map_aggregate(arguments, lambda value: pick(value) if isinstance(value, Steps) else value)
+
+
+def _at_step(arguments: object, t: int, forms: Callable[[Any], Any]) -> Any:
+    """Of each value its form at step ``t``."""
+    return _at(arguments, lambda value: forms(value)[t])
 
 
 def _holds_floats(value: object) -> bool:
     return isinstance(value, Steps) or (isinstance(value, Tensor) and value.is_floating_point())
 
 
-def _is_synapse(module: nn.Module | None) -> bool:
+def _is_synapse(module: nn.Module | None) -> TypeGuard[nn.Linear | _ConvNd]:
     """Whether ``module`` is a weight and a bias, and nobody listens to what goes in and out."""
-    return type(module) in _SYNAPSES and not has_hooks(module)
+    return module is not None and type(module) in _SYNAPSES and not has_hooks(module)
 
 
 def _contains_steps(arguments: object) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,10 +45,11 @@ def run_windows(
     :raises ConfigError: if T is not given or is not that of the network, or ``frame_tau`` is out of range
     :raises DataError: if ``x_seq`` is not made of whole windows
     """
-    converted = isinstance(net, (SpikingNetwork, PartlySpikingNetwork))
-    T = _given_or_own("time_steps", time_steps, net.time_steps if converted else None)
-    if as_integer(T) is None or T < 1:
-        raise ConfigError(f"run_windows: give time_steps, the length of a window, an integer >= 1, got {T!r}")
+    own = net.time_steps if isinstance(net, (SpikingNetwork, PartlySpikingNetwork)) else None
+    steps = _given_or_own("time_steps", time_steps, own)
+    T = as_integer(steps)
+    if T is None or T < 1:
+        raise ConfigError(f"run_windows: give time_steps, the length of a window, an integer >= 1, got {steps!r}")
     if not isinstance(x_seq, Tensor) or x_seq.dim() < 2 or not len(x_seq) or len(x_seq) % T:
         got = f"shape {list(x_seq.shape)}" if isinstance(x_seq, Tensor) else type(x_seq).__name__
         raise DataError(
@@ -81,5 +83,5 @@ def _split(windows: int, y: object) -> object:
     return y.unflatten(0, (windows, -1)) if isinstance(y, Tensor) else y
 
 
-def _stacked(*values: object) -> object:
+def _stacked(*values: Any) -> object:
     return torch.stack(values) if isinstance(values[0], Tensor) else values[0]

@@ -81,7 +81,7 @@ def test_conversion_is_the_same(calibration: str, max_memory: float) -> None:
 def test_a_file_holds_a_view_and_not_what_it_is_a_view_of() -> None:
     spool = Spool(0)
     stored = [spool.put(part) for part in torch.randn(64, 1000).split(16)]
-    assert all(path.stat().st_size < 2 * 16 * 1000 * 4 for path in stored)
+    assert all(file.path.stat().st_size < 2 * 16 * 1000 * 4 for file in stored)
 
 
 def test_the_usual_limit_is_half_of_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:

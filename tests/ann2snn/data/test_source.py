@@ -3,66 +3,19 @@
 from __future__ import annotations
 
 import itertools
-import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
+from loaders import OPTIONS, QUICK, Endless, Loader, OldStyle, OnlyOnce, X, mlp
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 import sj_parallel_conversion as sjpc
 from sj_parallel_conversion.ann2snn.data import source
 from sj_parallel_conversion.ann2snn.data.batches import CalibrationData
 from sj_parallel_conversion.ann2snn.data.source import Source, replayable
-
-X = torch.arange(12.0).view(4, 3)
-OPTIONS = {"time_steps": 4, "show_progress": False}
-QUICK = OPTIONS | {"threshold": "max", "calibration": "none"}  # reads the data once
-
-
-def mlp() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)).eval()
-
-
-class Loader:
-    """Counts how often it is started, and how many batches it gives, which are others each time."""
-
-    def __init__(self, batches: int = 5, fails: Callable[[int, int], None] = lambda start, batch: None) -> None:
-        self.batches, self.fails, self.starts, self.given = batches, fails, 0, 0
-
-    def __iter__(self) -> Iterator[Tensor]:
-        self.starts += 1
-        for i in range(self.batches):
-            self.fails(self.starts, i)
-            self.given += 1
-            yield torch.randn(4, 3)
-
-
-class Endless(IterableDataset):
-    def __iter__(self) -> Iterator[Tensor]:
-        return itertools.repeat(X)
-
-
-class OnlyOnce:
-    """An iterable that is no iterator, as ``map`` in an object, and gives nothing when it is read again."""
-
-    def __init__(self) -> None:
-        self.batches = iter([X, X + 1, X + 2])
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return self.batches
-
-
-class OldStyle:
-    """Iterable by index only, as PyTorch datasets are."""
-
-    def __getitem__(self, i: int) -> Tensor:
-        if i >= 3:
-            raise IndexError
-        return X + i
 
 
 @pytest.mark.parametrize(
@@ -242,71 +195,6 @@ def test_what_can_be_read_once_only_is_read_whole() -> None:
     batches = Source(OnlyOnce())
     batches.first()
     assert len(list(batches)) == 3
-
-
-ERRORS = [ValueError, RuntimeError, OSError, KeyError, TypeError, IndexError, NotImplementedError, MemoryError]
-
-
-@pytest.mark.parametrize("submodules", [None, ["0"]])
-@pytest.mark.parametrize("error", ERRORS)
-@pytest.mark.parametrize(("start", "batch"), [(1, 0), (1, 3), (2, 2)])
-def test_errors_of_the_loader_stay_as_they_are(
-    start: int, batch: int, error: type[Exception], submodules: list | None
-) -> None:
-    def fail(*at: int) -> None:
-        if at == (start, batch):
-            raise error("cat 17 is bad")
-
-    converter = sjpc.ParallelConverter(Loader(fails=fail), calibration="none", **OPTIONS)
-    ann = nn.Sequential(mlp()).eval()
-    with pytest.raises(error, match="cat 17 is bad") as raised:
-        converter.convert(ann, submodules=submodules)
-    assert type(raised.value) is error and raised.value.__cause__ is None
-    (note,) = raised.value.__notes__
-    assert f"dataloader itself, which was to give batch {batch}" in note
-    assert note in "".join(traceback.format_exception(raised.value))
-
-
-def test_an_error_while_distillation_reads_is_not_one_of_distillation() -> None:
-    def fail(start: int, batch: int) -> None:
-        if start == last[0] and batch == 1:
-            raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed")
-
-    last, loader = [0], Loader(fails=fail)
-    converter = sjpc.ParallelConverter(loader, calibration="weights", distillation_epochs=1, **OPTIONS)
-    converter.convert(mlp())
-    last[0], loader.starts = loader.starts, 0
-    with pytest.raises(RuntimeError, match="pid 7"):
-        converter.convert(mlp())
-    assert loader.starts == last[0]
-
-
-def test_an_interruption_goes_out_and_an_iterator_does_not_go_on_in_silence() -> None:
-    def batches() -> Iterator[Tensor]:
-        yield X
-        raise KeyboardInterrupt
-
-    converter = sjpc.ParallelConverter(batches(), **QUICK)
-    with pytest.raises(KeyboardInterrupt):
-        converter.convert(mlp())
-    with pytest.raises(sjpc.DataError, match="an error or an interruption has ended it"):
-        converter.convert(mlp())
-
-
-@pytest.mark.parametrize("calibration", ["none", "least_squares", "weights"])
-def test_an_interruption_at_any_batch_goes_out(calibration: str) -> None:
-    def stop(start: int, batch: int) -> None:
-        seen.append((start, batch))
-        if (start, batch) in stop_at:
-            raise KeyboardInterrupt
-
-    stop_at, seen = [], []
-    options = OPTIONS | {"calibration": calibration}
-    sjpc.ParallelConverter(Loader(2, stop), **options).convert(mlp())
-    for at in seen[:]:
-        stop_at[:] = [at]
-        with pytest.raises(KeyboardInterrupt):
-            sjpc.ParallelConverter(Loader(2, stop), **options).convert(mlp())
 
 
 def test_a_progress_bar_knows_the_length(capsys: pytest.CaptureFixture) -> None:

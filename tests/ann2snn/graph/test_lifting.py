@@ -1,128 +1,20 @@
-"""Layers that are not quite torch's own: subclasses, layers written as functions, and hooks that change values."""
+"""Layers that are written as functions, norms among them, and layers with computed weights."""
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
 from captured import captured
 from nets import IMAGES, lively
+from odd_layers import assert_near, convert, net
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 import sj_parallel_conversion as sjpc
-
-EXACT = {"mode": "css", "time_steps": 12, "threshold": "max", "show_progress": False}
-
-
-def convert(ann: nn.Module, x: Tensor = IMAGES, **options: object) -> sjpc.SpikingNetwork:
-    return sjpc.ParallelConverter([x], **EXACT | options).convert(ann)
-
-
-@torch.no_grad()
-def assert_near(snn: sjpc.SpikingNetwork, ann: nn.Module, x: Tensor = IMAGES) -> None:
-    """css with 12 steps has 4096 levels."""
-    torch.testing.assert_close(snn.predict(x), ann(x), rtol=0, atol=0.01 * float(ann(x).abs().max()))
-
-
-class SquaredReLU(nn.ReLU):
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(x) ** 2
-
-
-class StandardisedConv(nn.Conv2d):
-    def forward(self, x: Tensor) -> Tensor:
-        w = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
-        return self._conv_forward(x, w / w.std((1, 2, 3), keepdim=True), self.bias)
-
-
-class SamePadding(nn.Conv2d):
-    def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(F.pad(x, (0, 1, 1, 0)), self.weight, self.bias, self.stride, self.padding)
-
-
-class Doubled(nn.BatchNorm2d):
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) * 2 + 1
-
-
-class ActivatedNorm(nn.BatchNorm2d):
-    """Norm and activation in one, as in image models."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.1, self.eps)
-        return F.relu(y)
-
-
-class Residual(nn.Sequential):
-    def forward(self, x: Tensor) -> Tensor:
-        return x + super().forward(x)
-
-
-class Masked(nn.Linear):
-    def __init__(self, *size: int) -> None:
-        super().__init__(*size)
-        self.register_buffer("mask", (torch.arange(self.weight.numel()) % 3 > 0).float().view_as(self.weight))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight * self.mask, self.bias)
-
-
-KINDS: dict[str, Callable[[], nn.Module]] = {
-    "squared ReLU": SquaredReLU,
-    "standardised convolution": lambda: nn.Sequential(StandardisedConv(6, 6, 3), nn.BatchNorm2d(6), nn.ReLU()),
-    "same padding": lambda: nn.Sequential(SamePadding(6, 6, 2), nn.BatchNorm2d(6), nn.ReLU()),
-    "doubled norm": lambda: nn.Sequential(Doubled(6), nn.ReLU()),
-    "activated norm": lambda: nn.Sequential(nn.Conv2d(6, 6, 3), ActivatedNorm(6)),
-    "residual": lambda: nn.Sequential(Residual(nn.Conv2d(6, 6, 1), nn.ReLU()), nn.ReLU()),
-    "masked": lambda: nn.Sequential(nn.Flatten(2), Masked(100, 20), nn.ReLU()),
-}
-
-
-def net(kind: str) -> nn.Module:
-    torch.manual_seed(0)
-    return lively(nn.Sequential(nn.Conv2d(3, 6, 3), KINDS[kind](), nn.Flatten(), nn.LazyLinear(5)), IMAGES)
-
-
-@pytest.mark.parametrize("calibration", ["none", "least_squares", "weights"])
-@pytest.mark.parametrize("kind", KINDS)
-def test_subclasses_compute_what_they_compute(kind: str, calibration: str) -> None:
-    ann = net(kind)
-    snn = convert(ann, calibration=calibration)
-    assert_near(snn, ann)
-    assert not sjpc.inspect(snn, show=False).analogue
-
-
-@pytest.fixture
-def leaves() -> Iterator[None]:
-    kinds = [SquaredReLU, StandardisedConv, Doubled]
-    for kind in kinds:
-        sjpc.register_leaf(kind)
-    yield
-    for kind in kinds:
-        sjpc.unregister_leaf(kind)
-
-
-@pytest.mark.parametrize("calibration", ["none", "least_squares", "weights"])
-@pytest.mark.parametrize("kind", ["standardised convolution", "doubled norm"])
-@pytest.mark.usefixtures("leaves")
-def test_a_subclass_that_is_a_leaf_stays_whole(kind: str, calibration: str) -> None:
-    ann = net(kind)
-    snn = convert(ann, calibration=calibration)
-    assert_near(snn, ann)
-    (leaf,) = (m for m in snn.net.modules() if isinstance(m, (StandardisedConv, Doubled)))
-    for name, value in ann[1][0].state_dict().items():
-        assert torch.equal(leaf.state_dict()[name], value), "nothing is folded into it"
-    assert "1.0" in {row.name for row in sjpc.inspect(snn, show=False).analogue}
-
-
-@pytest.mark.usefixtures("leaves")
-def test_an_activation_that_is_a_leaf_is_no_neuron() -> None:
-    with pytest.raises(sjpc.ConversionError, match="no activation"):
-        convert(net("squared ReLU"))
 
 
 class AsFunctions(nn.Module):
@@ -222,68 +114,6 @@ def test_a_convolution_in_a_capture_keeps_its_memory_format() -> None:
     ann = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).to(memory_format=torch.channels_last).eval()
     model, _ = captured(ann, IMAGES.to(memory_format=torch.channels_last))
     torch.testing.assert_close(model(IMAGES)[0], ann(IMAGES))
-
-
-class Speech(nn.Module):
-    """A leaf between the input and the first neuron, or behind one."""
-
-    def __init__(self, first: bool) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.first = first
-        self.lstm, self.a, self.b = nn.LSTM(8, 8, 2, batch_first=True), nn.Linear(8, 8), nn.Linear(8, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.lstm(x)[0] if self.first else x
-        x = torch.relu(self.a(x))
-        x = x if self.first else self.lstm(x)[0]
-        return self.b(x[:, -1])
-
-
-@pytest.fixture
-def lstm_is_a_leaf() -> Iterator[None]:
-    sjpc.register_leaf(nn.LSTM)
-    yield
-    sjpc.unregister_leaf(nn.LSTM)
-
-
-@pytest.mark.parametrize("first", [True, False], ids=["at the input", "behind a neuron"])
-@pytest.mark.usefixtures("lstm_is_a_leaf")
-def test_a_leaf_is_in_the_table_wherever_it_stands(first: bool) -> None:
-    ann, x = Speech(first).eval(), torch.randn(6, 5, 8, generator=torch.Generator().manual_seed(0))
-    snn = convert(ann, x, calibration="none")
-    assert_near(snn, ann, x)
-    inspection = sjpc.inspect(snn, show=False)
-    (row,) = inspection.analogue
-    assert row.name == "lstm" and row.operation == "LSTM"
-    assert row.macs == 5 * 2 * 4 * 8 * (8 + 8), "two layers of four gates, at five steps"
-    assert inspection.macs > row.macs
-    behind = {r.name: r.receives for r in inspection.rows}
-    assert "analogue" in behind["a" if first else "b"]
-    with pytest.raises(sjpc.ConversionError, match=r"strict=True.*lstm \(LSTM\)"):
-        convert(ann, x, strict=True)
-
-
-@pytest.mark.parametrize("inside", [True, False])
-@torch.no_grad()
-def test_a_model_that_was_compiled_in_place_is_not_compiled_again(inside: bool) -> None:
-    compiled = []
-
-    def backend(graph: torch.fx.GraphModule, example: list[Tensor]) -> Callable:
-        compiled.append(graph)
-        return graph.forward
-
-    ann = net("residual")
-    expected = convert(ann).predict(IMAGES)
-    (ann[1] if inside else ann).compile(backend=backend)
-    before = ann(IMAGES)
-    assert len(compiled) == 1
-    snn = convert(ann)
-    assert torch.equal(snn.predict(IMAGES), expected) and len(compiled) == 1
-    snn = sjpc.ParallelConverter([IMAGES], **EXACT).convert(nn.Sequential(ann, nn.Identity()), submodules=["0"])
-    assert torch.equal(snn(IMAGES), expected)
-    torch.testing.assert_close(ann(IMAGES), before)
-    assert len(compiled) == 1, "the ANN stays compiled"
 
 
 @torch.no_grad()
