@@ -168,7 +168,13 @@ def main_tensor(answer: object) -> Tensor:
 
 
 @dataclass(frozen=True)
-class ConvertedNetwork:  # its name stands in messages
+class ConvertedNetwork:
+    """
+    Takes the place of the ANN where a batch is turned into a call. Its name stands in messages.
+
+    :param forward: has the names of the ANN's arguments
+    """
+
     forward: Callable[..., Any]
 
 

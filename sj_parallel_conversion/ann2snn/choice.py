@@ -1,4 +1,4 @@
-"""Which calibration a network keeps: the one that is asked for, or a cheaper one that does better."""
+"""Which thresholds and which calibration a network keeps: those that are asked for, or others that do better."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 
+import torch
 from torch import Tensor, fx
 
 from .. import ranks
 from ..user_warnings import warn
 from .calibration import CHEAPER
 from .calibration.judge import Judge, Selection
+from .calibration.output_error import outputs
+from .calibration.score_error import ScoreError, scores
 from .config import ConversionConfig
 from .data.batches import CalibrationData
 from .draft import Built, Draft, Known
@@ -21,7 +24,8 @@ _HOPE = 0.5  # of the error with a few images: no more than that goes away with 
 
 class Choice:
     """
-    Builds the network that is asked for, and beside it what a cheaper calibration gives, if that may be better.
+    Builds the network that is asked for, and beside it what a cheaper calibration gives, if that may be better. Before
+    that the largest activations are tried as thresholds, if the network gives scores.
 
     :param model: the captured network, left as it is
     :param data: calibration data
@@ -43,12 +47,17 @@ class Choice:
         """
         :param config: the options that are asked for
         :return: the network with the least error on held-out images, and the options that have led to it. There is no
-            choice with the cheapest calibrations, with few images, and in a network of trained quantisers alone
+            choice of calibrations with the cheapest ones, and none at all with few images and in a network of trained
+            quantisers alone
         """
         draft = Draft(self.model, self.data, config, self.graded_input)
         judge = None
-        if config.calibration in CHEAPER and draft.calibrated:
+        compares, has_scores = config.calibration in CHEAPER, config.threshold == "mse" and self._has_scores()
+        if draft.calibrated and (compares or has_scores):
             judge = Judge.of(self.model, self.data, config) if self._judge is None else self._judge()
+        if judge is not None and has_scores:
+            draft.config = config = self._by_scores(config, judge)
+        judge = judge if compares else None
         best, chosen = draft.network(self.data, judge, self._known), config
         if judge is None:
             return best, config
@@ -66,6 +75,38 @@ class Choice:
                 f"the network is that of calibration={kept!r}. More calibration images may help"
             )
         return best, chosen
+
+    def _has_scores(self) -> bool:
+        """Whether there are scores among the outputs, as far as the first batch shows it."""
+        with torch.no_grad():
+            return ranks.any_of(any(scores(y).any() for y in outputs(self.model, self.data.first())))
+
+    def _by_scores(self, config: ConversionConfig, judge: Judge) -> ConversionConfig:
+        """
+        ``threshold="mse"`` weighs what it clips against what it rounds, value by value. Few places of an image have
+        high scores, and in these many neurons are clipped at once. So the largest activations may be the better choice.
+
+        :return: ``config``, with ``threshold="max"`` where this makes the error of the scores less
+        """
+        batches = [*judge.error.parts, *judge.few.batches("")]
+        images = Selection(self.data, lambda description: batches)
+        with ranks.alone():  # all have these images
+            by_scores = ScoreError(self.model, batches, self.data.spool)
+            if not by_scores:
+                return config
+            errors = {}
+            for threshold in ("mse", "max"):
+                tried = replace(config, calibration="none", threshold=threshold, distillation_epochs=0)
+                network = Draft(self.model, images, tried, self.graded_input).network(images, None).net
+                errors[threshold] = by_scores.by_image(network)
+        if not ScoreError.worse(errors["mse"], than=errors["max"]):
+            return config
+        warn(
+            f"threshold='mse' keeps the scores of this network worse than 'max': on {len(errors['mse'])} calibration "
+            f"images its high scores are {float(errors['mse'].mean()):.3g} and {float(errors['max'].mean()):.3g} off. "
+            "So the network has the thresholds of threshold='max'"
+        )
+        return replace(config, threshold="max")
 
     def _better(self, config: ConversionConfig, judge: Judge, errors: Tensor) -> Built | None:
         """The network of ``config``, or ``None`` if that does not make the ``errors`` less."""

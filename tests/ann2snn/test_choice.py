@@ -127,3 +127,41 @@ def test_parts_of_a_model_are_judged_each(harmful: set[str]) -> None:
     with pytest.warns(UserWarning, match="does worse than 'least_squares'"):
         snn = converter.convert(Model().eval(), submodules=["body"])
     assert snn.parts["body"].config.calibration == "least_squares"
+
+
+class Blobs(nn.Module):
+    """Finds what is bright. Where it is, all channels have their largest value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.copy, self.add = nn.Conv2d(1, 8, 1, bias=False), nn.Conv2d(8, 1, 1)
+        nn.init.ones_(self.copy.weight)
+        nn.init.constant_(self.add.weight, 10 / 8)
+        nn.init.constant_(self.add.bias, -6.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sigmoid(self.add(torch.relu(self.copy(x))))
+
+
+def blobs(n: int = 96) -> Tensor:
+    x = 0.3 * torch.rand(n, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    x[torch.arange(n), 0, torch.arange(n) % 32, 7 * torch.arange(n) % 32] = 1
+    return x
+
+
+@pytest.mark.parametrize("calibration", ["none", "da_qcfs", "least_squares", "weights"])
+def test_high_scores_are_not_clipped_away(calibration: str) -> None:
+    ann, x = Blobs().eval(), blobs()
+    options = {"time_steps": 8, "calibration": calibration, "show_progress": False}
+    with pytest.warns(UserWarning, match="threshold='mse' keeps the scores of this network worse than 'max'"):
+        snn = sjpc.ParallelConverter(list(x.split(16)), **options).convert(ann)
+    assert snn.config.threshold == "max"
+    with torch.no_grad():
+        torch.testing.assert_close(snn.predict(x).amax((1, 2, 3)), ann(x).amax((1, 2, 3)), rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("n", [31, 96])
+def test_thresholds_stay_where_scores_do_not_gain(n: int) -> None:
+    """Too few images say nothing, and at many levels nothing is clipped."""
+    options = {"time_steps": 8 if n < 32 else 64, "calibration": "none", "show_progress": False}
+    assert sjpc.ParallelConverter([blobs(n)], **options).convert(Blobs().eval()).config.threshold == "mse"

@@ -39,8 +39,8 @@ class BlockFit:
         self,
         block: nn.Module,
         output: int,
-        inputs: Sequence[Spooled],
-        targets: Spooled,
+        inputs: Sequence[Spooled[Tensor]],
+        targets: Spooled[Tensor],
         see: Callable[[Tensor], Tensor],
         weights: Sequence[Tensor] | None,
     ) -> None:

@@ -15,6 +15,7 @@ from ...user_warnings import warn
 from ..config import ConversionConfig
 from ..data.batches import CalibrationData
 from ..data.cache import Spooled
+from ..data.inputs import Batch
 from ..graph import is_kept
 from .descent import Descent
 from .judge import Judge
@@ -87,7 +88,7 @@ def _distil(
     data: CalibrationData,
     config: ConversionConfig,
     judge: Judge | None,
-    parts: Spooled,
+    parts: Spooled[Batch],
 ) -> str:
     """:return: why the network is not distilled, though it should be, or nothing"""
     error = OutputError(ann, parts, data.spool, data.fixed_batch)

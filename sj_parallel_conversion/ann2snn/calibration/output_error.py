@@ -85,7 +85,9 @@ def packed(network: nn.Module) -> Iterator[None]:
             neuron.packed = flag
 
 
-def _usual(spool: Spool, parts: Spooled, targets: Spooled, whole: bool) -> tuple[Spooled, Spooled]:
+def _usual(
+    spool: Spool, parts: Spooled[Batch], targets: Spooled[list[Tensor]], whole: bool
+) -> tuple[Spooled[Batch], Spooled[list[Tensor]]]:
     """
     Without images whose output is not finite or would decide the error alone, as far as it is known which output is
     whose. If batches have to stay ``whole``, without the batches in which there is such an image.

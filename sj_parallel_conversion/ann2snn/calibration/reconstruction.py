@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from tqdm import tqdm
 
 from ... import ranks
@@ -16,6 +17,7 @@ from ...user_warnings import warn
 from ..config import ConversionConfig
 from ..data.batches import CalibrationData
 from ..data.cache import Spooled
+from ..data.inputs import Batch
 from ..graph import ShortcutReLU, is_kept
 from ..placement.sites import Site
 from .block_fit import BlockFit
@@ -27,7 +29,7 @@ from .sensitivity import Sensitivity
 
 _IMAGES = 16  # a step
 
-Values = dict[fx.Node, tuple[Spooled, Spooled]]
+Values = dict[fx.Node, tuple[Spooled[Any], Spooled[Any]]]
 
 
 def reconstruct(
@@ -111,7 +113,9 @@ class _Reconstruction:
                 parameter.grad = None
         return ""
 
-    def _run(self, blocks: list[Block], readers: list[str | None], parts: Spooled, sensitivity: Sensitivity) -> None:
+    def _run(
+        self, blocks: list[Block], readers: list[str | None], parts: Spooled[Batch], sensitivity: Sensitivity
+    ) -> None:
         holders = [node for node in self.ann.graph.nodes if node.op == "placeholder"]
         values: Values = {}
         for i, node in enumerate(holders):
@@ -132,7 +136,7 @@ class _Reconstruction:
                 del values[node]
 
     def _fit(
-        self, block: Block, reader: str | None, values: Values, targets: Spooled, sensitivity: Sensitivity
+        self, block: Block, reader: str | None, values: Values, targets: Spooled[Tensor], sensitivity: Sensitivity
     ) -> None:
         weights = None if reader is None else sensitivity.weights(reader)
         if weights is not None:
@@ -143,11 +147,11 @@ class _Reconstruction:
         fit = BlockFit(block.of(self.snn), output, inputs, targets, see, weights)
         fit.train(*self._trained(block), self.generator)
 
-    def _outputs(self, block: Block, values: Values, stream: int) -> list[Spooled]:
+    def _outputs(self, block: Block, values: Values, stream: int) -> list[Spooled[Any]]:
         """What a block of the ANN (``stream`` 0) or of the spiking network (1) gives, part by part."""
         run = block.of((self.ann, self.snn)[stream])
         inputs = [values[node][stream] for node in block.inputs]
-        found = [self.data.spool.keep([]) for _ in block.outputs]
+        found: list[Spooled[Any]] = [self.data.spool.keep([]) for _ in block.outputs]
         for arguments in zip(*inputs, strict=True):
             for kept, value in zip(found, run(*arguments), strict=True):
                 kept.append(value)

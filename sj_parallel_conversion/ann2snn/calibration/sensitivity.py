@@ -46,7 +46,7 @@ class Sensitivity:
         spool = Spool() if spool is None else spool
         self._margins: list[Tensor] = []  # until they are enough
         self._temperature: Tensor | None = None
-        self._squares: dict[str, Spooled] | None = {site.name: spool.keep([]) for site in sites}
+        self._squares: dict[str, Spooled[Tensor]] | None = {site.name: spool.keep([]) for site in sites}
 
     def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """

@@ -15,7 +15,7 @@ from ..data.cache import Spool, Spooled
 from ..data.inputs import Batch
 from .output_error import packed
 
-Batches = Spooled | list[Tensor]
+Batches = Spooled[Any] | list[Tensor]
 
 
 class Visitor:
@@ -67,16 +67,16 @@ class Sweep:
         with packed(self._snn):
             self._run(inputs, visitor, progress)
 
-    def _inputs(self, batches: Iterable[Batch]) -> list[Spooled]:
+    def _inputs(self, batches: Iterable[Batch]) -> list[Spooled[Any]]:
         """For each input of the network its tensors, batch by batch."""
-        inputs = [self._spool.keep([]) for node in self._nodes if node.op == "placeholder"]
+        inputs: list[Spooled[Any]] = [self._spool.keep([]) for node in self._nodes if node.op == "placeholder"]
         for batch in batches:
             for kept, x in zip(inputs, batch.tensors, strict=True):
                 kept.append(x)
         return inputs
 
-    def _run(self, inputs: list[Spooled], visitor: Visitor, progress: bool) -> None:
-        values: dict[fx.Node, tuple[Spooled, Spooled]] = {}
+    def _run(self, inputs: list[Spooled[Any]], visitor: Visitor, progress: bool) -> None:
+        values: dict[fx.Node, tuple[Spooled[Any], Spooled[Any]]] = {}
         count = len(inputs[0])
         inputs.reverse()
         for node in tqdm(self._nodes, desc="calibrate layers", disable=not (progress and ranks.leads()), leave=False):
@@ -88,7 +88,9 @@ class Sweep:
                 if self._last_use.get(used, used) is node:
                     values.pop(used, None)
 
-    def _advance(self, node: fx.Node, values: dict[str, Any], count: int, visitor: Visitor) -> tuple[Spooled, Spooled]:
+    def _advance(
+        self, node: fx.Node, values: dict[str, Any], count: int, visitor: Visitor
+    ) -> tuple[Spooled[Any], Spooled[Any]]:
         visited = node.op == "call_module" and node.target in self._at
         if visited:
             visitor.before(node, *values[node.args[0]])

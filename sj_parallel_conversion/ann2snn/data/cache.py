@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from ...errors import ConfigError
 from ...torch_compat import tree_map_only
 from .memory import available_memory, size_of
 
+T = TypeVar("T")
 GIB = 2**30
 _USUAL = GIB  # without a limit of the user's: so that a conversion takes no more memory for more images
 
@@ -37,7 +39,7 @@ class Spool:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._numbers = itertools.count()
 
-    def keep(self, values: Iterable[object]) -> Spooled:
+    def keep(self, values: Iterable[T]) -> Spooled[T]:
         """
         :param values: tensors, or tuples and the like of tensors, one a batch; taken one by one
         :return: the same as a sequence
@@ -73,7 +75,7 @@ class Spool:
         return _File(path)
 
     @staticmethod
-    def get(stored: object) -> object:
+    def get(stored: object) -> Any:
         """The value behind ``stored``."""
         if not isinstance(stored, _File):
             return stored
@@ -101,7 +103,7 @@ class _File:
     path: Path
 
 
-class Spooled:
+class Spooled(Generic[T]):
     """
     A sequence of values, one a batch.
 
@@ -109,7 +111,7 @@ class Spooled:
     :param values: what to keep
     """
 
-    def __init__(self, spool: Spool, values: Iterable[object]) -> None:
+    def __init__(self, spool: Spool, values: Iterable[T]) -> None:
         self._spool = spool
         self._stored: list[object] = []
         weakref.finalize(self, _drop_all, spool, self._stored)
@@ -119,18 +121,18 @@ class Spooled:
     def __len__(self) -> int:
         return len(self._stored)
 
-    def append(self, value: object) -> None:
+    def append(self, value: T) -> None:
         """Keep one more."""
         self._stored.append(self._spool.put(value))
 
-    def __getitem__(self, index: int) -> object:
+    def __getitem__(self, index: int) -> T:
         return self._spool.get(self._stored[index])
 
-    def __setitem__(self, index: int, value: object) -> None:
+    def __setitem__(self, index: int, value: T) -> None:
         self._spool.drop(self._stored[index])
         self._stored[index] = self._spool.put(value)
 
-    def __iter__(self) -> Iterator[object]:
+    def __iter__(self) -> Iterator[T]:
         return (self[index] for index in range(len(self)))
 
 
