@@ -1,15 +1,16 @@
 """
-What calibration images do to trained detectors: a YOLOv8n that finds faces and parts of people, and a text detector.
+What calibration images and thresholds do to trained detectors: a YOLOv8n that finds faces and parts of people, a text
+detector, and the small network that proposes faces in MTCNN.
 
 Each is calibrated with images of any kind, with images that show what it finds, and with the test images themselves. No
 value is then unknown to the calibration, so that what is lost is rounded or clipped by choice.
 
-    python -m pip install --no-deps nudenet rapidocr-onnxruntime onnx2torch
+    python -m pip install --no-deps nudenet rapidocr-onnxruntime onnx2torch facenet-pytorch
     python -m pip install ultralytics
     python benchmarks/detectors.py --images DIR          # DIR holds calibration/*/*.jpg and test/*/*.jpg
 
-The wheels hold the weights, as ONNX files. The images may be any photographs, such as those of ImageNet. For the text
-detector, words are drawn on them. ``--only yolo`` or ``--only text`` runs one of the two.
+The wheels hold the weights. The images may be any photographs, such as those of ImageNet. For the text
+detector, words are drawn on them. ``--only yolo`` runs one of the three.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ SETTINGS = [
 _IMAGES = 64  # for a calibration
 _FOUND = 0.25  # a score of at least so much is an object
 _TEXT = 0.3  # and a pixel of at least so much is text, as the two projects have it
+_FACE = 0.6  # and a place a face, as MTCNN has it
 Network = Callable[[Tensor], Tensor]
 
 
@@ -142,11 +144,45 @@ class Text:
 
     def measure(self, snn: sjpc.SpikingNetwork) -> str:
         """:return: the share"""
-        found = run(snn.predict, self.images) > _TEXT
-        return f"{(found & self.text).sum() / (found | self.text).sum():.3f}"
+        return overlap(run(snn.predict, self.images) > _TEXT, self.text)
 
 
-DETECTORS = {"yolo": Yolo, "text": Text}
+class Faces:
+    """How far the places that are faces to the ANN and to a spiking network agree."""
+
+    title = "intersection over union of the faces' places"
+
+    def __init__(self, folder: Path) -> None:
+        weights = torch.load(wheel_file("facenet_pytorch", "data/pnet.pt"), weights_only=True)
+        self.ann = nn.ModuleDict({
+            "conv1": nn.Conv2d(3, 10, 3), "prelu1": nn.PReLU(10), "pool1": nn.MaxPool2d(2, 2, ceil_mode=True),
+            "conv2": nn.Conv2d(10, 16, 3), "prelu2": nn.PReLU(16), "conv3": nn.Conv2d(16, 32, 3),
+            "prelu3": nn.PReLU(32), "conv4_1": nn.Conv2d(32, 2, 1),
+        })  # fmt: skip
+        self.ann.load_state_dict({name: value for name, value in weights.items() if not name.startswith("conv4_2")})
+        self.ann = nn.Sequential(*self.ann.values(), nn.Softmax(1)).eval()
+        seen, images = (2 * photographs(folder / part, 320, 96, lambda _: None) - 1 for part in ("calibration", "test"))
+        faces, here = (run(self.faces(self.ann), x).flatten(1).any(1) for x in (seen, images))
+        self.images = images[here]
+        self.calibration = {"any": seen[:_IMAGES], "with objects": seen[faces][:_IMAGES], "tested": self.images}
+        self.found = run(self.faces(self.ann), self.images)
+
+    @staticmethod
+    def faces(network: Callable) -> Network:
+        """:return: tells for each place whether there is a face"""
+        return lambda x: network(x)[:, 1] > _FACE
+
+    def measure(self, snn: sjpc.SpikingNetwork) -> str:
+        """:return: the share"""
+        return overlap(run(self.faces(snn.predict), self.images), self.found)
+
+
+def overlap(a: Tensor, b: Tensor) -> str:
+    """:return: intersection over union"""
+    return f"{(a & b).sum() / (a | b).sum():.3f}"
+
+
+DETECTORS = {"yolo": Yolo, "text": Text, "faces": Faces}
 
 
 def lines(detector: Yolo | Text) -> Iterator[str]:

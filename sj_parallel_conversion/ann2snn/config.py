@@ -69,7 +69,8 @@ class ConversionConfig:
     :param mode: the neuron and its code: ``"parallel"``, ``"spikepack"`` or ``"css"``, the rows of :data:`MODES`
     :param time_steps: T, the number of time-steps of the spiking network
     :param threshold: how thresholds are chosen from the activations of the calibration data: ``"mse"``, ``"max"`` or a
-        percentile such as ``"99.9%"``
+        percentile such as ``"99.9%"``. With ``"mse"`` a network that gives maps of scores has the thresholds of
+        ``"max"`` if these keep high scores better, with a warning. That needs 32 images
     :param calibration: how the conversion error is corrected: ``"none"``, ``"da_qcfs"``, ``"least_squares"`` or
         ``"weights"`` or ``"reconstruction"``, the rows of
         :data:`~sj_parallel_conversion.ann2snn.calibration.CALIBRATIONS`. From 32 images on one in eight, at most 64, is
