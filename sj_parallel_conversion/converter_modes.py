@@ -61,7 +61,7 @@ def _is_ours(choice: object, options: dict[str, object], modes: list[str]) -> bo
     return isinstance(choice, str) and choice in modes
 
 
-def _recipe(choice: object, given: dict[str, object], options: dict[str, object]) -> ParallelConversionRecipe:
+def _recipe(choice: Any, given: dict[str, Any], options: dict[str, Any]) -> ParallelConversionRecipe:
     """
     :param choice: a mode or a recipe of this package
     :param given: the arguments that SpikingJelly's ``Converter`` knows
@@ -81,7 +81,7 @@ def _recipe(choice: object, given: dict[str, object], options: dict[str, object]
     return ParallelConversionRecipe(mode=choice, **data, **options)
 
 
-def _convert_with(recipe: ParallelConversionRecipe, converter: object) -> None:
+def _convert_with(recipe: ParallelConversionRecipe, converter: Any) -> None:
     """
     Make ``converter`` convert with ``recipe``. The method is set on the object and not on SpikingJelly's class, so it
     is there after :func:`unregister` too.

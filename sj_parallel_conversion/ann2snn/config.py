@@ -183,7 +183,7 @@ class ConversionConfig:
             raise ConfigError(f"max_memory must be None or GiB >= 0, got {self.max_memory!r}")
 
     @classmethod
-    def from_options(cls, **options: object) -> ConversionConfig:
+    def from_options(cls, **options: Any) -> ConversionConfig:
         """:raises ConfigError: if an option does not exist; the message lists those that do"""
         known = [field.name for field in fields(cls)]
         unknown = [name for name in options if name not in known]

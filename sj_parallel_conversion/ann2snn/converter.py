@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import nn
@@ -64,6 +64,12 @@ class ParallelConverter:
 
     __call__ = convert
 
+    @overload
+    def prepare(self, ann: nn.Module, submodules: None = None) -> PreparedANN: ...
+
+    @overload
+    def prepare(self, ann: nn.Module, submodules: Sequence[str]) -> PreparedParts: ...
+
     def prepare(self, ann: nn.Module, submodules: Sequence[str] | None = None) -> PreparedANN | PreparedParts:
         """
         Capture the network and read the calibration data once, for many conversions.
@@ -79,7 +85,7 @@ class ParallelConverter:
         return self.recipe.prepare(ann, self.device, submodules)
 
 
-def check_device(device: object) -> None:
+def check_device(device: Any) -> None:
     """:raises ConfigError: if ``device`` is neither ``None`` nor a device of this machine"""
     try:
         usable = not torch.empty(0, device=device).is_meta
@@ -90,7 +96,7 @@ def check_device(device: object) -> None:
 
 
 def run_recipe(
-    converter: object, ann: nn.Module, submodules: Sequence[str] | None = None
+    converter: Any, ann: nn.Module, submodules: Sequence[str] | None = None
 ) -> SpikingNetwork | PartlySpikingNetwork:
     """
     :param converter: anything that has a :class:`ParallelConversionRecipe` as ``recipe``, and a ``device``

@@ -130,7 +130,8 @@ def activation_body(module: QCFS | DAQCFS | ClipReLU, like: Tensor) -> fx.GraphM
     if isinstance(module, ClipReLU):
         return body.build(body.call(torch.minimum, body.call(torch.relu, body.x), theta), "ClipReLU")
     psi = module.v_threshold / 2 if module.psi is None else module.psi
-    x, worth = body.x, module.v_threshold
+    x: fx.Node = body.x
+    worth: Tensor = module.v_threshold
     if isinstance(module, DAQCFS):
         x = body.call(torch.add, x, body.constant("shift", module.shift, module.channel_dim))
         worth = worth + module.phi

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,12 +80,12 @@ class _Arithmetic:
 
     def __init__(self, program: Program) -> None:
         self.program = program
-        self.arrays: dict[str, np.ndarray] = {}
+        self.arrays: dict[str, Any] = {}  # of NumPy
         self.thresholds = _thresholds(program)
         self._largest: dict[str, int] = {}  # no sum in a value is larger, in magnitude
         self.records = [self._record(step) for step in program.steps]
 
-    def scale(self, node: torch.fx.Node) -> float:
+    def scale(self, node: torch.fx.Node) -> float | tuple[float, ...]:
         """What an integer of an output stands for."""
         value = self.program.values[node]
         if value.kind == CURRENT:
@@ -114,7 +115,7 @@ class _Arithmetic:
         return record | {"settings": settings, "arrays": keys}
 
     def _current(
-        self, step: Step, tensors: dict[str, Tensor], settings: dict[str, object]
+        self, step: Step, tensors: dict[str, Tensor], settings: dict[str, Any]
     ) -> tuple[dict[str, Tensor], int]:
         """The integer arrays of a step that makes a current, and the largest sum; sets the shift of a shortcut."""
         theta = self._threshold(step.result)
@@ -156,7 +157,7 @@ def _thresholds(program: Program) -> dict[int, Tensor]:
             others[group] = others.get(group, 1.0) + step.tensors["bias"].abs().max().item()
         elif "factor" in step.tensors:
             others[group] += step.tensors["factor"].abs().max().item() * step.reads[1].largest
-    for value in map(program.values.get, program.outputs):
+    for value in (program.values[node] for node in program.outputs):
         if value.kind == CURRENT:
             group = program.group(value)
             largest[group] = largest[group].amax().expand_as(largest[group])
@@ -175,7 +176,7 @@ def _along(theta: Tensor, shape: tuple[int, ...]) -> Tensor:
     return theta.view(-1, *[1] * (len(shape) - 2)) if len(shape) == 4 else theta
 
 
-def _add_code(snn: SpikingNetwork, program: Program, arrays: dict[str, np.ndarray]) -> dict[str, object]:
+def _add_code(snn: SpikingNetwork, program: Program, arrays: dict[str, Any]) -> dict[str, object]:
     """The code of the network's neurons: the weights of its steps, and the train of each level."""
     neurons = [step for step in program.steps if step.op in ("neuron", "encode")]
     if not neurons:

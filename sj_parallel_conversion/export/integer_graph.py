@@ -95,14 +95,11 @@ class IntegerTranslation(Translation):
         """As in the base class."""
         module = self.net.get_submodule(node.target) if node.op == "call_module" else None
         if node in self.linear:
+            assert isinstance(module, nn.Linear)
             return self._put(node, IntegerLinear(module, self.max_level), node.args[0])
-        if node in self.followers:
-            code = self._bytes_of(node)
-            arguments = plain(module), self.max_level
-            layer = IntegerConv(*arguments, *code) if code else RoundedConv(*arguments, less=0.5)
-            return self._put(node, layer, node.args[0])
-        if node in self.others:
-            return self._put(node, RoundedConv(plain(module), self.max_level, less=0.0), node.args[0])
+        if node in self.followers or node in self.others:
+            assert module is not None
+            return self._put(node, self._convolution(node, plain(module)), node.args[0])
         if node in self._additions:
             conv = self._additions[node]
             (shortcut,) = (n for n in node.args if n is not conv)
@@ -113,10 +110,17 @@ class IntegerTranslation(Translation):
             return self.graph.call_method("to", (super().translated(node), torch.uint8))
         if node not in self._rounding:
             return self._put(node, CutToLevels(self.max_level), node.args[0])
-        steps = [CutBytes(self.max_level)] if self.max_level < _STEPS else []
+        steps: list[nn.Module] = [CutBytes(self.max_level)] if self.max_level < _STEPS else []
         if self.followers[self._rounding[node]][0] is not None:
             steps.insert(0, RoundToBytes())
         return self._put(node, nn.Sequential(*steps), node.args[0])
+
+    def _convolution(self, node: fx.Node, conv: nn.Module) -> nn.Module:
+        assert isinstance(conv, nn.Conv2d)
+        if node in self.others:
+            return RoundedConv(conv, self.max_level, less=0.0)
+        code = self._bytes_of(node)
+        return IntegerConv(conv, self.max_level, *code) if code else RoundedConv(conv, self.max_level, less=0.5)
 
     def _put(self, node: fx.Node, module: nn.Module, *read: fx.Node) -> fx.Node:
         name = node.target if node.op == "call_module" else node.name
@@ -126,6 +130,7 @@ class IntegerTranslation(Translation):
     def _factor(self, conv: fx.Node) -> Tensor:
         """What the levels of the shortcut after a convolution are multiplied by, ``[C]``."""
         addition, _ = self.followers[conv]
+        assert addition is not None
         weight = self.net.get_submodule(conv.target).weight
         module = self.net.get_submodule(addition.target) if addition.op == "call_module" else None
         factor = None if module is None else module.factor

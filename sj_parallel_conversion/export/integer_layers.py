@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,13 +25,16 @@ def integer_weight(layer: nn.Conv2d | nn.Linear, bias: Tensor | None, max_level:
 
 
 def _symbolic(
-    operator: str, inputs: tuple[Any, ...], dtype: torch.dtype, shape: object, **attributes: object
+    operator: str, inputs: tuple[Any, ...], dtype: torch.dtype, shape: Sequence[int], **attributes: Any
 ) -> Tensor:
     return torch.onnx.ops.symbolic(operator, inputs, attributes, dtype=dtype, shape=shape)
 
 
 class _OnBytes(nn.Module):
     """Has the constants of quantised values whose integers stand for themselves."""
+
+    one: Tensor
+    zero: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,13 +101,19 @@ class IntegerConv(_OnBytes):
     :param step: how much current one step is, ``[C]``
     """
 
+    weight: Tensor
+    scale: Tensor
+    bias: Tensor
+    weight_zero: Tensor
+    bias_zero: Tensor
+
     def __init__(self, conv: nn.Conv2d, max_level: int, zero_point: Tensor, step: Tensor) -> None:
         super().__init__()
         bias = zero_point * step - 0.5 + (0.0 if conv.bias is None else conv.bias.detach())
         weight, scale = integer_weight(conv, bias, max_level)
         bias = (bias.double() / scale).round().to(torch.int32)
         scale = scale / step
-        self.form = (conv.stride, conv.padding, conv.dilation, conv.groups)
+        self.form: tuple[Any, ...] = (conv.stride, conv.padding, conv.dilation, conv.groups)
         for name, value in (("weight", weight), ("scale", scale), ("bias", bias)):
             self.register_buffer(name, value)
         self.register_buffer("weight_zero", torch.zeros(len(scale), dtype=torch.int8))
@@ -126,13 +136,18 @@ class RoundedConv(_OnBytes):
     :param less: what is subtracted from currents: 1/2 where they are rounded to the nearest level afterwards
     """
 
+    weight: Tensor
+    scale: Tensor
+    bias: Tensor
+    weight_zero: Tensor
+
     def __init__(self, conv: nn.Conv2d, max_level: int, less: float) -> None:
         super().__init__()
         bias = conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias.detach()
         weight, scale = integer_weight(conv, bias, max_level)
         if less or conv.bias is not None:  # 1/2 is a bias, too
             bias = bias_in_steps(bias, scale)
-        self.form = (conv.stride, conv.padding, conv.dilation, conv.groups)
+        self.form: tuple[Any, ...] = (conv.stride, conv.padding, conv.dilation, conv.groups)
         for name, value in (("weight", weight), ("scale", scale), ("bias", bias - less)):
             self.register_buffer(name, value)
         self.register_buffer("weight_zero", torch.zeros(len(scale), dtype=torch.int8))
@@ -152,6 +167,11 @@ class AddShortcut(_OnBytes):
         :class:`RoundedConv`
     """
 
+    zero_point: Tensor | None
+    step: Tensor | None
+    factor: Tensor
+    zeros: Tensor
+
     def __init__(self, factor: Tensor, code: tuple[Tensor, Tensor] | None) -> None:
         super().__init__()
         zero_point, step = code or (None, None)
@@ -162,7 +182,7 @@ class AddShortcut(_OnBytes):
 
     def forward(self, x: Tensor, levels: Tensor) -> Tensor:
         """:param x: currents. :param levels: in bytes. :return: float currents less 1/2"""
-        if self.step is not None:
+        if self.step is not None and self.zero_point is not None:
             x = self._dequantised(x, self.step, self.zero_point, axis=1)
         return x + self._dequantised(levels, self.factor, self.zeros, axis=1)
 
@@ -174,6 +194,10 @@ class IntegerLinear(nn.Module):
     :param linear: the layer
     :param max_level: the largest level that it reads
     """
+
+    weight: Tensor
+    scale: Tensor
+    bias: Tensor | None
 
     def __init__(self, linear: nn.Linear, max_level: int) -> None:
         super().__init__()

@@ -157,6 +157,7 @@ def _rescale(program: Program, node: fx.Node, module: Rescale) -> None:
     value = program.levels(node, node.args[0])
     if module.factor.unique().numel() != 1:
         raise program.refuse(node, "scales the channels of levels by different factors")
+    assert not isinstance(value.unit, tuple)  # levels() refuses such
     program.same(node, node.args[0])
     program.values[node] = replace(value, unit=value.unit * module.factor.flatten()[0].item())
 
@@ -166,7 +167,8 @@ def _to_levels(program: Program, node: fx.Node, module: ToLevels) -> None:
 
 
 def _residual(program: Program, node: fx.Node, module: ResidualAdd) -> None:
-    _sum(program, node, *node.args[:2], module.factor)
+    x, y = node.args[:2]
+    _sum(program, node, x, y, module.factor)
 
 
 def _addition(program: Program, node: fx.Node) -> None:
@@ -220,7 +222,8 @@ def _reshape(program: Program, node: fx.Node) -> None:
 
 def _slice(program: Program, node: fx.Node) -> None:
     source, *rest = node.args
-    axis, start, stop, step = [*rest, *(0, None, None, 1)[len(rest):]]
+    given: list[Any] = [*rest, *(0, None, None, 1)[len(rest):]]
+    axis, start, stop, step = given
     shape = program.shape(source)
     if not all(isinstance(n, (int, type(None))) for n in (start, stop)):
         raise program.refuse(node, "takes a part that depends on a size")
@@ -249,7 +252,7 @@ def _unchanged(program: Program, node: fx.Node, module: nn.Module | None = None)
     program.same(node, node.args[0])
 
 
-def _pair(value: object) -> list[int]:
+def _pair(value: Any) -> list[int]:
     return list(value) if isinstance(value, (tuple, list)) else [value, value]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
+from typing import Any
 
 from ..ann2snn.graph.signature import Signature
 
@@ -29,10 +30,11 @@ def output_names(signature: Signature) -> list[str]:
     return [names[leaf] for leaf in sorted(names)]
 
 
-def _names(value: object, name: str = "") -> Iterator[tuple[str, int]]:
+def _names(value: Any, name: str = "") -> Iterator[tuple[str, int]]:
     if isinstance(value, int):
         yield name, value
         return
+    pairs: list[tuple[Any, Any]]
     if isinstance(value, dict):
         pairs = list(value.items())
     elif hasattr(value, "_fields"):

@@ -121,10 +121,12 @@ def _exported(module: fx.GraphModule, signature: Signature, culprit: Callable[[]
         raise ConfigError(f"torch cannot export the network to ONNX{culprit()}: {_reason(error)}") from error
 
 
-def _export(module: nn.Module, tensors: tuple[Tensor, ...], **options: object) -> torch.onnx.ONNXProgram:
+def _export(module: nn.Module, tensors: tuple[Tensor, ...], **options: Any) -> torch.onnx.ONNXProgram:
     with global_generator, torch.no_grad(), warnings.catch_warnings():  # two exports at once disturb each other
         warnings.simplefilter("ignore")  # of the exporter, about what it does
-        return torch.onnx.export(module, tensors, dynamo=True, verbose=False, **options)
+        program = torch.onnx.export(module, tensors, dynamo=True, verbose=False, **options)
+    assert program is not None  # which is what dynamo=True returns
+    return program
 
 
 def _culprit(snn: SpikingNetwork) -> str:

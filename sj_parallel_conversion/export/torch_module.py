@@ -82,11 +82,15 @@ def _arguments(graph: fx.Graph, form: InputForm) -> list[fx.Node]:
     return [tensors[leaf] for leaf in sorted(tensors)]
 
 
-def _paths(value: object) -> Iterator[tuple[list[tuple[Callable[..., Any], object]], int]]:
+_Step = tuple[Callable[..., Any], object]  # a function and its second argument
+
+
+def _paths(value: Any) -> Iterator[tuple[list[_Step], int]]:
     """Ways to the leaves of a nested value, as steps of ``getitem`` and ``getattr``."""
     if isinstance(value, int):
         yield [], value
         return
+    steps: list[tuple[_Step, Any]]
     if is_dataclass(value):
         steps = [((getattr, field.name), getattr(value, field.name)) for field in fields(value)]
     else:
@@ -96,7 +100,7 @@ def _paths(value: object) -> Iterator[tuple[list[tuple[Callable[..., Any], objec
         yield from (([step, *path], leaf) for path, leaf in _paths(inner))
 
 
-def _at(graph: fx.Graph, value: fx.Node, path: list[tuple[Callable[..., Any], object]]) -> fx.Node:
+def _at(graph: fx.Graph, value: fx.Node, path: list[_Step]) -> fx.Node:
     for function, key in path:
         value = graph.call_function(function, (value, key))
     return value

@@ -89,7 +89,7 @@ class Translation:
         self.root, self.graph = nn.Module(), fx.Graph()
         self.known: dict[fx.Node, object] = {}
 
-    def run(self, inputs: Sequence[fx.Node]) -> object:
+    def run(self, inputs: Sequence[fx.Node]) -> Any:
         """
         :param inputs: of the new graph
         :return: what the source returns, with nodes of the new graph
@@ -164,9 +164,9 @@ class Translation:
         if isinstance(module, ToLevels):
             offset, gain = (self._constant(node, name, getattr(module, name)) for name in ("offset", "gain"))
             return self.graph.call_function(torch.addcmul, (offset, args[0], gain))
-        if isinstance(module, ResidualAdd) and module.factor is None:
-            return self.graph.call_function(torch.add, args[:2])
         if isinstance(module, ResidualAdd):
+            if module.factor is None:
+                return self.graph.call_function(torch.add, args[:2])
             factor = self._constant(node, "factor", module.factor)
             return self.graph.call_function(torch.addcmul, (*args[:2], factor))
         if isinstance(module, FunctionActivation):
@@ -196,12 +196,14 @@ def torch_module(module: nn.Module, name: str, like: Tensor | None) -> nn.Module
         return torch_module(activation, name, like)
 
     if isinstance(module, SpikingActivation):
+        assert like is not None  # the graph of an activation, which is not run, has no neuron in it
         return neuron_body(module.node, like, inner)
     if isinstance(module, (Formula, Normalisation)):
         return _formula(module.body, type(module).__name__)
     if isinstance(module, RecognisedQCFS):
         return _formula(module.formula.body, "Formula")
     if isinstance(module, (QCFS, DAQCFS, ClipReLU)):
+        assert like is not None  # nor one of these
         return activation_body(module, like)
     if isinstance(module, SpikingIdentity):
         return nn.Identity()
@@ -267,7 +269,7 @@ def without_hooks(module: nn.Module, shares_tensors: bool = False) -> nn.Module:
 
 def _has(root: nn.Module, path: str) -> bool:
     for part in path.split("."):
-        own = {**root._modules, **root._buffers, **root._parameters}
+        own: dict[str, Any] = {**root._modules, **root._buffers, **root._parameters}
         if part not in own:
             return False
         root = own[part]

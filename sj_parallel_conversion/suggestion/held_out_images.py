@@ -41,16 +41,17 @@ def split(prepared: PreparedANN, raw: list[object]) -> tuple[list[Batch], list[P
     """The images that are fitted, and those that are held out. Copies of an image are on the same side."""
     fitted: list[Any] = []
     held_out: list[Any] = []
-    whole = prepared.data.fixed_batch
+    data: Any = prepared.data  # all of the data, or some that hand on what they do not have themselves
+    whole = data.fixed_batch
     key = prepared.config.seed.to_bytes(8, "big")
-    for index, (given, batch) in enumerate(zip(raw, prepared.data.batches(""), strict=True)):
+    for index, (given, batch) in enumerate(zip(raw, data.batches(""), strict=True)):
         held = torch.tensor([digest[-1] % _EVERY == 0 for digest in digests(batch, whole, key)])
         held = held.expand(batch.size).to(batch.tensors[0].device)
         if not held.all():
             fitted.append(batch.select(~held) if held.any() else batch)
         if held.any():
             targets = targets_of(given, model_call(prepared.captured.plain, given, index))
-            held_out += _parts(prepared, batch, targets, held)
+            held_out += _parts(prepared, data, batch, targets, held)
     count = sum(part.batch.size for part in held_out)
     if count < _LEAST or not fitted:
         raise DataError(
@@ -60,12 +61,13 @@ def split(prepared: PreparedANN, raw: list[object]) -> tuple[list[Batch], list[P
     return fitted, held_out
 
 
-def _parts(prepared: PreparedANN, batch: Batch, targets: object, held: Tensor) -> Iterator[Part]:
-    known = isinstance(targets, Tensor) and targets.dim() and len(targets) == batch.size
-    right = targets.to(held.device)[held] if known else None
+def _parts(prepared: PreparedANN, data: Any, batch: Batch, targets: object, held: Tensor) -> Iterator[Part]:
+    right = None
+    if isinstance(targets, Tensor) and targets.dim() and len(targets) == batch.size:
+        right = targets.to(held.device)[held]
     start = 0
-    for part in prepared.data.parts(batch.select(held) if not held.all() else batch, _AT_ONCE):
-        with prepared.data.naming_batches(), prepared.captured.in_full_precision(), torch.no_grad():
+    for part in data.parts(batch.select(held) if not held.all() else batch, _AT_ONCE):
+        with data.naming_batches(), prepared.captured.in_full_precision(), torch.no_grad():
             classes = classes_of(prepared.captured.signature.build(prepared.captured.model(*part.clone().tensors)))
         own = None if right is None else right[start : start + part.size]
         start += part.size

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from ..ann2snn.calibration.output_error import packed
@@ -16,6 +16,7 @@ from ..ann2snn.network.spiking_network import SpikingNetwork
 from ..ann2snn.prepared import PreparedANN
 from ..errors import ConversionError
 from ..functional import decode, encode_bytes
+from ..neuron import SpikingNode
 from .held_out_images import Part, classes_of, spread_over
 from .result import Setting, Suggestion, table
 
@@ -51,7 +52,8 @@ class Search:
     ) -> None:
         self.prepared, self.held_out, self.tolerance, self.cost = prepared, held_out, tolerance, cost
         self.fitted = sum(batch.size for batch in fitted)
-        few = spread_over(fitted, max(_FEW, self.fitted // _SHARE), prepared.data.fixed_batch)
+        self._whole = bool(prepared.data.fixed_batch)
+        few = spread_over(fitted, max(_FEW, self.fitted // _SHARE), self._whole)
         self.few, self.quick = sum(batch.size for batch in few), prepared.on(few)
         self.images = sum(part.batch.size for part in held_out)
         self.has_targets = all(part.targets is not None for part in held_out)
@@ -116,7 +118,7 @@ class Search:
         with packed(network), self.prepared.captured.in_full_precision():
             for part in self.held_out:
                 classes = classes_of(network.signature.build(network.net(*part.batch.clone().tensors)))
-                right += int((classes == part.targets).sum()) if self.has_targets else 0
+                right += 0 if part.targets is None else int((classes == part.targets).sum())
                 agreed += int((classes == part.classes).sum())
                 count += classes.numel()
         return right / count if self.has_targets else None, agreed / count
@@ -124,8 +126,8 @@ class Search:
     def _measured(
         self, mode: str, T: int, network: SpikingNetwork, correct: tuple[float | None, float], images: int
     ) -> Setting:
-        accuracy, agreement = correct
-        loss = 1 - agreement if accuracy is None else self.ann_accuracy - accuracy
+        (accuracy, agreement), of_the_ann = correct, self.ann_accuracy
+        loss = 1 - agreement if accuracy is None or of_the_ann is None else of_the_ann - accuracy
         return Setting(mode, T, accuracy, agreement, loss, self._spikes(network, mode, T), images)
 
     @property
@@ -133,19 +135,20 @@ class Search:
         """Of the ANN on the held-out images."""
         if not self.has_targets:
             return None
-        right = sum(int((part.classes == part.targets).sum()) for part in self.held_out)
-        return right / sum(part.classes.numel() for part in self.held_out)
+        pairs = [(part.classes, part.targets) for part in self.held_out]
+        right = sum(int((classes == targets).sum()) for classes, targets in pairs if targets is not None)
+        return right / sum(classes.numel() for classes, _ in pairs)
 
     @torch.no_grad()
     def _spikes(self, network: SpikingNetwork, mode: str, T: int) -> float:
         """Spikes of one sample if the levels of ``network`` are written in the code of ``mode``."""
         code, counts = MODES[mode].code, []
 
-        def count(node: nn.Module, args: tuple[Any, ...], train: Tensor) -> None:
+        def count(node: SpikingNode, args: tuple[Any, ...], train: Tensor) -> None:
             """Read the levels of one neuron, and count the spikes of their code words."""
             counts.append(int(encode_bytes(decode(train, node.code), code, T, node.signed).count_nonzero()))
 
-        images = spread_over([part.batch for part in self.held_out], _SPIKING, self.prepared.data.fixed_batch)
+        images = spread_over([part.batch for part in self.held_out], _SPIKING, self._whole)
         hooks = [site.node.register_forward_hook(count) for site in network.neurons()]
         try:
             with self.prepared.captured.in_full_precision():

@@ -31,7 +31,7 @@ def suggest_time_steps(
     time_steps: Sequence[int] | None = None,
     device: torch.device | str | None = None,
     show_progress: bool = True,
-    **options: object,
+    **options: Any,
 ) -> Suggestion:
     """
     Find the cheapest mode and T of a classifier whose loss is within a tolerance. One image in four is held out of all
@@ -77,7 +77,7 @@ def suggest_time_steps(
         return search.run(settings)
 
 
-def _check(tolerance: object, cost: object, modes: object, options: dict[str, object]) -> None:
+def _check(tolerance: object, cost: object, modes: Sequence[str], options: dict[str, object]) -> None:
     if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or not 0 <= tolerance < 1:
         raise ConfigError(f"tolerance must be a number from 0 to 1, such as 0.01 for one percent, got {tolerance!r}")
     check_choice("cost", cost, ["spikes", "time"])

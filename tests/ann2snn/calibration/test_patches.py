@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from nets import LAYERS
+from linear_layers import LAYERS
 from torch import nn
 
 from sj_parallel_conversion.ann2snn.calibration.patches import (

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from nets import LAYERS
+from linear_layers import LAYERS
 from torch import nn
 
 from sj_parallel_conversion.ann2snn.calibration import regression
