@@ -168,7 +168,9 @@ def main_tensor(answer: object) -> Tensor:
 
 
 @dataclass(frozen=True)
-class ConvertedNetwork:  # its name stands in messages
+class ConvertedNetwork:
+    """Has a ``forward`` for those who ask for its arguments. The name of the class stands in their messages."""
+
     forward: Callable[..., Any]
 
 
