@@ -169,11 +169,7 @@ def main_tensor(answer: object) -> Tensor:
 
 @dataclass(frozen=True)
 class ConvertedNetwork:
-    """
-    Takes the place of the ANN where a batch is turned into a call. Its name stands in messages.
-
-    :param forward: has the names of the ANN's arguments
-    """
+    """Has a ``forward`` for those who ask for its arguments. The name of the class stands in their messages."""
 
     forward: Callable[..., Any]
 
