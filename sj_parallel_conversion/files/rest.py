@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..ann2snn.data.inputs import Call
 from ..ann2snn.graph import plain_copy
+from ..ann2snn.network.attention_calls import add_submodules
 from ..ann2snn.network.parts import PartlySpikingNetwork, SpikingSubmodule, replace_everywhere
 from ..ann2snn.network.spiking_network import SpikingNetwork
 from ..errors import FileError
@@ -70,6 +71,7 @@ def decode_rest(
             "Give a model as it was before the conversion: load(path, model=model)"
         )
     model = plain_copy(model).eval()
+    add_submodules(model, list(parts))
     modules = dict(model.named_modules(remove_duplicate=False))
     for name in parts:
         need(name in modules, f"the network has a part {name!r}, and {type(model).__name__} has no such submodule")

@@ -19,6 +19,7 @@ from .constants import name_constants
 from .copying import plain_copy
 from .formula import Formula
 from .naming import Names
+from .opaque import forget_objects_with_tensors, refuse_objects_with_tensors
 from .operations import module_of
 from .passes import replace_module
 from .plain import PlainGraph
@@ -41,6 +42,14 @@ def graph_of(
     :raises DataError: if the model fails on the first batch
     :raises ConversionError: if it cannot be captured, or computes something else at each call
     """
+    net, signature = _freest_graph(ann, data, device, free_sizes)
+    forget_objects_with_tensors(signature.outputs)
+    return net, signature
+
+
+def _freest_graph(
+    ann: nn.Module, data: CalibrationData, device: torch.device, free_sizes: bool | None
+) -> tuple[PlainGraph, Signature]:
     found = _graph_of(ann, data, device, free_sizes, integers=False)
     if not data.fixed_batch:
         return found
@@ -61,6 +70,7 @@ def _graph_of(
     first = data.first()
     with undone(eager):
         expected = run_ann(eager, data.form, first)
+        refuse_objects_with_tensors(data.form)
         captured = capture(model, data.form, first, free_sizes, integers)
         names = Names(captured.model)
         net = build(captured, names)

@@ -12,6 +12,7 @@ from ...torch_compat import tree_leaves, tree_map
 from ..data.inputs import Call, placement
 from ..graph import plain_copy
 from ..graph.side_effects import undone
+from .attention_calls import add_attention_calls, remove_submodules
 from .calls import PartData, SubmoduleInputs, first_calls, refuse_written_inputs, with_graded_inputs
 from .parts import PartlySpikingNetwork, naming_part, replace_everywhere
 from .spiking_network import SpikingNetwork
@@ -59,7 +60,9 @@ class ModelInParts:
             data = PartData(model, dataloader, self.device)
             first = data.first()
             self._sample = shape_of_sample(first)
-            names = find_submodules(model, patterns, first_calls(model, first), layers_alone)
+            added = add_attention_calls(model, first) if layers_alone else []
+            names = find_submodules(model, patterns, first_calls(model, data.first()), layers_alone)
+            remove_submodules(model, set(added) - set(names))
             refuse_written_inputs(model, names, data)
             graded = with_graded_inputs(model, names, data.first())
             if layers_alone and not any(map(_is_float, tree_leaves(tuple(first)))):

@@ -13,6 +13,7 @@ from ...errors import ConfigError, ConversionError, DataError
 from ...neuron.spiking_activation import SpikingActivation
 from ..data.inputs import Call
 from ..graph import plain_copy
+from .attention_calls import add_submodules
 from .options import NetworkOptions, RemovedOptionError, common_value
 from .origin import set_weights, weights_of
 from .spiking_network import SpikingNetwork
@@ -134,6 +135,7 @@ class PartlySpikingNetwork(NetworkOptions, nn.Module):
         """
         plain, parts, outside = plain_copy(ann), {}, self._outside()
         theirs = plain.state_dict()
+        add_submodules(plain, list(self.parts))
         for name, value in outside.items():
             if name not in theirs or theirs[name].shape != value.shape:
                 raise ConversionError(f"load_ann: this ANN has no {name!r} of shape {list(value.shape)}")

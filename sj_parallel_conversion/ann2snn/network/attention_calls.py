@@ -1,0 +1,192 @@
+"""
+Attention that a module calls as a function, as a module of its own: so it has a name, and can be a part.
+
+The module that calls :func:`torch.nn.functional.scaled_dot_product_attention` keeps its code. While its ``forward``
+runs, the function leads to a submodule of it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from ..data.inputs import Call
+from .calls import run_model
+
+NAME = "scaled_dot_product_attention"
+_ATTEND = F.scaled_dot_product_attention
+
+
+class AttentionCall(nn.Module):
+    """What a call of the function computes. All that the calls of one module differ in is a tensor."""
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scale: float) -> Tensor:
+        """:param bias: is added to the scores, ``[N, ..., L, S]``. :return: ``[N, ..., L, features]``"""
+        return _ATTEND(query, key, value, bias, scale=scale)
+
+
+class _Redirection(TorchFunctionMode):
+    """Calls of the function lead to ``attend``, with its arguments. The innermost redirection counts."""
+
+    def __init__(self, module: nn.Module, attend: Callable[..., object]) -> None:
+        super().__init__()
+        self.module, self._attend = module, attend
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
+        is_ours = func is _ATTEND and _entered()[-1] is self
+        return (self._attend if is_ours else func)(*args, **(kwargs or {}))
+
+
+_of_thread = threading.local()
+
+
+def _entered() -> list[_Redirection]:
+    """The redirections of this thread, the outermost first."""
+    if not hasattr(_of_thread, "redirections"):
+        _of_thread.redirections = []
+    return _of_thread.redirections
+
+
+def add_attention_calls(model: nn.Module, call: Call) -> list[str]:
+    """
+    Give each module that calls the function a submodule ``scaled_dot_product_attention``, in place.
+
+    :param model: a copy of a model
+    :param call: what it is called with
+    :return: the names of these submodules
+    """
+    names = _callers(model, call)
+    return add_submodules(model, [f"{name}.{NAME}".lstrip(".") for name in names])
+
+
+def add_submodules(model: nn.Module, names: Collection[str]) -> list[str]:
+    """
+    As :func:`add_attention_calls`, where the names are known.
+
+    :param model: a copy of a model
+    :param names: names of submodules. Those that do not end in ``scaled_dot_product_attention``, that exist already, or
+        whose parent does not exist, are left out
+    :return: those that were added
+    """
+    modules, added = dict(model.named_modules(remove_duplicate=False)), []
+    for name in names:
+        parent, _, last = name.rpartition(".")
+        if last == NAME and parent in modules and not hasattr(modules[parent], NAME):
+            module = modules[parent]
+            module.add_module(NAME, AttentionCall())
+            module.register_forward_pre_hook(_enter)
+            module.register_forward_hook(_leave, always_call=True)
+            added.append(name)
+    return added
+
+
+def remove_submodules(model: nn.Module, names: Collection[str]) -> None:
+    """Take back what :func:`add_submodules` has done."""
+    for name in names:
+        module = model.get_submodule(name.rpartition(".")[0])
+        delattr(module, NAME)
+        for hooks, ours in ((module._forward_pre_hooks, _enter), (module._forward_hooks, _leave)):
+            for key in [key for key, hook in hooks.items() if hook is ours]:
+                del hooks[key]
+                module._forward_hooks_always_called.pop(key, None)
+
+
+def _enter(module: nn.Module, args: object) -> None:
+    _push(module, partial(_attended, getattr(module, NAME)))
+
+
+def _leave(module: nn.Module, args: object, output: object) -> None:
+    # a hook of the user's that fails comes before ours
+    if _entered() and _entered()[-1].module is module:
+        _entered()[-1].__exit__(None, None, None)
+        _entered().pop()
+
+
+def _push(module: nn.Module, attend: Callable[..., object]) -> None:
+    _entered().append(_Redirection(module, attend))
+    _entered()[-1].__enter__()
+
+
+def _attended(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """The arguments of the function, so written that one network serves all calls: with and without a cache, say."""
+    if dropout_p:
+        return _ATTEND(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+    if enable_gqa:
+        times = query.shape[-3] // key.shape[-3]
+        key, value = (x.repeat_interleave(times, -3) for x in (key, value))
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    hidden = _hidden(query, key, attn_mask, is_causal)
+    bias = torch.zeros_like(hidden, dtype=query.dtype)
+    if attn_mask is not None and attn_mask.dtype != torch.bool:
+        bias = attn_mask
+    # a conversion takes finite numbers alone
+    bias = bias.masked_fill(hidden, torch.finfo(query.dtype).min)
+    result = module(query, key, value, _of_each_sample(bias, query, key), scale)
+    return result if attn_mask is None else result.masked_fill(hidden.all(-1, keepdim=True), 0.0)
+
+
+def _hidden(query: Tensor, key: Tensor, mask: Tensor | None, is_causal: bool) -> Tensor:
+    """Which keys a query does not attend to."""
+    if mask is None:
+        seen = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device)
+        return ~(seen.tril() if is_causal else seen)
+    return ~mask if mask.dtype == torch.bool else mask == -torch.inf
+
+
+def _of_each_sample(mask: Tensor, query: Tensor, key: Tensor) -> Tensor:
+    mask = mask.reshape(*[1] * (query.dim() - mask.dim()), *mask.shape)
+    return mask.expand(query.shape[0], *mask.shape[1:-2], query.shape[-2], key.shape[-2])
+
+
+@torch.no_grad()
+def _callers(model: nn.Module, call: Call) -> list[str]:
+    """The names of the innermost modules in whose ``forward`` the function is called."""
+    calling: set[nn.Module] = set()
+
+    def note(module: nn.Module) -> Callable[..., object]:
+        def attend(*args: Any, **kwargs: Any) -> object:
+            calling.add(module)
+            return _ATTEND(*args, **kwargs)
+
+        return attend
+
+    with _hooked(model, lambda module, args: _push(module, note(module))):
+        run_model(model, call)
+    return [name for name, module in model.named_modules() if module in calling]
+
+
+@contextmanager
+def _hooked(model: nn.Module, enter: Callable[[nn.Module, object], None]) -> Iterator[None]:
+    hooks: list[Any] = []
+    try:
+        for module in model.modules():
+            hooks.append(module.register_forward_pre_hook(enter))
+            hooks.append(module.register_forward_hook(_leave, always_call=True))
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
