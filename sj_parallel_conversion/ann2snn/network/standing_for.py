@@ -33,6 +33,8 @@ class StandingFor(nn.Module):
             if name not in OF_ANY_MODULE and _can_be_saved(value):
                 kept[name] = value
         # past nn.Module's own, which would look at each of them
+        # such as "config": the network's own is what users get, and the original's what methods of the original get
+        self.__dict__["_hidden"] = frozenset(name for name in kept if name in vars(self) or hasattr(type(self), name))
         self.__dict__["_original"] = (type(original) if _can_be_saved(type(original)) else nn.Module, kept)
 
     def __getattr__(self, name: str) -> Any:
@@ -54,20 +56,29 @@ class StandingFor(nn.Module):
         # what every module has was found before
         value = next((vars(cls)[name] for cls in kind.__mro__ if name in vars(cls)), _ABSENT)
         if isinstance(value, types.FunctionType):
-            return types.MethodType(value, _Answering(self, kind))
-        return value.__get__(_Answering(self, kind), kind) if hasattr(value, "__get__") else value
+            return types.MethodType(value, _answering(self, kind))
+        return value.__get__(_answering(self, kind), kind) if hasattr(value, "__get__") else value
 
 
-class _Answering:
+class _OfKind(type):
+    """Class of classes that have what the user's class has: a method may ask for ``type(self).name``."""
+
+    kind: type[nn.Module]
+
+    def __getattr__(cls, name: str) -> Any:
+        return getattr(cls.kind, name)
+
+
+class _Answering(metaclass=_OfKind):
     """
     A network as methods of the user's see it. Called, it answers with a decoded result in either step mode, because
     they were written for a model without time.
     """
 
-    def __init__(self, network: StandingFor, kind: type[nn.Module]) -> None:
-        self.__dict__.update(_network=network, _kind=kind)
+    def __init__(self, network: StandingFor) -> None:
+        self.__dict__.update(_network=network)
 
-    __class__: Any = property(lambda self: self._kind)  # for isinstance and super()
+    __class__: Any = property(lambda self: type(self).kind)  # for isinstance and super()
 
     def __call__(self, *args: object, **kwargs: object) -> object:
         return self._network._answer(*args, **kwargs)
@@ -75,6 +86,8 @@ class _Answering:
     forward = __call__
 
     def __getattr__(self, name: str) -> Any:
+        if name in self._hidden():
+            return self._network._of_original(name)
         try:
             return getattr(self._network, name)
         except AttributeError:
@@ -84,7 +97,19 @@ class _Answering:
             return value
 
     def __setattr__(self, name: str, value: object) -> None:
-        setattr(self._network, name, value)
+        if name in self._hidden():
+            self._network.__dict__["_original"][1][name] = value
+        else:
+            setattr(self._network, name, value)
+
+    def _hidden(self) -> frozenset[str]:
+        found: frozenset[str] = self._network.__dict__.get("_hidden", frozenset())
+        return found
+
+
+def _answering(network: StandingFor, kind: type[nn.Module]) -> _Answering:
+    found: _Answering = _OfKind(kind.__name__, (_Answering,), {"kind": kind})(network)
+    return found
 
 
 def _can_be_saved(value: object) -> bool:

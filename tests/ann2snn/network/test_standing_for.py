@@ -205,3 +205,38 @@ def test_classes_that_cannot_be_saved_pass_on_attributes_alone() -> None:
 
     snn = pickle.loads(pickle.dumps(whole(Local().eval())))
     assert snn.f == -1 and not hasattr(snn, "detect")
+
+
+class Configured(nn.Module):
+    """Has an attribute of the network's own name, as models of Hugging Face have, and asks its class for a method."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.config, self.calls = nn.Linear(4, 4), {"scale": 3}, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.layer(x))
+
+    def scaled(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return type(self)._scale(self, self(x))
+
+    def _scale(self, y: Tensor) -> Tensor:
+        return y * self.config["scale"]
+
+    def rescale(self, scale: int) -> None:
+        self.config = {"scale": scale}
+
+
+@torch.no_grad()
+def test_methods_of_the_ann_see_its_own_attributes() -> None:
+    ann, x = Configured(), torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+    snn = sjpc.ParallelConverter([x], show_progress=False).convert(ann)
+    for network in (snn, copy.deepcopy(snn), pickle.loads(pickle.dumps(snn))):
+        assert isinstance(network.config, sjpc.ConversionConfig), "from outside the network's own"
+        y = network.predict(x)
+        assert torch.equal(network.scaled(x), 3 * y) and network.calls == 1
+        network.rescale(5)
+        assert torch.equal(network.scaled(x), 5 * y) and network.calls == 2
+        assert isinstance(network.config, sjpc.ConversionConfig) and network.config.time_steps == 8
+    assert ann.config == {"scale": 3} and ann.calls == 0
