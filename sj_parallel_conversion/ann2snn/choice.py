@@ -12,11 +12,11 @@ from torch import Tensor, fx
 from .. import ranks
 from ..user_warnings import warn
 from .calibration import CHEAPER
-from .calibration.judge import Judge, Selection
+from .calibration.judge import Judge
 from .calibration.output_error import outputs
 from .calibration.score_error import ScoreError, scores
 from .config import ConversionConfig
-from .data.batches import CalibrationData
+from .data.selection import Data, Selection
 from .draft import Built, Draft, Known
 
 _HOPE = 0.5  # of the error with a few images: no more than that goes away with all
@@ -36,7 +36,7 @@ class Choice:
     def __init__(
         self,
         model: fx.GraphModule,
-        data: CalibrationData | Selection,
+        data: Data,
         graded_input: bool,
         judge: Callable[[], Judge | None] | None = None,
     ) -> None:

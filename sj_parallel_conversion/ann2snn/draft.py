@@ -16,7 +16,7 @@ from .calibration.distillation import distil
 from .calibration.judge import Judge
 from .calibration.reconstruction import reconstruct
 from .config import ConversionConfig
-from .data.batches import CalibrationData
+from .data.selection import Data
 from .folding.fold import fold
 from .graph.shapes import record_shapes
 from .network.origin import Origin, described, origin_of
@@ -49,7 +49,7 @@ class Draft:
     """
 
     def __init__(
-        self, model: fx.GraphModule, data: CalibrationData, config: ConversionConfig, graded_input: bool
+        self, model: fx.GraphModule, data: Data, config: ConversionConfig, graded_input: bool
     ) -> None:
         self.model, self.config = copy.deepcopy(model), config
         self._operations = described(model)
@@ -59,7 +59,7 @@ class Draft:
         # the graded input of a part is no input of the network
         self._encodes = config.input_encoding == "spikes" and not graded_input
 
-    def network(self, data: CalibrationData, judge: Judge | None, known: Known | None = None) -> Built:
+    def network(self, data: Data, judge: Judge | None, known: Known | None = None) -> Built:
         """
         :param data: calibration data
         :param judge: its images are not fitted
@@ -86,7 +86,7 @@ class Draft:
 
 
 def prepare(
-    model: fx.GraphModule, data: CalibrationData, config: ConversionConfig, graded_input: bool = False
+    model: fx.GraphModule, data: Data, config: ConversionConfig, graded_input: bool = False
 ) -> list[Site]:
     """
     Find where neurons go, after the passes that make room for them, in place.
@@ -139,7 +139,7 @@ def give_layers_spikes(model: fx.GraphModule, config: ConversionConfig, graded_i
 def place_neurons(
     model: fx.GraphModule,
     sites: list[Site],
-    data: CalibrationData,
+    data: Data,
     config: ConversionConfig,
     known: Known | None = None,
 ) -> fx.GraphModule:

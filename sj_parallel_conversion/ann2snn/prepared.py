@@ -15,12 +15,13 @@ from .. import ranks
 from ..analysis.closing_line import report
 from ..errors import ConfigError
 from . import graph
-from .calibration.judge import Judge, Selection
+from .calibration.judge import Judge
 from .choice import Choice
 from .config import ConversionConfig
 from .data.batches import CalibrationData
 from .data.cache import Spool
 from .data.inputs import Batch, placement
+from .data.selection import Selection
 from .data.source import Batches
 from .graph.signature import Signature
 from .network.model_in_parts import ModelInParts, Part
@@ -56,7 +57,7 @@ class Captured:
         self.plain, self.graded_input, self.prefix = graph.plain_copy(ann), graded_input, prefix
         self.device, dtype = placement(self.plain, device)
         self.spool = Spool(config.max_memory, self.device)
-        self.data: CalibrationData | Selection = CalibrationData(
+        self.data = CalibrationData(
             source, self.plain, self.device, dtype, config.show_progress, self.spool
         )
         self.model: fx.GraphModule

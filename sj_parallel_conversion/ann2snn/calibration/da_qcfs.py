@@ -6,11 +6,11 @@ from torch import Tensor, fx
 
 from ... import ranks
 from ..config import ConversionConfig
-from ..data.batches import CalibrationData
 from ..data.outliers import is_usual, sizes
+from ..data.selection import Data
 from ..placement.sites import Site
 from .amplitude import own_amplitude
-from .side_by_side import Sweep, Visitor
+from .side_by_side import Batches, Sweep, Visitor
 
 MOMENTUM = 0.99
 
@@ -19,7 +19,7 @@ def da_qcfs(
     ann: fx.GraphModule,
     snn: fx.GraphModule,
     sites: list[Site],
-    data: CalibrationData,
+    data: Data,
     config: ConversionConfig,
 ) -> None:
     r"""
@@ -54,7 +54,7 @@ class _RunningErrors(Visitor):
     def __init__(self, ann: fx.GraphModule, snn: fx.GraphModule, sites: dict[str, Site]) -> None:
         self.ann, self.snn, self.sites, self.momentum = ann, snn, sites, 0.0
 
-    def before(self, node: fx.Node, ann_input: list[Tensor], snn_input: list[Tensor]) -> None:
+    def before(self, node: fx.Node, ann_input: Batches, snn_input: Batches) -> None:
         """Move the running errors before and after the neuron at ``node`` by those of one batch."""
         if node.target not in self.sites:
             return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -45,9 +47,10 @@ class Descent:
         if loss is not None:
             loss.backward()
         if ranks.count() > 1:
-            for p in self.parameters:
-                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-            ranks.average([p.grad for p in self.parameters], 0 if loss is None else images)
+            gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+            for p, gradient in zip(self.parameters, gradients, strict=True):
+                p.grad = gradient
+            ranks.average(gradients, 0 if loss is None else images)
         for p, kept, size in zip(self.parameters, self._kept, self._sizes, strict=True):
             if p.grad is not None:  # Adam has a constant for gradients that are small, whatever their units
                 p.grad.mul_(size if kept is None else kept * size)
@@ -63,7 +66,7 @@ class Descent:
         """The averages of the parameters; what they were at the beginning, before anything is averaged."""
         return [mean.clone() for mean in self._averages]
 
-    def state_dict(self) -> dict[str, object]:
+    def state_dict(self) -> dict[str, Any]:
         """All that :meth:`load_state_dict` needs to go on, but for the parameters."""
         return {
             "optimiser": self._optimiser.state_dict(),
@@ -72,7 +75,7 @@ class Descent:
             "averaged": self._averaged,
         }
 
-    def load_state_dict(self, state: dict[str, object]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """:param state: of :meth:`state_dict`"""
         self._optimiser.load_state_dict(state["optimiser"])
         self._sizes, self._averaged = list(state["sizes"]), state["averaged"]

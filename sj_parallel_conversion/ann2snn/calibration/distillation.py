@@ -13,9 +13,9 @@ from tqdm import tqdm
 from ... import ranks
 from ...user_warnings import warn
 from ..config import ConversionConfig
-from ..data.batches import CalibrationData
 from ..data.cache import Spooled
 from ..data.inputs import Batch
+from ..data.selection import Data
 from ..graph import is_kept
 from .descent import Descent
 from .judge import Judge
@@ -35,7 +35,7 @@ _ASTRAY = 1.5  # that many times the error
 def distil(
     ann: fx.GraphModule,
     snn: fx.GraphModule,
-    data: CalibrationData,
+    data: Data,
     config: ConversionConfig,
     judge: Judge | None = None,
 ) -> None:
@@ -73,7 +73,7 @@ def _reason_or_none(step: Callable[[], str | None]) -> str | None:
         return str(error).partition("\n")[0]
 
 
-def _unfit(ann: fx.GraphModule, snn: fx.GraphModule, data: CalibrationData, chosen: int | None) -> str | None:
+def _unfit(ann: fx.GraphModule, snn: fx.GraphModule, data: Data, chosen: int | None) -> str | None:
     """:return: why the network cannot be distilled, nothing where it need not be, and ``None`` if it is to be"""
     if not _trained_weights(snn):
         return "" if chosen is None else "there is no convolution or linear layer behind the first"
@@ -85,7 +85,7 @@ def _unfit(ann: fx.GraphModule, snn: fx.GraphModule, data: CalibrationData, chos
 def _distil(
     ann: fx.GraphModule,
     snn: fx.GraphModule,
-    data: CalibrationData,
+    data: Data,
     config: ConversionConfig,
     judge: Judge | None,
     parts: Spooled[Batch],
@@ -133,7 +133,7 @@ class _Distillation:
 
     def _harm(self, before: float, judged: Tensor | None) -> str:
         """What the steps have made worse, if they have; ``judged`` are the held-out images' errors before them."""
-        if judged is None:
+        if self.judge is None or judged is None:
             return "" if self._checked_error() < _ASTRAY * before else "gradient steps make the outputs worse"
         errors = self.judge.errors(self.network, self.dtype)
         if not self.judge.worse(errors, judged):

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, fx, nn
 
 from ... import ranks
 from ..config import ConversionConfig
-from ..data.batches import CalibrationData
 from ..data.inputs import Batch
+from ..data.selection import Data, Selection
 from .held_out import bytes_of_samples
 from .output_error import OutputError
 
@@ -21,21 +21,6 @@ _FEW = 32  # images of a first look at a cheaper calibration
 _IMAGES = 16  # at once
 _GROSS = 3  # times the error more is a reason even if one image decides it
 _ROUNDING = 1e-6  # relative error; less tells nothing apart
-
-
-class Selection:
-    """
-    Some of the calibration data in the place of all.
-
-    :param data: all of it
-    :param batches: gives the batches; takes the label of the progress bar
-    """
-
-    def __init__(self, data: CalibrationData, batches: Callable[[str], Iterable[Batch]]) -> None:
-        self._data, self.batches = data, batches
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._data, name)
 
 
 class Judge:
@@ -51,7 +36,7 @@ class Judge:
         self.error, self.fitted, self.few = error, fitted, few
 
     @classmethod
-    def of(cls, ann: fx.GraphModule, data: CalibrationData, config: ConversionConfig) -> Judge | None:
+    def of(cls, ann: fx.GraphModule, data: Data, config: ConversionConfig) -> Judge | None:
         """
         Copies of an image are on the same side, and which side that is, its content and the seed decide: so it is the
         same each time the data are read, in whatever order.

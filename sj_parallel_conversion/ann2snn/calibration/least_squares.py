@@ -11,7 +11,7 @@ from ... import ranks
 from ...neuron import SpikingNode
 from ...neuron.activations import DAQCFS, QCFS
 from ..config import ConversionConfig
-from ..data.batches import CalibrationData
+from ..data.selection import Data
 from ..graph import ShortcutReLU
 from ..placement.sites import Site
 from .amplitude import own_amplitude
@@ -31,7 +31,7 @@ def least_squares(
     ann: fx.GraphModule,
     snn: fx.GraphModule,
     sites: list[Site],
-    data: CalibrationData,
+    data: Data,
     config: ConversionConfig,
 ) -> None:
     r"""
@@ -77,6 +77,10 @@ class FitNeurons(Visitor):
         self.filled = config.filled_levels
         self.generator = config.generator()
 
+    def sensitivity_of(self, name: str) -> list[Tensor] | None:
+        """What errors at the site ``name`` count, batch by batch; ``None``: all the same."""
+        return None if self.sensitivity is None else self.sensitivity.weights(name)
+
     def before(self, node: fx.Node, ann_input: Batches, snn_input: Batches) -> None:
         """Fit the neuron at ``node``, from the inputs ``[N, ...]`` that the two networks give it."""
         if node.target not in self.sites:
@@ -91,11 +95,10 @@ class FitNeurons(Visitor):
             ann_input = snn_input
         places = spread_over([site.count(x) for x in ann_input], _SAMPLES, self.generator)
         samples = Samples(site, ann_input, snn_input, reference, places)
-        weights = None if self.sensitivity is None else self.sensitivity.weights(site.name)
-        if weights is not None:
-            weights = samples.of([w.expand_as(x) for w, x in zip(weights, ann_input, strict=True)])
-        if samples.weight is not None:
-            weights = samples.weight if weights is None else weights * samples.weight
+        by_place, weights = self.sensitivity_of(site.name), samples.weight
+        if by_place is not None:
+            sampled = samples.of([w.expand_as(x) for w, x in zip(by_place, ann_input, strict=True)])
+            weights = sampled if weights is None else sampled * weights
         z1, z0, by_channel = samples.of(ann_input), samples.of(snn_input), site.channel_dim is not None
         if site.known_range is not None:
             set_shift(neuron, z1, z0, weights, by_channel)
@@ -105,14 +108,15 @@ class FitNeurons(Visitor):
         # a channel's parameters of the activation itself (PReLU) lie along another axis than the neuron's may
         charge = None if neuron.activation is None else lambda: samples.of(snn_input, neuron.charge)
         y = samples.y
-        peak, peak_weight = self._unseen_peak(neuron, samples) if search else (None, None)
-        if peak is not None:
+        unseen = self._unseen_peak(neuron, samples) if search else None
+        if unseen is not None:
+            peak, peak_weight = unseen
             weights = torch.cat([torch.ones_like(y) if weights is None else weights, peak_weight], 1)
             z1, z0, y = (torch.cat([values, peak], 1) for values in (z1, z0, y))
             charge = None if charge is None else lambda: torch.cat([samples.of(snn_input, neuron.charge), peak], 1)
         fit_neuron(neuron, z1, z0, y, search, by_channel, charge, self.energy, weights, self.filled)
 
-    def _unseen_peak(self, neuron: SpikingNode, samples: Samples) -> tuple[Tensor | None, Tensor | None]:
+    def _unseen_peak(self, neuron: SpikingNode, samples: Samples) -> tuple[Tensor, Tensor] | None:
         """
         One more sample ``[C, 1]`` and its weight, for channels whose samples do not reach the largest activation of all
         calibration images. That belongs to an image that is held out. The threshold was set from it.
@@ -120,7 +124,7 @@ class FitNeurons(Visitor):
         peak = (neuron.step.detach() * max(1, round(self.max_level * self.filled))).expand(len(samples.y)).float()
         unseen = ranks.largest_in_rows(samples.y.abs()) < _PEAK * peak
         if not (unseen.any() and ranks.leads()):  # it is one sample, not one of each rank
-            return None, None
+            return None
         return torch.where(unseen, peak, 0.0).unsqueeze(1), (unseen * samples.share).unsqueeze(1)
 
 
@@ -160,10 +164,9 @@ def fit_neuron(
         highest = max(1, round(max_level * filled))
         step = LevelFit(z, y, highest, -highest if neuron.signed else 0, weight, psi).search(step)
     fit = LevelFit(z, y, max_level, neuron.min_level, weight, psi)
-    own_amplitude(neuron)
     for parameter, value in (
         (neuron.v_threshold, step * unit * per_threshold),
-        (neuron.amplitude, fit.amplitude(step, energy) * unit * per_threshold),
+        (own_amplitude(neuron), fit.amplitude(step, energy) * unit * per_threshold),
     ):
         parameter.data = (value if by_channel else value[0]).to(parameter.dtype)
 

@@ -21,7 +21,7 @@ class LevelFit:
     """Squared error of ``amplitude * level`` against the ANN's activation, by channel, for any value of ``step``."""
 
     def __init__(
-        self, z: Tensor, y: Tensor, max_level: int, min_level: int, weight: Tensor | None, psi: float | Tensor
+        self, z: Tensor, y: Tensor, max_level: float, min_level: float, weight: Tensor | None, psi: float | Tensor
     ) -> None:
         self.z, self.max_level, self.min_level, self.psi = z, max_level, min_level, psi
         # both sides of the fit times the root of the weight

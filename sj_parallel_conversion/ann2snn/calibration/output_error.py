@@ -43,7 +43,7 @@ class OutputError:
 
     def of(self, network: nn.Module, part: int, dtype: torch.dtype | None = None) -> Tensor:
         """The mean error of one part; ``dtype``: of the network, if it is another than the inputs'."""
-        return sum(error.mean() for error in self._squares(network, part, dtype)) / len(self.deviations)
+        return _sum([error.mean() for error in self._squares(network, part, dtype)]) / len(self.deviations)
 
     @torch.no_grad()
     def by_image(self, network: nn.Module, dtype: torch.dtype | None, parts: Iterable[int]) -> Tensor:
@@ -55,7 +55,7 @@ class OutputError:
                 by_image = all(x.dim() and len(x) == size for x in squares)
                 means = [x.flatten(1).mean(1) if by_image and x.dim() > 1 else x if by_image else x.mean().view(1)
                          for x in squares]  # fmt: skip
-                errors.append(sum(means) / len(means))
+                errors.append(_sum(means) / len(means))
         return exact(torch.cat([error.cpu() for error in errors]))
 
     def _squares(self, network: nn.Module, part: int, dtype: torch.dtype | None) -> list[Tensor]:
@@ -115,17 +115,22 @@ def _sizes(targets: Iterable[list[Tensor]]) -> list[Tensor]:
     return [torch.cat(parts) for parts in zip(*by_part, strict=True)]
 
 
-def _deviations(targets: Iterable[list[Tensor]], number: int) -> list[Tensor]:
+def _deviations(targets: Spooled[list[Tensor]], number: int) -> list[Tensor]:
     """
     The standard deviation of each of ``number`` outputs, over all images; of a constant one its size, or 1 where that
     is 0.
     """
     sums = [torch.stack([_moments(exact(y)) for y in found]) for found in targets]
-    count, total, square = ranks.total(sum(sums) if sums else torch.zeros(number, 3, dtype=torch.float64)).unbind(1)
+    count, total, square = ranks.total(_sum(sums) if sums else torch.zeros(number, 3, dtype=torch.float64)).unbind(1)
     variance = square / count - (total / count).square()
     variance = torch.where(variance > 0, variance, square / count)
     deviations = torch.where(variance > 0, variance, 1.0).sqrt().float()
     return list(deviations.to(targets[0][0].device) if sums else deviations)
+
+
+def _sum(values: list[Tensor]) -> Tensor:
+    """Their sum, one by one; there is one at least."""
+    return sum(values[1:], start=values[0])
 
 
 def _moments(y: Tensor) -> Tensor:

@@ -10,14 +10,15 @@ from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
-def count_places(layer: nn.Module, output: Tensor) -> int:
+def count_places(layer: Layer, output: Tensor) -> int:
     """How many outputs with all their channels an image has."""
     return output[0, ..., 0].numel() if isinstance(layer, nn.Linear) else output[0, 0].numel()
 
 
-def input_rows(layer: nn.Module, u: Tensor, places: Tensor) -> Tensor:
+def input_rows(layer: Layer, u: Tensor, places: Tensor) -> Tensor:
     """
     :param layer: a linear layer, or a convolution of any dimension, stride, padding, dilation and groups
     :param u: its input, a batch
@@ -37,7 +38,7 @@ def input_rows(layer: nn.Module, u: Tensor, places: Tensor) -> Tensor:
     return taps.permute(2, 0, 1, 3).flatten(2)
 
 
-def output_rows(layer: nn.Module, y: Tensor, places: Tensor) -> Tensor:
+def output_rows(layer: Layer, y: Tensor, places: Tensor) -> Tensor:
     """``[groups, N * places, channels]``, float32, of an output ``y``."""
     if isinstance(layer, nn.Linear):
         return _at(y.unsqueeze(1).flatten(1, -2), places).flatten(0, 1).unsqueeze(0).float()
@@ -45,14 +46,14 @@ def output_rows(layer: nn.Module, y: Tensor, places: Tensor) -> Tensor:
     return rows.view(len(rows), layer.groups, -1).transpose(0, 1)
 
 
-def weight_rows(layer: nn.Module, weight: Tensor, like: Tensor, places: Tensor) -> Tensor:
+def weight_rows(layer: Layer, weight: Tensor, like: Tensor, places: Tensor) -> Tensor:
     """``[N * places, 1]`` of a ``weight`` that is the same for all channels and broadcasts to the output ``like``."""
     weight = weight.float().expand_as(like)
     by_place = weight[..., 0] if isinstance(layer, nn.Linear) else weight[:, 0]
     return by_place.reshape(len(like), -1).gather(1, places).view(-1, 1)
 
 
-def to_weight(layer: nn.Module, coefficients: Tensor) -> Tensor:
+def to_weight(layer: Layer, coefficients: Tensor) -> Tensor:
     """
     :param layer: the layer
     :param coefficients: ``[groups, features, channels]``: what rows times these give its output
@@ -64,7 +65,7 @@ def to_weight(layer: nn.Module, coefficients: Tensor) -> Tensor:
     return by_tap.permute(0, 3, 2, 1).reshape_as(layer.weight).to(layer.weight.dtype)
 
 
-def from_weight(layer: nn.Module, weight: Tensor) -> Tensor:
+def from_weight(layer: Layer, weight: Tensor) -> Tensor:
     """The inverse of :func:`to_weight`."""
     groups = getattr(layer, "groups", 1)
     by_group = weight.reshape(groups, len(weight) // groups, weight.shape[1], -1)
@@ -79,7 +80,7 @@ def _at(x: Tensor, places: Tensor) -> Tensor:
 def _pad(layer: _ConvNd, u: Tensor) -> Tensor:
     if layer.padding == "valid":
         return u
-    if layer.padding == "same":
+    if isinstance(layer.padding, str):  # "same"
         totals = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
         pairs = [(total // 2, total - total // 2) for total in totals]
     else:

@@ -15,9 +15,9 @@ from ...hooks import has_hooks
 from ...neuron.activations import DAQCFS, QCFS
 from ...user_warnings import warn
 from ..config import ConversionConfig
-from ..data.batches import CalibrationData
 from ..data.cache import Spooled
 from ..data.inputs import Batch
+from ..data.selection import Data
 from ..graph import ShortcutReLU, is_kept
 from ..placement.sites import Site
 from .block_fit import BlockFit
@@ -26,17 +26,16 @@ from .judge import Judge
 from .output_error import packed
 from .patches import LAYERS
 from .sensitivity import Sensitivity
+from .side_by_side import Values
 
 _IMAGES = 16  # a step
-
-Values = dict[fx.Node, tuple[Spooled[Any], Spooled[Any]]]
 
 
 def reconstruct(
     ann: fx.GraphModule,
     snn: fx.GraphModule,
     sites: list[Site],
-    data: CalibrationData,
+    data: Data,
     config: ConversionConfig,
     judge: Judge | None = None,
 ) -> None:
@@ -80,7 +79,7 @@ class _Reconstruction:
         ann: fx.GraphModule,
         snn: fx.GraphModule,
         sites: list[Site],
-        data: CalibrationData,
+        data: Data,
         config: ConversionConfig,
     ) -> None:
         self.ann, self.snn, self.data, self.config = ann, snn, data, config

@@ -12,10 +12,11 @@ from ... import ranks
 from ...parameters import exact
 from ..data.outliers import is_usual
 from .magnitude import magnitude_of
-from .patches import count_places, from_weight, input_rows, output_rows, to_weight, weight_rows
+from .patches import Layer, count_places, from_weight, input_rows, output_rows, to_weight, weight_rows
 from .pruning import kept_weights
 from .ridge import Rows, Sums
 from .sampling import spread
+from .side_by_side import Batches
 
 _RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # relative to the mean variance of the inputs
 _DEFAULT_RIDGE = 1e-2  # where no image can be held out
@@ -24,10 +25,10 @@ _ELEMENTS = 2**26  # of the regression's input, which limit its time, and its me
 
 
 def fit_change(
-    layer: nn.Module,
-    inputs: Sequence[Tensor],
-    outputs: Sequence[Tensor],
-    targets: Sequence[Tensor],
+    layer: Layer,
+    inputs: Batches,
+    outputs: Batches,
+    targets: Batches,
     weights: Iterable[Tensor | None],
     rectified: bool,
     held_out: Sequence[Tensor],
@@ -61,7 +62,8 @@ def fit_change(
     sums_of = Sums if features <= ranks.total_of(sum(len(sample.root) for sample in samples))[0] else Rows
     kept = kept_weights(layer.weight)
     kept = None if kept is None else from_weight(layer, kept)
-    fitted, held, held_rows, centre = sums_of(), sums_of(), [], None
+    fitted, held, held_rows = sums_of(), sums_of(), []
+    centre: Tensor | None = None
     for sample, u in zip(samples, inputs, strict=True):
         x = input_rows(layer, u[sample.order], sample.places).div_(units[0])
         centre = ranks.from_first(x.mean(1, keepdim=True)) if centre is None else centre
@@ -72,6 +74,7 @@ def fit_change(
             sums.add(x[:, rows], error[:, rows], sample.root[rows])
         # a copy, because a view would keep all rows in memory
         held_rows.append((x[:, rows].clone(), z[:, rows], target[:, rows], sample.root[rows].expand(len(x), -1, 1)))
+    assert centre is not None  # there is a batch
     fitted, held = fitted.of_all_ranks(held), held.of_all_ranks(fitted)
     if not (fitted.rows and held.rows):
         return _plain((fitted + held).solve(_DEFAULT_RIDGE, centre, kept), centre, *units)
@@ -87,7 +90,7 @@ def fit_change(
     return None if best is None else _plain((fitted + held).solve(best, centre, kept), centre, *units)
 
 
-def apply_change(layer: nn.Module, change: Tensor) -> None:
+def apply_change(layer: Layer, change: Tensor) -> None:
     """Add ``change`` ``[groups, features + 1, channels]`` to the weight and bias of ``layer``, which become its own."""
     layer.weight = nn.Parameter(layer.weight.detach() + to_weight(layer, change[:, :-1]))
     bias = change[:, -1].flatten().to(layer.weight.dtype)
@@ -127,8 +130,8 @@ class _Sample:
 
 
 def _samples(
-    layer: nn.Module,
-    outputs: Sequence[Tensor],
+    layer: Layer,
+    outputs: Batches,
     targets: Iterable[Tensor],
     weights: Iterable[Tensor | None],
     held_out: Sequence[Tensor],

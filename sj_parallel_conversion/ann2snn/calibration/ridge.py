@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -21,11 +22,11 @@ class Sums:
 
     def __init__(self) -> None:
         self.rows = 0
-        self.squares: Tensor | float = 0.0  # [groups, features, features]
-        self.sums: Tensor | float = 0.0  # [groups, features, 1]
-        self.explained: Tensor | float = 0.0  # [groups, features, channels]
-        self.errors: Tensor | float = 0.0  # [groups, 1, channels]
-        self.weight: Tensor | float = 0.0
+        self.squares = torch.zeros((), device="cpu")  # [groups, features, features]
+        self.sums = torch.zeros((), device="cpu")  # [groups, features, 1]
+        self.explained = torch.zeros((), device="cpu")  # [groups, features, channels]
+        self.errors = torch.zeros((), device="cpu")  # [groups, 1, channels]
+        self.weight = torch.zeros((), device="cpu")
 
     def add(self, x: Tensor, error: Tensor, root: Tensor) -> None:
         """
@@ -42,21 +43,21 @@ class Sums:
         self.weight = self.weight + exact(root).square().sum()
         self.rows += len(root)
 
-    def of_all_ranks(self, other: Sums) -> Sums:
+    def of_all_ranks(self, other: Self) -> Self:
         """
         :param other: with the same shapes, which this one lacks if it has no rows
         :return: the sums over all ranks
         """
         if ranks.count() == 1:
             return self
-        every = Sums()
+        every = type(self)()
         for name in ("squares", "sums", "explained", "errors", "weight"):
             setattr(every, name, ranks.total(getattr(self, name) if self.rows else getattr(other, name) * 0))
         every.rows = int(ranks.total_of(self.rows)[0])
         return every
 
-    def __add__(self, other: Sums) -> Sums:
-        both = Sums()
+    def __add__(self, other: Self) -> Self:
+        both = type(self)()
         for name in vars(both):
             setattr(both, name, getattr(self, name) + getattr(other, name))
         return both
@@ -91,7 +92,7 @@ class Rows(Sums):
 
     def __init__(self) -> None:
         super().__init__()
-        self.parts: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.parts: list[tuple[Tensor, ...]] = []
         self._products: Tensor | None = None
 
     def add(self, x: Tensor, error: Tensor, root: Tensor) -> None:
@@ -101,19 +102,19 @@ class Rows(Sums):
             self.parts.append((x.clone(), error.clone(), root.expand(len(x), -1, 1)))
             self.rows += len(root)
 
-    def of_all_ranks(self, other: Rows) -> Rows:
+    def of_all_ranks(self, other: Self) -> Self:
         """As :meth:`Sums.of_all_ranks`, with the rows of all ranks."""
         if ranks.count() == 1:
             return self
-        every = Rows()
+        every = type(self)()
         parts = self.parts or [tuple(x[:, :0] for x in other.parts[0])]
         joined = (torch.cat(each, 1).transpose(0, 1) for each in zip(*parts, strict=True))
         every.parts = [tuple(ranks.gather(x).transpose(0, 1) for x in joined)]
         every.rows = every.parts[0][0].shape[1]
         return every
 
-    def __add__(self, other: Sums) -> Rows:
-        both = Rows()
+    def __add__(self, other: Self) -> Self:
+        both = type(self)()
         both.parts, both.rows = self.parts + other.parts, self.rows + other.rows
         return both
 

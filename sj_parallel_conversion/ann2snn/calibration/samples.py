@@ -37,8 +37,10 @@ class Samples:
         activation: Callable[[Tensor], Tensor],
         places: Sequence[Tensor],
     ) -> None:
-        self._site, self._places, self._peaks = site, places, None
-        self.y, self.weight = _samples(site, ann_input, places, activation), None
+        self._site, self._places = site, places
+        self._peaks: list[tuple[Tensor, Tensor]] | None = None
+        self.y = _samples(site, ann_input, places, activation)
+        self.weight: Tensor | None = None
         taken, there_are = ranks.total_of(self.y.numel(), sum(x.numel() for x in ann_input))
         self.share = taken / there_are
         if site.channel_dim == 0:  # images lie along another axis than the first
@@ -50,7 +52,7 @@ class Samples:
         if self.share < 1:
             self._add_peaks(ann_input, activation, usual)
 
-    def of(self, batches: Sequence[Tensor], see: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    def of(self, batches: Batches, see: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """``[C, samples]`` of ``see(batch)``, float32."""
         samples = _samples(self._site, batches, self._places, see)
         return samples if self._peaks is None else torch.cat([samples, _at(self._site, self._peaks, batches, see)], 1)
@@ -93,7 +95,7 @@ def _by_image(site: Site, x: Tensor) -> Tensor:
 def _at(
     site: Site,
     places: list[tuple[Tensor, Tensor]],
-    batches: Sequence[Tensor],
+    batches: Batches,
     see: Callable[[Tensor], Tensor] | None,
 ) -> Tensor:
     """``[C, images]`` of ``see(batch)``, float32: of some images, at one place in each channel."""

@@ -68,12 +68,12 @@ class Sensitivity:
         if self._squares is None:
             return None
         squares = list(self._squares[name])
-        total, count = ranks.total_of(sum(square.sum() for square in squares), sum(map(Tensor.numel, squares)))
-        floor = _FLOOR * total / count
+        count = ranks.total_of(sum(map(Tensor.numel, squares)))[0]
+        floor = _FLOOR * _total(squares) / count
         if not 0 < floor < torch.inf:
             return None
         roots = [(square + floor).sqrt() for square in squares]
-        mean = ranks.total_of(sum(root.sum() for root in roots))[0] / count
+        mean = _total(roots) / count
         return [root / mean for root in roots]
 
     def _of_part(self, x: Batch) -> dict[str, Tensor] | None:
@@ -99,11 +99,17 @@ class Sensitivity:
         return margin / (1 + fixed / self._temperature).sqrt() if self._temperature > 0 else margin
 
     def _add(self, parts: list[dict[str, Tensor] | None]) -> None:
-        if None in parts:
+        found = [part for part in parts if part is not None]
+        if self._squares is None or len(found) < len(parts):
             self._squares = None
             return
-        for name, found in self._squares.items():
-            found.append(torch.cat([part[name] for part in parts]))
+        for name, squares in self._squares.items():
+            squares.append(torch.cat([part[name] for part in found]))
+
+
+def _total(values: list[Tensor]) -> Tensor:
+    """The sum of all of them, those of the other ranks too."""
+    return ranks.total(sum((x.sum() for x in values), start=torch.zeros((), device="cpu", dtype=torch.float32)))
 
 
 @torch.enable_grad()

@@ -15,7 +15,8 @@ from ..data.cache import Spool, Spooled
 from ..data.inputs import Batch
 from .output_error import packed
 
-Batches = Spooled[Any] | list[Tensor]
+Batches = Spooled[Tensor] | list[Tensor]  # at the nodes that are visited
+Values = dict[fx.Node, tuple[Spooled[Any], Spooled[Any]]]  # of both networks; a node may give anything
 
 
 class Visitor:
@@ -76,7 +77,7 @@ class Sweep:
         return inputs
 
     def _run(self, inputs: list[Spooled[Any]], visitor: Visitor, progress: bool) -> None:
-        values: dict[fx.Node, tuple[Spooled[Any], Spooled[Any]]] = {}
+        values: Values = {}
         count = len(inputs[0])
         inputs.reverse()
         for node in tqdm(self._nodes, desc="calibrate layers", disable=not (progress and ranks.leads()), leave=False):
@@ -89,7 +90,7 @@ class Sweep:
                     values.pop(used, None)
 
     def _advance(
-        self, node: fx.Node, values: dict[str, Any], count: int, visitor: Visitor
+        self, node: fx.Node, values: Values, count: int, visitor: Visitor
     ) -> tuple[Spooled[Any], Spooled[Any]]:
         visited = node.op == "call_module" and node.target in self._at
         if visited:
@@ -109,7 +110,7 @@ class Sweep:
             return False
         return node.target in self._sites or isinstance(self._pair[1].submodules[node.target], SpikingActivation)
 
-    def _compute(self, stream: int, node: fx.Node, values: dict[str, Any], batch: int) -> object:
+    def _compute(self, stream: int, node: fx.Node, values: Values, batch: int) -> Any:
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: values[n][stream][batch])
         return getattr(self._pair[stream], node.op)(node.target, args, kwargs)
 

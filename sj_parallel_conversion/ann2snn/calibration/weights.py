@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 
 from torch import Tensor, fx, nn
 
 from ...hooks import has_hooks
 from ...user_warnings import warn
 from ..config import ConversionConfig
-from ..data.batches import CalibrationData
+from ..data.selection import Data
 from ..graph import is_kept, is_rectifier, shortcut_site
 from ..graph.operations import operator_of
 from ..placement.sites import Site
@@ -25,7 +26,7 @@ def weights(
     ann: fx.GraphModule,
     snn: fx.GraphModule,
     sites: list[Site],
-    data: CalibrationData,
+    data: Data,
     config: ConversionConfig,
 ) -> None:
     """
@@ -75,7 +76,7 @@ class CorrectWeights(FitNeurons):
             if inputs:
                 layer = list(inputs)[-1]
                 rectified = is_rectifier(self.sites[node.target].activation)
-                weights = self.sensitivity.weights(node.target)
+                weights = self.sensitivity_of(node.target)
                 self._correct(layer, inputs[layer], ann_input, snn_input, rectified, weights)
             elif snn_input is not ann_input:  # before the first neurons there is no error
                 self.out_of_reach.append(node.target)
@@ -113,9 +114,9 @@ class CorrectWeights(FitNeurons):
     ) -> None:
         """Change ``layer`` so that ``output`` comes nearer to ``target``; ``output`` is brought up to date."""
         module = self.snn.get_submodule(layer)
-        weights = [None] * len(inputs) if weights is None else weights
+        counts: Iterable[Tensor | None] = [None] * len(inputs) if weights is None else weights
         held_out = self.held_out.masks(len(z) for z in output)
-        change = fit_change(module, inputs, output, target, weights, rectified, held_out, self.generator)
+        change = fit_change(module, inputs, output, target, counts, rectified, held_out, self.generator)
         if change is None:
             return
         correction = copy.deepcopy(module)

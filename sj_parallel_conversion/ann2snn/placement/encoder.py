@@ -10,7 +10,7 @@ from ...errors import ConfigError
 from ...neuron.activations import SpikingIdentity
 from ...neuron.spiking_activation import SpikingActivation
 from ..config import ConversionConfig
-from ..data.batches import CalibrationData
+from ..data.selection import Data
 from ..graph.passes import free_name, replace_module
 from ..graph.shapes import input_axis
 from .sites import Site, make_node
@@ -42,7 +42,7 @@ def add_encoders(model: fx.GraphModule, per_channel: bool) -> list[Site]:
 
 
 def place_encoders(
-    model: fx.GraphModule, snn: fx.GraphModule, sites: list[Site], data: CalibrationData, config: ConversionConfig
+    model: fx.GraphModule, snn: fx.GraphModule, sites: list[Site], data: Data, config: ConversionConfig
 ) -> None:
     """
     Replace the identities of ``sites`` by neurons whose levels span the largest inputs of the calibration data, of

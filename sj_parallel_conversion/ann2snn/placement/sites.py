@@ -73,9 +73,11 @@ class Site:
     @property
     def bounds(self) -> tuple[float, float]:
         """The activation's least and greatest value."""
-        return graph.bounds(self.activation)
+        found = graph.bounds(self.activation)
+        assert found is not None  # only what has bounds becomes a site
+        return found
 
-    def is_lossless(self, max_level: int) -> bool:
+    def is_lossless(self, max_level: float) -> bool:
         """Whether the activation has the levels of the neuron's code, so that nothing is left to calibrate."""
         return isinstance(self.activation, (QCFS, DAQCFS)) and self.activation.levels == max_level
 
@@ -160,8 +162,7 @@ def _trained_node(
         psi = None if activation.psi is None else activation.psi * scale
         shift = activation.shift if isinstance(activation, DAQCFS) else 0.0
         amplitude = (activation.v_threshold + activation.phi) * scale if isinstance(activation, DAQCFS) else None
-        options = {"shift": shift, "amplitude": amplitude, "channel_dim": channel_dim}
-        node = node_type(time_steps, theta, psi=psi, **options)
+        node = node_type(time_steps, theta, psi=psi, shift=shift, amplitude=amplitude, channel_dim=channel_dim)
         if isinstance(activation, RecognisedQCFS) and activation.levels == code.max_level(time_steps):
             node.formula = copy.deepcopy(activation.formula)
         return node

@@ -16,8 +16,8 @@ from ...neuron.activations import DAQCFS
 from ...parameters import exact
 from .. import graph
 from ..config import percentile_of
-from ..data.batches import CalibrationData
 from ..data.outliers import is_usual, sizes
+from ..data.selection import Data
 from .sites import Site
 
 # Bins are 128 to an octave, so that an outlier of any size leaves resolution for the rest. The sixteen highest bits of
@@ -34,9 +34,9 @@ _CANDIDATES = torch.logspace(-4.5, 0, 150)  # clipping points, relative to the l
 def observe(
     model: fx.GraphModule,
     sites: list[Site],
-    data: CalibrationData,
+    data: Data,
     threshold: str,
-    max_level: int,
+    max_level: float,
     filled: float = 1.0,
     robust: bool = False,
 ) -> dict[str, Tensor]:
@@ -84,7 +84,7 @@ def _may_have_outliers(site: Site) -> bool:
 
 
 def _run(
-    model: fx.GraphModule, sites: list[Site], data: CalibrationData, what: str, see: Callable[[Site, Tensor], None]
+    model: fx.GraphModule, sites: list[Site], data: Data, what: str, see: Callable[[Site, Tensor], None]
 ) -> None:
     """Run all batches through ``model`` and show ``see`` the output of each site."""
     hooks = [
@@ -101,7 +101,7 @@ def _run(
 
 
 def _maxima(
-    model: fx.GraphModule, sites: list[Site], data: CalibrationData
+    model: fx.GraphModule, sites: list[Site], data: Data
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """For each site the largest magnitude of each channel ``[C]`` or ``[]``, and of each image ``[images]``."""
     maxima: dict[str, Tensor] = {}
@@ -125,7 +125,7 @@ def _maxima(
 def _usual_maxima(
     model: fx.GraphModule,
     sites: list[Site],
-    data: CalibrationData,
+    data: Data,
     highest: dict[str, Tensor],
     images: dict[str, Tensor],
 ) -> dict[str, Tensor]:
@@ -186,7 +186,7 @@ def _check_bounds(site: Site, low: Tensor, high: Tensor) -> None:
 def _histograms(
     model: fx.GraphModule,
     sites: list[Site],
-    data: CalibrationData,
+    data: Data,
     maxima: dict[str, Tensor],
     usual: dict[str, Tensor],
 ) -> dict[str, Tensor]:
