@@ -78,8 +78,9 @@ class Choice:
 
     def _has_scores(self) -> bool:
         """Whether there are scores among the outputs, as far as the first batch shows it."""
+        first = self.data.first()
         with torch.no_grad():
-            return ranks.any_of(any(scores(y).any() for y in outputs(self.model, self.data.first())))
+            return ranks.any_of(any(scores(y, first.size).any() for y in outputs(self.model, first)))
 
     def _by_scores(self, config: ConversionConfig, judge: Judge) -> ConversionConfig:
         """
@@ -92,14 +93,13 @@ class Choice:
         images = Selection(self.data, lambda description: batches)
         with ranks.alone():  # all have these images
             by_scores = ScoreError(self.model, batches, self.data.spool)
-            if not by_scores:
-                return config
             errors = {}
-            for threshold in ("mse", "max"):
+            for threshold in ("mse", "max") if by_scores else ():
                 tried = replace(config, calibration="none", threshold=threshold, distillation_epochs=0)
                 network = Draft(self.model, images, tried, self.graded_input).network(images, None).net
                 errors[threshold] = by_scores.by_image(network)
-        if not ScoreError.worse(errors["mse"], than=errors["max"]):
+        errors = ranks.object_of(errors, 0)  # other machines may round in another way
+        if not errors or not ScoreError.worse(errors["mse"], than=errors["max"]):
             return config
         warn(
             f"threshold='mse' keeps the scores of this network worse than 'max': on {len(errors['mse'])} calibration "

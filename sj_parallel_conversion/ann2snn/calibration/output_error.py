@@ -31,8 +31,10 @@ class OutputError:
     """
 
     def __init__(self, ann: nn.Module, parts: Iterable[Batch], spool: Spool, whole: bool) -> None:
-        kept = parts if isinstance(parts, Spooled) else spool.keep(parts)
+        kept: Spooled[Batch] = parts if isinstance(parts, Spooled) else spool.keep(parts)
         targets = spool.keep(outputs(ann, x) for x in kept)
+        if len(full := complete(targets)) < len(targets):
+            kept, targets = spool.keep(kept[i] for i in full), spool.keep(targets[i] for i in full)
         number = len(targets[0]) if len(targets) else 0
         self.parts, self.targets = _usual(spool, kept, targets, whole)
         self.usable = ranks.any_of(len(self.parts) > 0)  # on some rank
@@ -70,6 +72,12 @@ def outputs(model: nn.Module, batch: Batch) -> list[Tensor]:
     found = model(*batch.clone().tensors)  # autograd takes no tensor made in inference mode
     tensors = [y for y in found if isinstance(y, Tensor) and y.is_floating_point() and y.numel()]
     return [y if y.dtype == torch.float64 else y.float() for y in tensors]
+
+
+def complete(targets: Spooled[list[Tensor]]) -> list[int]:
+    """The numbers of the parts that have all outputs: a map of a small image may be empty."""
+    counts = [len(found) for found in targets]
+    return [i for i, count in enumerate(counts) if count == max(counts)]
 
 
 @contextlib.contextmanager

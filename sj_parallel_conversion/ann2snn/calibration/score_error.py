@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ...parameters import exact
 from ..data.cache import Spool
 from ..data.inputs import Batch
-from .output_error import outputs, packed
+from .output_error import complete, outputs, packed
 
 
 class ScoreError:
@@ -27,8 +27,11 @@ class ScoreError:
     """
 
     def __init__(self, ann: nn.Module, parts: Sequence[Batch], spool: Spool) -> None:
-        self._parts, self._targets = parts, spool.keep(outputs(ann, x) for x in parts)
-        found = [[scores(y) for y in targets] for targets in self._targets]
+        targets = spool.keep(outputs(ann, x) for x in parts)
+        if len(full := complete(targets)) < len(targets):
+            parts, targets = [parts[i] for i in full], spool.keep(targets[i] for i in full)
+        self._parts, self._targets = parts, targets
+        found = [[scores(y, x.size) for y in ys] for x, ys in zip(parts, targets, strict=True)]
         self._masks = [_common(masks) for masks in zip(*found, strict=True)]
 
     def __bool__(self) -> bool:
@@ -58,12 +61,13 @@ class ScoreError:
         return float(difference.mean()) > float(difference.std()) / len(difference) ** 0.5
 
 
-def scores(y: Tensor) -> Tensor:
+def scores(y: Tensor, images: int) -> Tensor:
     """
     :param y: an output. Maps ``[N, C, ..., places]`` or ``[N, places, ..., C]`` may hold scores
+    :param images: N. What has another length is no image's: anchors, say, or rows of all images
     :return: what of an image are scores, to be broadcast: the channels that hold values between 0 and 1 alone
     """
-    if y.dim() < 3:  # one value a class and image is between 0 and 1 by chance
+    if y.dim() < 3 or len(y) != images:  # one value a class and image is between 0 and 1 by chance
         return y.new_zeros(1, dtype=torch.bool)
     fits = (y >= 0) & (y <= 1)
     first, last = (fits.all(dim=[d for d in range(y.dim()) if d != axis], keepdim=True) for axis in (1, y.dim() - 1))

@@ -64,6 +64,14 @@ def test_rows_that_are_no_images_have_one_error_for_each_part() -> None:
     assert found.shape == (2,) and (found > 0).all()
 
 
+def test_parts_without_some_of_the_outputs_are_left_out() -> None:
+    """A map of a small image may be empty."""
+    x = torch.randn(21, 6)
+    ann = Of(lambda y: (y, y[:, : 3 * int(y[0, 0] == x[0, 0])]))
+    error = error_of(ann, x)
+    assert len(error) == 1 and len(error.by_image(ann, None, [0])) == 7
+
+
 def test_nothing_to_compare() -> None:
     assert len(OutputError(Of(OUTPUTS["logits"]), [], Spool(), False)) == 0
     assert len(error_of(lambda x: (x.argmax(1),), torch.randn(14, 6))) == 0  # no floating output

@@ -23,7 +23,7 @@ class Outputs(nn.Module):
 
 
 def score_error(*batches: tuple[Tensor, ...]) -> ScoreError:
-    parts = [Batch(tensors, (True,) * len(tensors)) for tensors in batches]
+    parts = [Batch(tensors, (True,) + (False,) * (len(tensors) - 1)) for tensors in batches]
     return ScoreError(Outputs(), parts, Spool(None, torch.device("cpu")))
 
 
@@ -33,9 +33,9 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
 
 def test_channels_between_0_and_1_are_scores() -> None:
     boxes, found = 100 * drawn(4, 3, 20), drawn(4, 2, 20)
-    mask = scores(torch.cat([boxes, found], 1)).expand(1, 5, 20)
+    mask = scores(torch.cat([boxes, found], 1), 4).expand(1, 5, 20)
     assert not mask[:, :3].any() and mask[:, 3:].all()
-    along_the_end = scores(torch.cat([boxes, found], 1).transpose(1, 2)).expand(1, 20, 5)
+    along_the_end = scores(torch.cat([boxes, found], 1).transpose(1, 2), 4).expand(1, 20, 5)
     assert torch.equal(along_the_end, mask.transpose(1, 2))
 
 
@@ -43,13 +43,26 @@ def test_channels_between_0_and_1_are_scores() -> None:
     "y", [torch.tensor(0.5), drawn(4), drawn(4, 3), drawn(4, 3, 5, 5) + 0.5, torch.full((4, 3, 2), torch.nan)]
 )
 def test_what_no_scores_are(y: Tensor) -> None:
-    assert not scores(y).any()
+    assert not scores(y, 4).any()
 
 
 def test_scores_have_to_be_so_in_all_batches() -> None:
     assert score_error((drawn(4, 3, 8),), (drawn(4, 3, 8),))
     assert not score_error((drawn(4, 3, 8),), (2 * drawn(4, 3, 8),))
     assert not score_error((drawn(4, 3, 8),), (drawn(4, 3, 9),)), "maps of different sizes are not told apart"
+
+
+def test_what_does_not_belong_to_the_images_is_no_score() -> None:
+    """Such as the places of anchors, which are the same for all images, and rows of all images one after another."""
+    maps, anchors, rows = drawn(4, 3, 8), drawn(1, 3, 8), drawn(12, 1, 8)
+    error = score_error((maps, anchors, rows, torch.tensor(0.5)), (maps[:2], anchors, rows[:6], torch.tensor(0.5)))
+    assert torch.equal(error.by_image(Outputs(0.5)), score_error((maps,), (maps[:2],)).by_image(Outputs(0.5)))
+
+
+def test_batches_without_some_of_the_outputs_are_left_out() -> None:
+    maps, empty = drawn(4, 3, 8), torch.zeros(4, 3, 0)
+    error = score_error((maps, maps), (maps, empty), (empty, empty), (maps, maps))
+    assert error and len(error.by_image(Outputs(0.5))) == 8
 
 
 def test_the_equation() -> None:
