@@ -32,6 +32,7 @@ from .torch_inplace import made_functional, read_what_is_copied
 
 FREE = Dim.AUTO  # a size that torch.export finds out about by itself
 check_at_run_time = torch._assert  # a graph can hold it, and is pickled with it
+innermost_function_mode = torch.overrides._get_current_function_mode
 LINEAR_OF_ATTENTION = torch.nn.modules.linear.NonDynamicallyQuantizableLinear  # the last of nn.MultiheadAttention
 CALL_OF_A_MODULE: CodeType = torch.nn.Module._call_impl.__code__  # runs its hooks and its forward
 
@@ -270,8 +271,7 @@ def module_stack(node: fx.Node) -> list[str]:
 
 
 def _stack(node: fx.Node) -> list[tuple[str, tuple[str, object]]]:
-    stack = node.meta.get("nn_module_stack", {})
-    return [(key, value) for key, value in stack.items() if not key.startswith("_empty")]
+    return [(k, value) for k, value in node.meta.get("nn_module_stack", {}).items() if not k.startswith("_empty")]
 
 
 def python_code(condition: object) -> str:

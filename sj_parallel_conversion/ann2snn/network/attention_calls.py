@@ -7,10 +7,12 @@ runs, the function leads to a submodule of it.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
+from types import FrameType
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from ...torch_compat import innermost_function_mode
 from ..data.inputs import Call
 from .calls import run_model
 
@@ -34,11 +37,17 @@ class AttentionCall(nn.Module):
 
 
 class _Redirection(TorchFunctionMode):
-    """Calls of the function lead to ``attend``, with its arguments. The innermost redirection counts."""
+    """
+    Calls of the function lead to ``attend``, with its arguments. The innermost redirection counts.
 
-    def __init__(self, module: nn.Module, attend: Callable[..., object]) -> None:
+    :param module: whose ``forward`` runs
+    :param attend: what takes the place of the function
+    :param frame: in which that is. An interrupt from the keyboard ends it, and no hook
+    """
+
+    def __init__(self, module: nn.Module, attend: Callable[..., object], frame: FrameType) -> None:
         super().__init__()
-        self.module, self._attend = module, attend
+        self.module, self._attend, self.frame = module, attend, frame
 
     def __torch_function__(
         self,
@@ -47,7 +56,7 @@ class _Redirection(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, object] | None = None,
     ) -> object:
-        is_ours = func is _ATTEND and _entered()[-1] is self
+        is_ours = func is _ATTEND and _entered()[-1] is self and not _has_ended(self)
         return (self._attend if is_ours else func)(*args, **(kwargs or {}))
 
 
@@ -117,8 +126,26 @@ def _leave(module: nn.Module, args: object, output: object) -> None:
 
 
 def _push(module: nn.Module, attend: Callable[..., object]) -> None:
-    _entered().append(_Redirection(module, attend))
+    """To be called by a hook."""
+    _forget_ended()
+    _entered().append(_Redirection(module, attend, sys._getframe(2)))
     _entered()[-1].__enter__()
+
+
+def _has_ended(redirection: _Redirection) -> bool:
+    """Whether the module's ``forward`` has been left."""
+    if torch.compiler.is_dynamo_compiling():  # which knows no frames
+        return False
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame is not redirection.frame:
+        frame = frame.f_back
+    return frame is None
+
+
+def _forget_ended() -> None:
+    """Leave what an interrupt from the keyboard has left behind, but for what lies below a mode of someone else."""
+    while _entered() and _entered()[-1] is innermost_function_mode() and _has_ended(_entered()[-1]):
+        _entered().pop().__exit__(None, None, None)
 
 
 def _attended(
@@ -190,3 +217,4 @@ def _hooked(model: nn.Module, enter: Callable[[nn.Module, object], None]) -> Ite
     finally:
         for hook in hooks:
             hook.remove()
+        _forget_ended()

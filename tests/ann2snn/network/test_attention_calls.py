@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -231,6 +232,40 @@ def test_the_same_attention_as_a_module(name: str) -> None:
     assert not attention_calls._entered(), "what fails is left as well"
     attention_calls.remove_submodules(model, added)
     assert torch.equal(model(*call), expected) and hooks(model) == 0 and len(met) == 2
+
+
+class Interrupted(Calls):
+    """The user presses Ctrl-C while it runs."""
+
+    interrupts = False
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if self.interrupts:
+            raise KeyboardInterrupt
+        return super().forward(q, k, v)
+
+
+@pytest.mark.parametrize("below_another_mode", [False, True])
+@torch.no_grad()
+def test_an_interrupted_call_does_not_change_what_others_compute(below_another_mode: bool) -> None:
+    call = tuple(torch.randn(3, 2, 2, 4, 4).unbind())
+    model = Calls(Interrupted())
+    expected = model(*call)
+    added = attention_calls.add_attention_calls(model, Call(call, {}))
+    met: list[object] = []
+    for at in added:
+        model.get_submodule(at).register_forward_hook(lambda module, *_: met.append(module))
+    model.inner.interrupts = True
+    with pytest.raises(KeyboardInterrupt):
+        model(*call)
+    F.scaled_dot_product_attention(*call)
+    assert not met, "another model calls the function"
+    model.inner.interrupts = False
+    with torch.device("cpu") if below_another_mode else nullcontext():
+        torch.testing.assert_close(model(*call), expected)
+    assert len(met) == 2
+    torch.testing.assert_close(model(*call), expected)
+    assert not attention_calls._entered()
 
 
 @torch.no_grad()
