@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,6 +30,7 @@ from .side_effects import undone
 from .signature import Signature, without_values
 
 _SAMPLES_TRIED = 256  # the most that a try of another size may take
+
 
 @torch.no_grad()
 def graph_of(
@@ -84,7 +87,8 @@ def _graph_of(
         _check_second_call(ann, expected, run_ann(eager, data.form, first))
         captured.sizes.allow(first)
         _check_one_sample(eager, captured, net, signature, first)
-        _try_left_out(eager, captured, net, signature, first)
+        again = partial(capture, form=data.form, free_sizes=free_sizes, integers=integers)
+        _try_left_out(eager, captured, net, signature, first, lambda x: again(plain_copy(eager), batch=x))
     return net, signature
 
 
@@ -148,16 +152,34 @@ def _check_one_sample(
         captured.sizes.smallest_batch = 2
 
 
-def _try_left_out(eager: nn.Module, captured: Capture, net: PlainGraph, signature: Signature, batch: Batch) -> None:
+def _try_left_out(
+    eager: nn.Module,
+    captured: Capture,
+    net: PlainGraph,
+    signature: Signature,
+    batch: Batch,
+    recapture: Callable[[Batch], Capture],
+) -> None:
     """
     An ANN that keeps the size of its last call compares it with the next, so that the capture leaves that one size out.
     It is tried: twice, because the second call finds its own size.
     """
     most = _SAMPLES_TRIED * sum(x[:1].numel() for x in batch.tensors)
-    for example in captured.sizes.left_out(batch):
-        small = sum(x.numel() for x in example.tensors) <= most
-        if small and _agree(eager, net, signature, example) and _agree(eager, net, signature, example):
-            captured.sizes.allow(example)
+    for example in captured.sizes.left_out(batch, most):
+        if _agree(eager, net, signature, example) and _agree(eager, net, signature, example):
+            run_ann(eager, signature.form, batch)  # now it keeps another size
+            if _stays_free(captured, example, recapture):
+                captured.sizes.allow(example)
+
+
+def _stays_free(captured: Capture, example: Batch, recapture: Callable[[Batch], Capture]) -> bool:
+    """Whether its sizes are no case of their own for the ANN, be it together with another size that was not tried."""
+    try:
+        again = recapture(example)
+    except ConversionError:
+        return False
+    free, still = ([[isinstance(size, str) for size in x] for x in c.sizes.sizes] for c in (captured, again))
+    return free == still
 
 
 def _agree(eager: nn.Module, net: PlainGraph, signature: Signature, batch: Batch) -> bool:

@@ -49,16 +49,22 @@ class Sizes:
             found += [f"{name}.shape[{i}] = {sizes[i]}" for i in inner if isinstance(sizes[i], int)]
         return found
 
-    def left_out(self, batch: Batch) -> Iterator[Batch]:
+    def left_out(self, batch: Batch, most: int) -> Iterator[Batch]:
         """
         :param batch: an example
+        :param most: values that an example may have
         :return: the same with sizes that a condition leaves out, while it takes those next to them
         """
         for condition, names in list(self.conditions):
             for size in {int(number) for number in re.findall(r"\b\d+\b", condition)}:
                 near = [_holds(condition, dict.fromkeys(names, size + step)) for step in (-1, 0, 1)]
-                if len(names) == 1 and near == [True, False, True]:
+                if len(names) == 1 and near == [True, False, True] and self._values(batch, names[0], size) <= most:
                     yield self._resized(batch, names[0], size)
+
+    def _values(self, batch: Batch, name: str, size: int) -> int:
+        """How many values ``batch`` has with so much along the axes of one free size."""
+        shapes = [zip(x.shape, sizes, strict=True) for x, sizes in zip(batch.tensors, self.sizes, strict=True)]
+        return sum(math.prod(size if known == name else given for given, known in shape) for shape in shapes)
 
     def _resized(self, batch: Batch, name: str, size: int) -> Batch:
         """``batch`` with so much along the axes of one free size. What is there is cut or repeated."""

@@ -13,6 +13,7 @@ from captured import captured
 from torch import Tensor, nn
 
 import sj_parallel_conversion as sjpc
+from sj_parallel_conversion.ann2snn.graph.sizes import Sizes
 
 X = torch.randn(4, 3, 12, 10, generator=torch.Generator().manual_seed(0))
 
@@ -204,3 +205,49 @@ def test_a_size_that_is_another_case_is_refused() -> None:
     _, signature = captured(Seven().eval(), X)
     with pytest.raises(sjpc.DataError, match=r"x\.shape\[0\] is 7, and the captured network holds only where"):
         signature.batch((torch.zeros(7, 3, 12, 10),), {})
+
+
+class SevenBySix(nn.Module):
+    """Treats images of one height and width in another way than others."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x) + (2 if x.shape[2] == 7 and x.shape[3] == 6 else 1)
+
+
+@torch.no_grad()
+def test_a_size_that_is_another_case_together_with_another_is_refused() -> None:
+    _, signature = captured(SevenBySix().eval(), X)
+    for width in (6, 10):
+        with pytest.raises(sjpc.DataError, match=r"x\.shape\[2\] is 7, and the captured network holds only where"):
+            signature.batch((torch.zeros(2, 3, 7, width),), {})
+
+
+class KeepsBoth(nn.Module):
+    """Makes a grid anew when height or width are others than at the last call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.size, self.grid = None, torch.zeros(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.size != x.shape[2:]:
+            self.size, self.grid = x.shape[2:], torch.ones(x.shape[2:])
+        return torch.relu(x) + self.grid
+
+
+@torch.no_grad()
+def test_both_sizes_of_an_earlier_call_are_taken() -> None:
+    ann, x = KeepsBoth().eval(), torch.randn(4, 3, 7, 6)
+    ann(x)
+    net, signature = captured(ann, X[:4])
+    for given in (x, x[..., :5], x[:, :, :5]):
+        assert torch.equal(signature.build(net(*signature.batch((given,), {}).tensors)), torch.relu(given) + 1)
+
+
+@torch.no_grad()
+def test_a_size_that_is_much_larger_than_the_data_s_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    ann = KeepsBoth().eval()
+    ann(torch.zeros(1, 1, 10**6, 1))
+    monkeypatch.setattr(Sizes, "_resized", lambda *_: pytest.fail("it is made"))
+    _, signature = captured(ann, X[:4])
+    assert signature.batch((X[:2],), {}).size == 2
