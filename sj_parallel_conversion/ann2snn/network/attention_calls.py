@@ -149,7 +149,7 @@ def _forget_ended() -> None:
 
 
 def _attended(
-    module: nn.Module,
+    module: Callable[..., Tensor],
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -160,7 +160,8 @@ def _attended(
     enable_gqa: bool = False,
 ) -> Tensor:
     """The arguments of the function, so written that one network serves all calls: with and without a cache, say."""
-    if dropout_p:
+    bias_axes = 0 if attn_mask is None else attn_mask.dim()
+    if dropout_p or query.dim() < max(3, bias_axes) or not key.shape[-2]:  # or no axis for samples, or no keys
         return _ATTEND(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
     if enable_gqa:
         times = query.shape[-3] // key.shape[-3]
@@ -172,7 +173,12 @@ def _attended(
         bias = attn_mask
     # a conversion takes finite numbers alone
     bias = bias.masked_fill(hidden, torch.finfo(query.dtype).min)
-    result = module(query, key, value, _of_each_sample(bias, query, key), scale)
+    bias = bias.reshape(*[1] * (query.dim() - bias.dim()), *bias.shape)
+    # a learned query, say, is one for all samples, and a mask may be one for all queries
+    (samples,) = torch.broadcast_shapes(*(x.shape[:1] for x in (query, key, value, bias)))
+    query, key, value = (x.expand(samples, *x.shape[1:]) for x in (query, key, value))
+    bias = bias.expand(samples, *bias.shape[1:-2], query.shape[-2], key.shape[-2])
+    result = module(query, key, value, bias, scale)
     return result if attn_mask is None else result.masked_fill(hidden.all(-1, keepdim=True), 0.0)
 
 
@@ -184,24 +190,20 @@ def _hidden(query: Tensor, key: Tensor, mask: Tensor | None, is_causal: bool) ->
     return ~mask if mask.dtype == torch.bool else mask == -torch.inf
 
 
-def _of_each_sample(mask: Tensor, query: Tensor, key: Tensor) -> Tensor:
-    mask = mask.reshape(*[1] * (query.dim() - mask.dim()), *mask.shape)
-    return mask.expand(query.shape[0], *mask.shape[1:-2], query.shape[-2], key.shape[-2])
-
-
 @torch.no_grad()
 def _callers(model: nn.Module, call: Call) -> list[str]:
-    """The names of the innermost modules in whose ``forward`` the function is called."""
+    """The names of the innermost modules in whose ``forward`` the function is called, and can be a module's."""
     calling: set[nn.Module] = set()
 
-    def note(module: nn.Module) -> Callable[..., object]:
-        def attend(*args: Any, **kwargs: Any) -> object:
+    def note(module: nn.Module) -> Callable[..., Tensor]:
+        def attend(*args: Any) -> Tensor:
             calling.add(module)
-            return _ATTEND(*args, **kwargs)
+            return attention(*args)
 
         return attend
 
-    with _hooked(model, lambda module, args: _push(module, note(module))):
+    attention = AttentionCall()
+    with _hooked(model, lambda module, args: _push(module, partial(_attended, note(module)))):
         run_model(model, call)
     return [name for name, module in model.named_modules() if module in calling]
 
