@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import types
+from collections import deque
+from collections.abc import Collection
 
 from torch import Tensor, nn
 
@@ -39,15 +41,30 @@ def forget_objects_with_tensors(outputs: Outputs) -> None:
             )
 
 
-def _holds_tensors(value: object, depth: int = _DEPTH) -> bool:
-    if isinstance(value, Tensor):
-        return True
-    if depth == 0 or isinstance(value, _NO_STATE):
-        return False
+def _holds_tensors(value: object) -> bool:
+    found, seen = [value], {id(value)}
+    for _ in range(_DEPTH + 1):
+        if any(isinstance(x, Tensor) for x in found):
+            return True
+        inner = [y for x in found if not isinstance(x, _NO_STATE) for y in _inner(x)]
+        found = [x for x in inner if id(x) not in seen]
+        seen.update(map(id, found))
+    return False
+
+
+def _inner(value: object) -> Collection[object]:
     if isinstance(value, dict):
-        inner = list(value.values())
-    elif isinstance(value, (list, tuple, set)):
-        inner = list(value)
-    else:
-        inner = list(getattr(value, "__dict__", {}).values())
-    return any(_holds_tensors(item, depth - 1) for item in inner)
+        return value.values()
+    if isinstance(value, (list, tuple, set, frozenset, deque)):
+        return value
+    slots = [x for cls in type(value).__mro__ for x in vars(cls).values() if type(x) is types.MemberDescriptorType]
+    kept = [slot.__get__(value) for slot in slots if _is_set(slot, value)]
+    return [*kept, *getattr(value, "__dict__", {}).values()]
+
+
+def _is_set(slot: types.MemberDescriptorType, value: object) -> bool:
+    try:
+        slot.__get__(value)
+    except AttributeError:
+        return False
+    return True
