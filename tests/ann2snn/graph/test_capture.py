@@ -249,7 +249,7 @@ def test_a_model_that_fails_with_fixed_sizes_is_not_tried_again(
     form: str, tries: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def symbols_alone(m: Form, x: Tensor) -> Tensor:
-        if torch.compiler.is_exporting():
+        if type(x) is not Tensor:  # torch 2.6 has no function that tells
             raise ValueError("not while it is captured")
         return m.b(F.relu(m.a(x)))
 
